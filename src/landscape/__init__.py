@@ -1,0 +1,1 @@
+"""How degenerate is a loss landscape, and why."""

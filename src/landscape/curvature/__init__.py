@@ -1,0 +1,6 @@
+"""Curvature of any JAX model as linear operators: products with vectors, never the matrix."""
+
+from landscape.curvature.hessian import HessianOperator, hessian
+from landscape.curvature.operators import DenseOperator, DiagonalOperator, LinearOperator
+
+__all__ = ["DenseOperator", "DiagonalOperator", "HessianOperator", "LinearOperator", "hessian"]

@@ -1,0 +1,93 @@
+"""Batches as pytrees whose leaves share a leading axis, and their division into chunks.
+
+Notation: ``N`` examples; a chunk holds ``c`` of them, the last one may hold fewer. A mean over the
+data is the mean over chunks weighted by their count, or by the user's weight, so a ragged last
+chunk changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from landscape.errors import InputError
+
+Weight = Callable[[Any], Array]
+
+
+def num_examples(batch: Any) -> int:
+    """N of a batch.
+
+    Raises
+    ------
+    InputError
+        If the leaves disagree, one has no axis, or N = 0.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if not shapes or None in lengths or len(lengths) != 1:
+        raise InputError(
+            "the leaves of a batch must share a leading axis of examples; got shapes "
+            f"{', '.join(map(str, shapes)) or 'of an empty pytree'}"
+        )
+    (length,) = lengths
+    if not length:
+        raise InputError("the batch is empty: its leading axis has length 0")
+    return int(length)
+
+
+def weighted_mean(
+    function: Callable[[Any], Any], batch: Any, chunk_size: int, weight: Weight | None
+) -> Any:
+    """Mean of ``function(chunk)`` over the chunks of a batch, weighted by what each stands for.
+
+    Parameters
+    ----------
+    function
+        From a chunk to a pytree of arrays, each a mean over the chunk's examples.
+    batch
+        N examples.
+    chunk_size
+        Examples per chunk; the last may have fewer.
+    weight
+        From a chunk to the scalar it counts for; None counts its examples.
+
+    Returns
+    -------
+    What ``function`` returns, averaged. Chunks are scanned, so memory is that of one.
+    """
+
+    def accumulate(total: Any, chunk: Any) -> Any:
+        count = _weight(chunk, weight)
+        value = jax.tree.map(lambda x: count.astype(x.dtype) * x, function(chunk))
+        return jax.tree.map(jnp.add, total, (value, count))
+
+    total_count = num_examples(batch)
+    full = total_count // chunk_size
+    head = jax.tree.map(
+        lambda x: x[: full * chunk_size].reshape(full, chunk_size, *x.shape[1:]), batch
+    )
+    shapes = jax.eval_shape(
+        function, jax.tree.map(lambda x: x[: min(chunk_size, total_count)], batch)
+    )
+    zero = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        jnp.zeros((), jax.eval_shape(lambda b: _weight(b, weight), batch).dtype),
+    )
+    total, _ = jax.lax.scan(lambda carry, chunk: (accumulate(carry, chunk), None), zero, head)
+    if total_count % chunk_size:
+        total = accumulate(total, jax.tree.map(lambda x: x[full * chunk_size :], batch))
+    value, count = total
+    return jax.tree.map(lambda x: x / count.astype(x.dtype), value)
+
+
+def _weight(chunk: Any, weight: Weight | None) -> Array:
+    if weight is None:
+        # A count above 2²⁴ is still exact as the sum of chunk counts below it in float32's range
+        # of integers only up to 16.8 M examples; weak float keeps float64 where that is enabled.
+        return jnp.asarray(num_examples(chunk), jnp.result_type(float))
+    return jnp.asarray(weight(chunk))

@@ -1,0 +1,90 @@
+"""The door: what a loss must be before its curvature means anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.batches import Weight, num_examples, weighted_mean
+from landscape.errors import InputError
+
+
+def check_loss(
+    loss: Callable[..., Array], params: Any, state: Any, batch: Any, weight: Weight | None
+) -> None:
+    """Refuse a loss that is not a finite, deterministic mean over the batch's examples.
+
+    Parameters
+    ----------
+    loss, params, state, batch, weight
+        As for ``hessian``.
+
+    Raises
+    ------
+    InputError
+        Naming what was found and what to do.
+
+    Notes
+    -----
+    The mean over two unequal chunks (a third of the examples, and the rest) is compared with the
+    loss of the whole batch: this catches sums, masks and batch normalisation in training mode.
+    The tolerance, 10⁻³ relative (to the loss, or to 1 if that is larger), is far above rounding
+    and far below those errors. Nothing is evaluated under a tracer.
+    """
+    shape = jax.eval_shape(partial(_evaluate, loss), params, state, batch)
+    if not hasattr(shape, "shape") or shape.shape != ():
+        found = getattr(shape, "shape", type(shape).__name__)
+        raise InputError(
+            f"the loss must return a scalar, the mean over the batch's examples; got {found}"
+            + (": return the mean of the per-example losses" if hasattr(shape, "shape") else "")
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state, batch))):
+        return
+    whole = float(_loss(loss, params, state, batch))
+    if not np.isfinite(whole):
+        raise InputError(
+            f"the loss is {whole} at these parameters and this batch: look for NaN or infinite "
+            "entries in either"
+        )
+    if float(_loss(loss, params, state, batch)) != whole:
+        raise InputError(
+            "two evaluations of the loss differ: it draws random numbers (dropout, augmentation); "
+            "switch that off, or fix its key"
+        )
+    length = num_examples(batch)
+    if length < 2:
+        return
+    mean = float(_mean_of_chunks(loss, params, state, batch, weight, -(-length // 3)))
+    if abs(mean - whole) > 1e-3 * max(1.0, abs(whole)):
+        raise InputError(
+            f"the loss of the whole batch is {whole:.6g}, but the weighted mean over its parts is "
+            f"{mean:.6g}: the loss must be a mean over the examples. A sum, a mask without "
+            "`weight`, or batch normalisation in training mode gives this"
+        )
+
+
+def _evaluate(loss: Callable[..., Array], params: Any, state: Any, batch: Any) -> Array:
+    return loss(params, batch) if state is None else loss(params, state, batch)
+
+
+_loss = jax.jit(_evaluate, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5))
+def _mean_of_chunks(
+    loss: Callable[..., Array],
+    params: Any,
+    state: Any,
+    batch: Any,
+    weight: Weight | None,
+    chunk_size: int,
+) -> Array:
+    return weighted_mean(
+        lambda chunk: jnp.asarray(_evaluate(loss, params, state, chunk)), batch, chunk_size, weight
+    )

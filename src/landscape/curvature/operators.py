@@ -1,0 +1,256 @@
+"""Symmetric linear operators on flat vectors, with one face for every kind of curvature.
+
+Notation: ``P`` differentiated parameters, ``v`` a vector of R^P, ``V`` k vectors as columns,
+(P, k). An operator is a pytree: what varies with the checkpoint (parameters, state, data) are its
+leaves, what selects the program (the loss, the chunk size) is static, so a compiled function that
+takes an operator does not recompile for another checkpoint of the same shape.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from landscape.errors import InputError, ResourceError
+
+
+class LinearOperator(abc.ABC):
+    """A symmetric matrix known by its products.
+
+    Subclasses give ``shape``, ``dtype`` and ``_products``; the rest follows.
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+
+    @abc.abstractmethod
+    def _products(self) -> Callable[[Array], Array]:
+        """The map v ↦ Av at fixed parameters; what can be computed once is computed here."""
+
+    def matvec(self, v: Float[Array, " P"]) -> Float[Array, " P"]:
+        """Return ``A v``.
+
+        Parameters
+        ----------
+        v
+            Shape (P,).
+
+        Returns
+        -------
+        Shape (P,). Each call linearises anew: for many products use ``linearized()``.
+
+        Raises
+        ------
+        InputError
+            If v has another shape.
+        """
+        self._expect(v, (self.shape[1],), "matvec takes a vector of shape")
+        return self._matmat(jnp.asarray(v, self.dtype)[:, None])[:, 0]
+
+    def matmat(self, vectors: Float[Array, "P k"]) -> Float[Array, "P k"]:
+        """Return ``A V``, all columns in one pass.
+
+        Parameters
+        ----------
+        vectors
+            Shape (P, k).
+
+        Returns
+        -------
+        Shape (P, k).
+
+        Raises
+        ------
+        InputError
+            If V has another number of rows.
+        """
+        if np.ndim(vectors) != 2 or np.shape(vectors)[0] != self.shape[1]:
+            self._expect(vectors, (self.shape[1], "k"), "matmat takes an array of shape")
+        return self._matmat(jnp.asarray(vectors, self.dtype))
+
+    def linearized(self) -> Linearized:
+        """The same operator with everything that does not depend on ``v`` computed once.
+
+        Returns
+        -------
+        Linearized, whose products cost no primal pass. Where the operator works by chunks nothing
+        is stored and the products recompute.
+        """
+        return Linearized(self.shape, self.dtype, self._products())
+
+    def to_dense(self, *, block_size: int = 128) -> Float[Array, "P P"]:
+        """All entries, by products with blocks of the identity.
+
+        Parameters
+        ----------
+        block_size
+            Columns per product.
+
+        Returns
+        -------
+        Shape (P, P), as computed: symmetric up to rounding.
+
+        Raises
+        ------
+        ResourceError
+            If the host's memory cannot hold the matrix.
+        """
+        size = self.shape[0]
+        _check_dense_memory(size, self.dtype.itemsize)
+        return _dense(self, min(block_size, size))
+
+    def _matmat(self, vectors: Array) -> Array:
+        return _matmat(self, vectors)
+
+    def _expect(self, v: Any, shape: tuple[Any, ...], what: str) -> None:
+        if np.shape(v) != shape:
+            expected = (
+                "(" + ", ".join(str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+            )
+            raise InputError(f"{what} {expected}; got {np.shape(v)}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}, {self.dtype})"
+
+
+class Linearized(LinearOperator):
+    """An operator whose primal pass is done; made by ``LinearOperator.linearized``.
+
+    Not a pytree: it holds the results of the primal pass in a closure. Inside a compiled function
+    make it there from the operator; outside, use its products directly.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: np.dtype, product: Callable[[Array], Array]
+    ) -> None:
+        self._shape, self._dtype, self._product = shape, dtype, product
+        self._compiled = jax.jit(jax.vmap(product, in_axes=1, out_axes=1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return self._dtype
+
+    def _products(self) -> Callable[[Array], Array]:
+        return self._product
+
+    def _matmat(self, vectors: Array) -> Array:
+        return self._compiled(vectors)
+
+    def linearized(self) -> Linearized:
+        """Itself."""
+        return self
+
+    def to_dense(self, *, block_size: int = 128) -> Float[Array, "P P"]:
+        """All entries; shape (P, P)."""
+        _check_dense_memory(self.shape[0], self.dtype.itemsize)
+        return jax.lax.map(self._product, jnp.eye(self.shape[0], dtype=self.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class DenseOperator(LinearOperator):
+    """A symmetric matrix that is there; the reference the other operators are tested against.
+
+    Attributes
+    ----------
+    matrix
+        Shape (P, P), symmetric.
+
+    Examples
+    --------
+    >>> op = DenseOperator(jnp.diag(jnp.arange(3.0)))
+    >>> op.matvec(jnp.ones(3)).tolist()
+    [0.0, 1.0, 2.0]
+    """
+
+    matrix: Float[Array, "P P"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return (self.matrix.shape[0], self.matrix.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return np.dtype(self.matrix.dtype)
+
+    def _products(self) -> Callable[[Array], Array]:
+        return lambda v: jnp.matmul(self.matrix, v, precision="highest")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class DiagonalOperator(LinearOperator):
+    """A diagonal matrix: a prescribed spectrum at any size.
+
+    Attributes
+    ----------
+    diagonal
+        Shape (P,), the eigenvalues.
+    """
+
+    diagonal: Float[Array, " P"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return (self.diagonal.shape[0], self.diagonal.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return np.dtype(self.diagonal.dtype)
+
+    def _products(self) -> Callable[[Array], Array]:
+        return lambda v: self.diagonal * v
+
+
+@jax.jit
+def _matmat(op: LinearOperator, vectors: Array) -> Array:
+    return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
+
+
+@jax.jit(static_argnames="block_size")
+def _dense(op: LinearOperator, block_size: int) -> Array:
+    size = op.shape[0]
+    product = jax.vmap(op._products())
+    starts = jnp.arange(0, size, block_size)
+
+    def rows(start: Array) -> Array:
+        # The last block repeats rows past the end; they are cut off below.
+        return product(jax.nn.one_hot(start + jnp.arange(block_size), size, dtype=op.dtype))
+
+    return jax.lax.map(rows, starts).reshape(-1, size)[:size]
+
+
+def _check_dense_memory(size: int, itemsize: int) -> None:
+    """Refuse a matrix the host cannot hold: itself, its float64 copy, and LAPACK's work."""
+    needed = size * size * (itemsize + 16)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.9 * total:
+        raise ResourceError(
+            f"a dense {size}×{size} matrix needs {needed / 2**30:.1f} GiB, the machine has "
+            f"{total / 2**30:.1f} GiB; use slq instead of the dense spectrum"
+        )

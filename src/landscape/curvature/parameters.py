@@ -1,0 +1,96 @@
+"""From parameter pytrees to flat vectors and back, once, at the edge of this room.
+
+``wrt`` selects the differentiated leaves by a predicate on the key path, written with slashes
+(``"hidden/kernel"``) whatever the pytree is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from landscape.errors import InputError
+
+Predicate = Callable[[str], bool]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Key path of a leaf as ``"a/b/0"``: dictionary keys, attributes and indices alike."""
+    return "/".join(
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+        for entry in path
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which leaves of a pytree are differentiated; hashable.
+
+    Attributes
+    ----------
+    structure
+        Of the whole pytree.
+    chosen
+        For each leaf, whether it is differentiated.
+    """
+
+    structure: Any
+    chosen: tuple[bool, ...]
+
+    def split(self, params: Any) -> tuple[list[Array], list[Array]]:
+        """Differentiated leaves and the others."""
+        leaves = jax.tree.leaves(params)
+        mine = [leaf for leaf, chosen in zip(leaves, self.chosen, strict=True) if chosen]
+        others = [leaf for leaf, chosen in zip(leaves, self.chosen, strict=True) if not chosen]
+        return mine, others
+
+    def merge(self, mine: list[Array], others: list[Array]) -> Any:
+        """The inverse of ``split``."""
+        first, second = iter(mine), iter(others)
+        leaves = [next(first) if chosen else next(second) for chosen in self.chosen]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def flatten(self, params: Any) -> tuple[Array, Callable[[Array], Any]]:
+        """The differentiated leaves as one vector, and the map from such a vector to a pytree."""
+        mine, others = self.split(params)
+        flat, unravel = ravel_pytree(mine)
+        return flat, lambda vector: self.merge(unravel(vector), others)
+
+
+def select(params: Any, wrt: Predicate | None) -> Selection:
+    """Choose the differentiated leaves.
+
+    Parameters
+    ----------
+    params
+        A pytree of arrays.
+    wrt
+        Predicate on the leaf's path, such as ``lambda path: path.startswith("hidden")``. None
+        chooses every leaf.
+
+    Raises
+    ------
+    InputError
+        If nothing is chosen, or a chosen leaf is not of a real floating type.
+    """
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    names = [path_name(path) for path, _ in with_paths]
+    chosen = tuple(wrt is None or bool(wrt(name)) for name in names)
+    if not any(chosen):
+        known = ", ".join(names) or "none: the pytree is empty"
+        raise InputError(f"no parameter is chosen; the leaves are: {known}")
+    for name, (_, leaf), mine in zip(names, with_paths, chosen, strict=True):
+        dtype = jnp.result_type(leaf)
+        if mine and not jnp.issubdtype(dtype, np.floating):
+            raise InputError(
+                f"parameter {name!r} has type {dtype}; only real floating leaves can be "
+                "differentiated: move it to `state`, or leave it out with `wrt`"
+            )
+    return Selection(structure, chosen)

@@ -1,0 +1,136 @@
+"""One training epoch as one compiled program.
+
+The data live on the device, are shuffled there, and are walked by ``lax.scan`` in mini-batches;
+the training state is donated. Randomness of epoch ``e`` comes from ``fold_in(key, e)`` alone, so an
+epoch can be repeated from its start without replaying the ones before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from landscape.training.losses import accuracy, example_losses, train_logits
+
+# Examples per forward pass of an evaluation: large enough for good matrix products, small enough
+# that its activations never matter beside the data.
+EVALUATION_CHUNK = 1024
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything an epoch changes, and the key it draws from.
+
+    Attributes
+    ----------
+    params, state
+        Differentiated parameters; every other variable collection.
+    opt_state
+        The optimiser's.
+    key
+        Raw key data of the run, constant through training.
+    """
+
+    params: Any
+    state: Any
+    opt_state: Any
+    key: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Compiled functions of one model, optimiser and batch size, for one network or a block.
+
+    Attributes
+    ----------
+    init
+        ``(key, example inputs (1, …)) -> TrainState``.
+    run
+        ``(TrainState, inputs, labels, epoch) -> TrainState``; the state given is donated.
+    evaluate
+        ``(params, state, inputs, labels) -> (mean loss, accuracy)`` over all examples.
+    """
+
+    init: Callable[..., TrainState]
+    run: Callable[..., TrainState]
+    evaluate: Callable[..., tuple[Array, Array]]
+
+
+@functools.lru_cache(maxsize=64)
+def adam(learning_rate: float) -> optax.GradientTransformation:
+    """Adam at one learning rate; the same object each time, so that nothing compiles twice."""
+    return optax.adam(learning_rate)
+
+
+@functools.lru_cache(maxsize=64)
+def compile_program(
+    model: nn.Module, optimizer: optax.GradientTransformation, batch_size: int, vectorized: bool
+) -> Program:
+    """The program of a model; ``vectorized`` adds a leading network axis to state and metrics."""
+
+    def init(key: Array, example: Array) -> TrainState:
+        variables = dict(model.init(jax.random.wrap_key_data(key), example))
+        params = variables.pop("params")
+        return TrainState(params, variables, optimizer.init(params), key)
+
+    def update(train: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, None]:
+        inputs, labels = batch
+
+        def loss(params: Any) -> tuple[Array, Any]:
+            logits, state = train_logits(model, params, train.state, inputs)
+            return example_losses(logits, labels).mean(), state
+
+        gradient, state = jax.grad(loss, has_aux=True)(train.params)
+        updates, opt_state = optimizer.update(gradient, train.opt_state, train.params)
+        params = optax.apply_updates(train.params, updates)
+        return TrainState(params, state, opt_state, train.key), None
+
+    def run(train: TrainState, inputs: Array, labels: Array, epoch: Array) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(train.key), epoch)
+        order = jax.random.permutation(key, inputs.shape[0])
+        full, rest = _split(order, batch_size)
+        with jax.named_scope("epoch"):
+            train, _ = jax.lax.scan(
+                lambda carry, rows: update(carry, (inputs[rows], labels[rows])), train, full
+            )
+            if rest.size:
+                train, _ = update(train, (inputs[rest], labels[rest]))
+        return train
+
+    def evaluate(params: Any, state: Any, inputs: Array, labels: Array) -> tuple[Array, Array]:
+        def totals(rows: Array) -> Array:
+            logits = model.apply({"params": params, **state}, inputs[rows])
+            losses = example_losses(logits, labels[rows])
+            return jnp.stack([losses.sum(), accuracy(logits, labels[rows]).sum()])
+
+        full, rest = _split(jnp.arange(inputs.shape[0]), EVALUATION_CHUNK)
+        total = jax.lax.map(totals, full).sum(0)
+        if rest.size:
+            total = total + totals(rest)
+        loss, hits = total / inputs.shape[0]
+        return loss, hits
+
+    if vectorized:
+        init = jax.vmap(init, in_axes=(0, None))
+        run = jax.vmap(run, in_axes=(0, None, None, None))
+        evaluate = jax.vmap(evaluate, in_axes=(0, 0, None, None))
+    return Program(
+        init=jax.jit(init),
+        run=jax.jit(run, donate_argnums=0),
+        evaluate=jax.jit(evaluate),
+    )
+
+
+def _split(order: Array, size: int) -> tuple[Array, Array]:
+    """Rows of full batches, (N // size, size), and the remainder."""
+    count = order.shape[0] // size
+    return order[: count * size].reshape(count, size), order[count * size :]

@@ -1,0 +1,441 @@
+"""Training one network or many, with records, checkpoints and exact resumption.
+
+``fit`` trains one network, ``fit_many`` one per key. The result is a ``TrainingRun``; what is
+recorded at epoch ``e`` describes the network after ``e`` passes over the data (0: the initial one).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from landscape.errors import InputError, StoppedError
+from landscape.training.checkpoints import load_checkpoint, save_checkpoint
+from landscape.training.config import TrainConfig
+from landscape.training.epoch import Program, TrainState, adam, compile_program
+
+
+class Labelled(Protocol):
+    """What training needs of a data set; ``landscape.data.Dataset`` is one."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content."""
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Float32 inputs (N, …) and int32 labels (N,) on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A network at one epoch, as callbacks see it.
+
+    Attributes
+    ----------
+    epoch
+        Epochs finished.
+    params, state
+        The network's variables; copies that stay valid.
+    loss, accuracy
+        Over the whole training set: nats per example, and a fraction.
+    """
+
+    epoch: int
+    params: Any
+    state: Any
+    loss: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Callback:
+    """Something to compute at chosen epochs; its results are recorded.
+
+    Attributes
+    ----------
+    name
+        Prefix of what it records.
+    epochs
+        When it is called; 0 is the initial network.
+    function
+        ``Snapshot -> {quantity: array}``; shapes must not change over epochs.
+    """
+
+    name: str
+    epochs: Sequence[int]
+    function: Callable[[Snapshot], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A trained network, or several with a leading axis S on every array but ``epochs``.
+
+    Attributes
+    ----------
+    params, state
+        Final variables.
+    epochs
+        (E+1,) 0 … E.
+    loss, accuracy
+        ([S,] E+1) over the whole training set: nats per example, and a fraction.
+    records
+        ``"callback/quantity"`` to ([S,] number of the callback's epochs, …).
+    config
+        What was asked for.
+    """
+
+    params: Any
+    state: Any
+    epochs: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    records: Mapping[str, np.ndarray]
+    config: TrainConfig
+
+    def __repr__(self) -> str:
+        networks = f"{self.loss.shape[0]} networks, " if self.loss.ndim == 2 else ""
+        return (
+            f"TrainingRun({networks}{len(self.epochs) - 1} epochs, final loss "
+            f"{np.mean(self.loss[..., -1]):.4g}, accuracy {np.mean(self.accuracy[..., -1]):.4f})"
+        )
+
+
+Progress = Callable[[int, float, float], None]
+
+
+def fit(
+    model: nn.Module,
+    dataset: Labelled,
+    config: TrainConfig,
+    key: Array,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_dir: str | Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool | Progress = False,
+) -> TrainingRun:
+    """Train one network by mini-batches of softmax cross-entropy.
+
+    Parameters
+    ----------
+    model
+        Linen module from inputs to logits. One with variable collections other than ``params``
+        and ``fixed`` (batch statistics) must accept ``train=True``.
+    dataset
+        The training set; held on the device.
+    config
+        Epochs, batch size, learning rate.
+    key
+        JAX random key: initialisation and shuffling.
+    optimizer
+        Any Optax optimiser; default Adam at ``config.learning_rate``.
+    callbacks
+        Computed at their epochs and recorded.
+    checkpoint_dir
+        Where to keep a checkpoint. If it holds one of this very run, training continues from it
+        and ends with the same bits as if it had never been interrupted.
+    should_stop
+        Asked after each epoch; True saves a checkpoint and raises ``StoppedError``.
+    progress
+        True shows a bar; a function is called with (epoch, loss, accuracy).
+
+    Returns
+    -------
+    TrainingRun
+
+    Raises
+    ------
+    InputError
+        Batch size larger than the data, a callback's epoch outside the run, or a checkpoint of
+        another run.
+    StorageError
+        A damaged checkpoint, or a folder that cannot be written.
+    StoppedError
+        ``should_stop`` said so.
+
+    Examples
+    --------
+    >>> from landscape.data import load
+    >>> from landscape.models import MLP
+    >>> digits = load("digits").subset(200, seed=0).standardized()
+    >>> config = TrainConfig(epochs=5, batch_size=20, learning_rate=3e-3)
+    >>> run = fit(MLP(2, 16, 10), digits, config, jax.random.key(0))
+    >>> bool(run.loss[-1] < run.loss[0])
+    True
+    """
+    keys = jax.random.key_data(key)
+    if keys.ndim != 1:
+        raise InputError(f"fit takes one key; got an array of {keys.shape[0]}: use fit_many")
+    return _fit(
+        model, dataset, config, keys, False, optimizer, callbacks, checkpoint_dir, should_stop,
+        progress,
+    )  # fmt: skip
+
+
+def fit_many(
+    model: nn.Module,
+    dataset: Labelled,
+    config: TrainConfig,
+    keys: Array,
+    *,
+    block_size: int | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_dir: str | Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool | Progress = False,
+) -> TrainingRun:
+    """Train one network per key; blocks of them side by side in one program.
+
+    Parameters
+    ----------
+    model, dataset, config, optimizer, callbacks, checkpoint_dir, should_stop, progress
+        As for ``fit``. A callback is called for each network in turn.
+    keys
+        JAX random keys, shape (S,).
+    block_size
+        Networks trained together through ``vmap``. Default: all on an accelerator; one on a CPU,
+        where ``vmap`` over models brings nothing (``benchmarks/families.py``).
+
+    Returns
+    -------
+    TrainingRun with a leading axis S.
+
+    Raises
+    ------
+    InputError, StorageError, StoppedError
+        As ``fit``.
+
+    Notes
+    -----
+    Networks trained in blocks of another size agree to rounding, not to the bit.
+    """
+    raw = jax.random.key_data(keys)
+    if raw.ndim != 2 or raw.shape[0] == 0:
+        raise InputError("fit_many takes an array of keys, such as jax.random.split(key, 5)")
+    if block_size is None:
+        block_size = 1 if jax.default_backend() == "cpu" else raw.shape[0]
+    if block_size < 1:
+        raise InputError(f"block_size must be at least 1; got {block_size}")
+    blocks = []
+    for start in range(0, raw.shape[0], block_size):
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir) / f"block-{start:05d}"
+        blocks.append(
+            _fit(
+                model,
+                dataset,
+                config,
+                raw[start : start + block_size],
+                True,
+                optimizer,
+                callbacks,
+                folder,
+                should_stop,
+                progress,
+            )  # fmt: skip
+        )
+    return _concatenate(blocks)
+
+
+def _fit(
+    model: nn.Module,
+    dataset: Labelled,
+    config: TrainConfig,
+    key: Array,
+    vectorized: bool,
+    optimizer: optax.GradientTransformation | None,
+    callbacks: Sequence[Callback],
+    checkpoint_dir: str | Path | None,
+    should_stop: Callable[[], bool],
+    progress: bool | Progress,
+) -> TrainingRun:
+    inputs, labels = dataset.arrays()
+    _check(config, inputs.shape[0], callbacks)
+    identity = _identity(model, config, optimizer, dataset, key, callbacks)
+    program = compile_program(
+        model, optimizer or adam(config.learning_rate), config.batch_size, vectorized
+    )
+    train = program.init(key, inputs[:1])
+    history = _History(program, callbacks, vectorized, inputs, labels)
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    restored = None if folder is None else load_checkpoint(folder, train, identity)
+    if restored is None:
+        done = 0
+        history.record(0, train)
+    else:
+        done, train, recorded = restored
+        train = jax.tree.map(jnp.asarray, train)
+        history.restore(recorded)
+    with _reporter(progress, config.epochs) as report:
+        for epoch in range(done + 1, config.epochs + 1):
+            train = program.run(train, inputs, labels, jnp.uint32(epoch))
+            loss, accuracy = history.record(epoch, train)
+            report(epoch, loss, accuracy)
+            stop = should_stop() and epoch < config.epochs
+            due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
+            if folder is not None and (stop or due):
+                save_checkpoint(folder, epoch, train, history.arrays(), identity)
+            if stop:
+                kept = "; run again to continue" if folder is not None else ""
+                raise StoppedError(f"stopped after epoch {epoch} of {config.epochs}{kept}")
+    return history.result(train, config)
+
+
+class _History:
+    """What is recorded through one run."""
+
+    def __init__(
+        self,
+        program: Program,
+        callbacks: Sequence[Callback],
+        vectorized: bool,
+        inputs: Array,
+        labels: Array,
+    ) -> None:
+        self._program, self._callbacks, self._vectorized = program, callbacks, vectorized
+        self._data = (inputs, labels)
+        self._rows: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": []}
+
+    def record(self, epoch: int, train: TrainState) -> tuple[float, float]:
+        loss, accuracy = self._program.evaluate(train.params, train.state, *self._data)
+        metrics = {"loss": np.asarray(loss), "accuracy": np.asarray(accuracy)}
+        for name, value in metrics.items():
+            self._rows[name].append(value)
+        for callback in self._callbacks:
+            if epoch in callback.epochs:
+                for name, value in self._call(callback, epoch, train, metrics).items():
+                    self._rows.setdefault(f"{callback.name}/{name}", []).append(value)
+        return float(np.mean(loss)), float(np.mean(accuracy))
+
+    def _call(
+        self, callback: Callback, epoch: int, train: TrainState, metrics: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        # The epoch program donates its state: a callback that keeps its snapshot needs a copy.
+        params, state = jax.tree.map(jnp.copy, (train.params, train.state))
+
+        def one(index: Any) -> Mapping[str, Any]:
+            pick = (lambda x: x) if index is None else (lambda x: x[index])
+            snapshot = Snapshot(
+                epoch,
+                jax.tree.map(pick, params),
+                jax.tree.map(pick, state),
+                float(pick(metrics["loss"])),
+                float(pick(metrics["accuracy"])),
+            )
+            return {name: np.asarray(v) for name, v in callback.function(snapshot).items()}
+
+        if not self._vectorized:
+            return dict(one(None))
+        results = [one(index) for index in range(metrics["loss"].shape[0])]
+        return {name: np.stack([result[name] for result in results]) for name in results[0]}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.stack(rows) for name, rows in self._rows.items()}
+
+    def restore(self, recorded: Mapping[str, np.ndarray]) -> None:
+        self._rows = {name: list(values) for name, values in recorded.items()}
+
+    def result(self, train: TrainState, config: TrainConfig) -> TrainingRun:
+        axis = 1 if self._vectorized else 0
+        arrays = {name: np.stack(rows, axis) for name, rows in self._rows.items()}
+        loss, accuracy = arrays.pop("loss"), arrays.pop("accuracy")
+        epochs = np.arange(config.epochs + 1)
+        return TrainingRun(train.params, train.state, epochs, loss, accuracy, arrays, config)
+
+
+def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]) -> None:
+    if num_examples == 0:
+        raise InputError("the data set is empty")
+    if config.batch_size > num_examples:
+        raise InputError(
+            f"batch_size {config.batch_size} is larger than the {num_examples} training examples"
+        )
+    for callback in callbacks:
+        outside = [epoch for epoch in callback.epochs if not 0 <= epoch <= config.epochs]
+        if outside:
+            raise InputError(
+                f"callback {callback.name!r} asks for epochs {outside}; the run has epochs "
+                f"0 to {config.epochs}"
+            )
+
+
+def _identity(
+    model: nn.Module,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation | None,
+    dataset: Labelled,
+    key: Array,
+    callbacks: Sequence[Callback],
+) -> str:
+    """Names a run: two runs with one identity give the same numbers."""
+    # An optimiser is a pair of closures and has no name; that it is the user's own is all we know.
+    parts = (
+        repr(model),
+        repr(dataclasses.replace(config, checkpoint_every=1)),
+        "adam" if optimizer is None else "custom",
+        dataset.digest,
+        np.asarray(key).tobytes().hex(),
+        repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _concatenate(blocks: Sequence[TrainingRun]) -> TrainingRun:
+    def join(*leaves: Any) -> Any:
+        return jnp.concatenate(leaves)
+
+    first = blocks[0]
+    return TrainingRun(
+        params=jax.tree.map(join, *[block.params for block in blocks]),
+        state=jax.tree.map(join, *[block.state for block in blocks]),
+        epochs=first.epochs,
+        loss=np.concatenate([block.loss for block in blocks]),
+        accuracy=np.concatenate([block.accuracy for block in blocks]),
+        records={
+            name: np.concatenate([block.records[name] for block in blocks])
+            for name in first.records
+        },
+        config=first.config,
+    )
+
+
+class _reporter:  # noqa: N801 — used as a function
+    """A context that gives the function to call after each epoch."""
+
+    def __init__(self, progress: bool | Progress, epochs: int) -> None:
+        self._progress, self._epochs = progress, epochs
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if callable(self._progress):
+            return self._progress
+        if not self._progress:
+            return lambda epoch, loss, accuracy: None
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(console=Console(stderr=True))
+        self._bar.start()
+        task = self._bar.add_task("training", total=self._epochs)
+
+        def show(epoch: int, loss: float, accuracy: float) -> None:
+            self._bar.update(
+                task, completed=epoch, description=f"loss {loss:.3f}  accuracy {accuracy:.3f}"
+            )
+
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,74 @@
+"""Losses of Flax models, in the form that training and curvature share.
+
+A loss is ``loss(params, state, batch)``: the mean over the batch's examples, with ``batch =
+(inputs, labels)`` and ``state`` every variable collection that is not differentiated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Loss = Callable[[Any, Any, Any], Float[Array, ""]]
+
+
+@functools.cache
+def softmax_cross_entropy(model: nn.Module) -> Loss:
+    """Mean softmax cross-entropy of a classifier, at frozen state.
+
+    Parameters
+    ----------
+    model
+        A Linen module from inputs (N, …) to logits (N, C).
+
+    Returns
+    -------
+    ``loss(params, state, (inputs, labels))`` with integer labels of shape (N,); natural
+    logarithm. The same model gives the same function object, so nothing is compiled twice.
+
+    Examples
+    --------
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=4, num_classes=3)
+    >>> softmax_cross_entropy(model) is softmax_cross_entropy(MLP(depth=2, width=4, num_classes=3))
+    True
+    """
+
+    def loss(params: Any, state: Any, batch: tuple[Array, Array]) -> Array:
+        inputs, labels = batch
+        logits = model.apply({"params": params, **state}, inputs)
+        return example_losses(logits, labels).mean()
+
+    return loss
+
+
+def example_losses(logits: Float[Array, "N C"], labels: jax.Array) -> Float[Array, " N"]:
+    """Cross-entropy of each example, shape (N,), in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def train_logits(
+    model: nn.Module, params: Any, state: Mapping[str, Any], inputs: Array
+) -> tuple[Array, Mapping[str, Any]]:
+    """Logits in training mode, and the state after it.
+
+    Collections other than ``"fixed"`` (batch statistics) are updated; a model that has some is
+    called with ``train=True``.
+    """
+    mutable = [name for name in state if name != "fixed"]
+    if not mutable:
+        return model.apply({"params": params, **state}, inputs), state
+    logits, updated = model.apply({"params": params, **state}, inputs, train=True, mutable=mutable)
+    return logits, {**state, **updated}
+
+
+def accuracy(logits: Float[Array, "N C"], labels: jax.Array) -> Float[Array, " N"]:
+    """1 where the largest logit is the label's, else 0; shape (N,)."""
+    return (jnp.argmax(logits, -1) == labels).astype(logits.dtype)
