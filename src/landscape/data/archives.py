@@ -39,22 +39,26 @@ def extract(archive: Path, folder: str, names: Collection[str], target: Path) ->
     OSError
         If a file cannot be written.
     """
-    left = {f"{folder}/{name}": name for name in names}
+    wanted = {f"{folder}/{name}": target / name for name in names}
+    taken = set()
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 _refuse_hostile(archive, member, target)
                 path = str(PurePosixPath(member.name))
-                name = left.pop(path, None)
-                content = tar.extractfile(member) if name is not None else None
-                if name is None or content is None:
+                content = tar.extractfile(member) if path in wanted else None
+                if content is None:
                     continue
-                with (target / name).open("xb") as file:
+                if path in taken:
+                    raise DataError(f"{archive.name} is refused: it holds {path!r} twice")
+                taken.add(path)
+                with wanted[path].open("xb") as file:
                     shutil.copyfileobj(content, file)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive.name} is not a readable tar archive: {error}") from error
-    if left:
-        raise DataError(f"{archive.name} lacks {', '.join(sorted(left))}")
+    lacking = sorted(set(wanted) - taken)
+    if lacking:
+        raise DataError(f"{archive.name} lacks {', '.join(lacking)}")
 
 
 def _refuse_hostile(archive: Path, member: tarfile.TarInfo, target: Path) -> None:

@@ -86,9 +86,9 @@ class Dataset:
     label_kind: str | None = None
     # The defaults of these four depend on the inputs; None is replaced when the object is made.
     unit: float = field(default=None)  # type: ignore[assignment]
-    shift: NDArray[np.float32] = field(default=None)  # type: ignore[assignment]
-    scale: NDArray[np.float32] = field(default=None)  # type: ignore[assignment]
-    indices: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
+    shift: NDArray[np.float32] = field(default=None)  # type: ignore[arg-type]
+    scale: NDArray[np.float32] = field(default=None)  # type: ignore[arg-type]
+    indices: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         inputs = _checked_inputs(self.inputs)

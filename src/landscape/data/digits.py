@@ -32,7 +32,8 @@ def read_digits(folder: Path, split: Split, kind: LabelKind) -> Contents:
             "digits: scikit-learn's load_digits() gives other data than expected "
             f"(md5 {found}, expected {_CONTENT_MD5}); reinstall scikit-learn"
         )
-    return Contents(images[..., np.newaxis], labels, tuple(str(digit) for digit in range(10)))
+    names = tuple(str(digit) for digit in range(10))
+    return Contents(images[..., np.newaxis], labels.astype(np.int32), names)
 
 
 DIGITS = Source(

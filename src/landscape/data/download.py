@@ -152,8 +152,9 @@ def _staging_folder(source: Source, where: Path) -> Iterator[Path]:
     prefix = f".{source.folder}.partial-"
     for old in where.glob(f"{prefix}*"):
         # What a killed download left. A younger one may belong to a process that is at work.
-        if time.time() - old.stat().st_mtime > _STALE:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > _STALE:
+                shutil.rmtree(old, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     try:
         yield staging
@@ -216,8 +217,7 @@ def _fetch(source: Source, archive: Archive, url: str, staging: Path, progress: 
             )
     except exceptions.HTTPError as error:
         raise StorageError(
-            f"the server answered {error.response.status_code} for {url}; "
-            f"try again later, {by_hand}"
+            f"the server refused {url} ({_status_code(error)}); try again later, {by_hand}"
         ) from error
     except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
         raise InputError(f"{url} is not an http or https address") from error
@@ -237,6 +237,10 @@ def _fetch(source: Source, archive: Archive, url: str, staging: Path, progress: 
         if bar is not None:
             bar.close()
     return Path(fetched)
+
+
+def _status_code(error: Any) -> str:
+    return f"{error.response.status_code} {error.response.reason}"
 
 
 def _refuse_other_archive(archive: Archive, url: str, path: Path) -> None:

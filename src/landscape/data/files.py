@@ -74,7 +74,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(chosen).expanduser().resolve()
     import pooch
 
     return Path(pooch.os_cache("landscape"))

@@ -30,7 +30,7 @@ _MALFORMED = (
 )
 
 
-def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
+def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     # numpy.core.multiarray._reconstruct under both of its module names: an empty array, whose
     # shape and bytes are set from the pickle's state.
     if subtype is not np.ndarray:

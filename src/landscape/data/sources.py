@@ -56,10 +56,10 @@ class LabelKind:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader returns: inputs ``(N, H, W, C)`` uint8, labels ``(N,)``, class names."""
+    """What a reader returns: inputs ``(N, H, W, C)`` uint8, labels ``(N,)`` int32, class names."""
 
     inputs: NDArray[np.unsignedinteger]
-    labels: NDArray[np.integer]
+    labels: NDArray[np.int32]
     class_names: tuple[str, ...]
 
 

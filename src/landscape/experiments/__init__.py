@@ -1,1 +1,1 @@
-"""experiments"""
+"""One module per figure of the paper, their scales, claims and verdicts."""

@@ -1,1 +1,12 @@
-"""plots"""
+"""Figures: functions that take a result and optional axes, and return the axes."""
+
+from landscape.plots.curves import plot_density, plot_fraction_curve, plot_through_training
+from landscape.plots.style import look, mean_interval
+
+__all__ = [
+    "look",
+    "mean_interval",
+    "plot_density",
+    "plot_fraction_curve",
+    "plot_through_training",
+]

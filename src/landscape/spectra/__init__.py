@@ -1,1 +1,28 @@
-"""spectra"""
+"""What an operator's spectrum looks like: exact or by Lanczos, as densities and fractions."""
+
+from landscape.spectra.dense import dense_spectrum
+from landscape.spectra.densities import asinh_density, density
+from landscape.spectra.fractions import (
+    Fraction,
+    degenerate_fraction,
+    fraction_between,
+    fraction_curve,
+    negative_fraction,
+)
+from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+from landscape.spectra.slq import slq
+
+__all__ = [
+    "Fraction",
+    "LanczosSpectrum",
+    "SpectralMeasure",
+    "Spectrum",
+    "asinh_density",
+    "degenerate_fraction",
+    "dense_spectrum",
+    "density",
+    "fraction_between",
+    "fraction_curve",
+    "negative_fraction",
+    "slq",
+]

@@ -51,12 +51,22 @@ def save_checkpoint(
     """
     arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     payload = {"state": arrays, "history": {k: np.asarray(v) for k, v in history.items()}}
+    # Orbax refuses arrays without entries; their shapes are all there is to keep.
+    empty = [
+        (group, name, list(array.shape), str(array.dtype))
+        for group, arrays in payload.items()
+        for name, array in arrays.items()
+        if array.size == 0
+    ]
     manifest = {
         "format": FORMAT,
         "epoch": epoch,
         "identity": identity,
         "sha256": _digest(payload),
+        "empty": empty,
     }
+    for group, name, _, _ in empty:
+        del payload[group][name]
     final = folder / f"{_PREFIX}{epoch:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +121,7 @@ def load_checkpoint(
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         version, owner, epoch = manifest["format"], manifest["identity"], manifest["epoch"]
-        expected = manifest["sha256"]
+        expected, empty = manifest["sha256"], manifest["empty"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{damaged} (manifest.json: {error})") from error
     if version != FORMAT:
@@ -126,6 +136,8 @@ def load_checkpoint(
         )
     try:
         payload = _orbax_load(path / "arrays")
+        for group, name, shape, dtype in empty:
+            payload.setdefault(group, {})[name] = np.zeros(shape, dtype)
         found = _digest(payload)
     # Orbax and TensorStore raise many types for damaged files; all of them mean the same here.
     except Exception as error:

@@ -1,0 +1,257 @@
+"""The command line: thin, quick to start, every failure a short message and an exit code.
+
+Exit codes: 0 done, 1 internal error, 2 usage or input, 3 some units failed, 4 storage, 5 memory or
+device, 75 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from landscape._version import __version__
+from landscape.errors import LandscapeError
+
+DATASETS = ("digits", "cifar10", "cifar100")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataList:
+    """Show every data set: where it is, its splits, classes and size.
+
+    Example: landscape data list
+    """
+
+    def run(self, console: Any) -> None:
+        """Print the table."""
+        from rich.table import Table
+
+        from landscape.data import data_root, status
+
+        table = Table(title=f"data sets in {data_root()}")
+        for column in ("name", "present", "all splits", "classes", "size"):
+            table.add_column(column)
+        for entry in status():
+            table.add_row(*_status_cells(entry))
+        console.print(table)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataDownload:
+    """Download a data set from its official address, check it, and put it in the data folder.
+
+    The folder is $LANDSCAPE_DATA if set, else the user's cache folder.
+
+    Example: landscape data download cifar100
+    """
+
+    name: Positional[str]
+    """Name of the data set: cifar10 or cifar100 (digits needs no download)."""
+
+    def run(self, console: Any) -> None:
+        """Download."""
+        from landscape.data import download
+
+        console.print(str(download(self.name)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataVerify:
+    """Compare every file of a data set with its official checksum.
+
+    Example: landscape data verify cifar100
+    """
+
+    name: Positional[str]
+    """Name of the data set."""
+
+    def run(self, console: Any) -> None:
+        """Check, and fail if a file is not as published."""
+        from landscape.data import verify
+        from landscape.errors import DataError
+
+        statuses = verify(self.name)
+        for status in statuses:
+            console.print(str(status), highlight=False, soft_wrap=True)
+        if not statuses:
+            console.print(f"{self.name} ships with scikit-learn; there are no files to check")
+        bad = [status for status in statuses if not status.ok]
+        if bad:
+            raise DataError(f"{len(bad)} of {len(statuses)} files of {self.name} are not usable")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Run an experiment of the paper, test its claims, and write a report.
+
+    Examples:
+      landscape reproduce list
+      landscape reproduce fig3
+      landscape reproduce fig3 --scale smoke --out /tmp/try
+      LANDSCAPE_DATA=~/data landscape reproduce fig3 --dataset cifar100 --out runs/cifar100
+      landscape reproduce fig3 --out runs/fig3 --resume
+    """
+
+    experiment: Positional[str]
+    """Name of an experiment, or "list" to show them."""
+    dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
+    """Data set; all but digits must be there (landscape data list)."""
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """smoke: seconds. laptop: minutes on 2 cores. paper: an accelerator."""
+    seeds: int | None = None
+    """Networks per architecture. Default: the scale's."""
+    seed: int = 0
+    """Seed of the whole run: one seed, one set of numbers."""
+    out: Path | None = None
+    """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE."""
+    resume: bool = False
+    """Continue the run in a non-empty folder. A missing or empty one starts fresh."""
+
+    def run(self, console: Any) -> None:
+        """Run, print the summary, say where the report is."""
+        from landscape.experiments.reproduce import EXPERIMENTS, Request, reproduce
+
+        if self.experiment == "list":
+            for entry in EXPERIMENTS.values():
+                console.print(f"{entry.name}  {entry.summary}", highlight=False)
+            return
+        out = self.out or Path("runs") / f"{self.experiment}-{self.dataset}-{self.scale}"
+        request = Request(self.experiment, self.dataset, self.scale, self.seeds, self.seed)
+        page = reproduce(request, out, resume=self.resume, console=console)
+        page.show(console)
+        console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the report of a finished run anew, and print its summary.
+
+    Example: landscape report runs/fig3-digits-laptop
+    """
+
+    folder: Positional[Path]
+    """A run folder."""
+
+    def run(self, console: Any) -> None:
+        """Rewrite and print."""
+        from landscape.experiments.reproduce import report
+
+        report(self.folder, console).show(console)
+        console.print(f"report: {self.folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+DataCommand = (
+    Annotated[DataList, subcommand("list")]
+    | Annotated[DataDownload, subcommand("download")]
+    | Annotated[DataVerify, subcommand("verify")]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """List, download and verify data sets.
+
+    Examples:
+      landscape data list
+      landscape data download cifar100
+      landscape data verify cifar100
+    """
+
+    command: Annotated[DataCommand, arg(name="")]
+
+    def run(self, console: Any) -> None:
+        """Run the subcommand."""
+        self.command.run(console)
+
+
+Command = (
+    Annotated[Reproduce, subcommand("reproduce")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[Data, subcommand("data")]
+)
+
+_DESCRIPTION = """How degenerate is a neural network's loss landscape, and why.
+
+Start with: landscape reproduce fig3
+
+Exit codes: 0 done, 1 internal error, 2 usage or input, 3 some units failed, 4 storage, 5 memory or
+device, 75 stopped by a signal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Parameters
+    ----------
+    arguments
+        Without the program's name; default ``sys.argv[1:]``.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"landscape {__version__}")  # noqa: T201
+        return 0
+    command: Any = tyro.cli(  # exits by itself: 0 after help, 2 on wrong usage
+        Command,  # type: ignore[arg-type]
+        prog="landscape",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    from rich.console import Console
+
+    try:
+        # Into a file or a pipe, rich would assume 80 columns: too narrow for the tables.
+        command.run(Console(width=None if sys.stdout.isatty() else 120))
+    except KeyboardInterrupt:
+        return _fail("interrupted; run again with --resume to continue", 75)
+    except LandscapeError as error:
+        return _fail(str(error), error.exit_code)
+    except MemoryError:
+        return _fail("out of memory; take fewer images, a smaller scale, or a larger machine", 5)
+    except Exception as error:
+        return _unexpected(error)
+    return 0
+
+
+def _unexpected(error: Exception) -> int:
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return _fail("the device is out of memory; take a smaller scale or a larger device", 5)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return _fail(f"cannot write: {error.strerror}", 4)
+    if os.environ.get("LANDSCAPE_TRACEBACK"):
+        traceback.print_exc()
+    return _fail(
+        f"internal error ({type(error).__name__}: {error}). This is a bug; set "
+        "LANDSCAPE_TRACEBACK=1 to see where",
+        1,
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"landscape: {message}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _status_cells(entry: Any) -> tuple[str, ...]:
+    size = entry.num_bytes
+    return (
+        entry.name,
+        ", ".join(entry.available) or "no",
+        ", ".join(split.name for split in entry.splits),
+        str(entry.num_classes),
+        "ships with scikit-learn" if not size else f"{size / 1e6:.0f} MB",
+    )
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

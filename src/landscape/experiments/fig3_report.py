@@ -1,0 +1,308 @@
+"""The page of ``fig3``: figures, tables and verdicts from collected results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from landscape.experiments.claims import Verdict
+from landscape.experiments.fig3 import ENOUGH_DATA, EPS, data_ratio
+from landscape.experiments.scales import Scale
+from landscape.plots import (
+    mean_interval,
+    plot_density,
+    plot_fraction_curve,
+    plot_through_training,
+)
+from landscape.report import Page, Picture, Table
+from landscape.runs import write_atomically
+
+
+def make_page(
+    scale: Scale,
+    dataset: str,
+    results: Mapping[str, xr.Dataset],
+    verdicts: Sequence[Verdict],
+    figures: Path,
+    environment: Mapping[str, Any],
+    seconds: float | None,
+) -> Page:
+    """Draw the figures, keep them in a folder as PNG and PDF, and compose the page.
+
+    Parameters
+    ----------
+    scale, dataset
+        What was run.
+    results
+        Collected results by group name.
+    verdicts
+        Of the figure's claims.
+    figures
+        Folder for the figure files.
+    environment
+        Versions and machine.
+    seconds
+        Duration of the run; None if unknown.
+    """
+    accuracy, fractions = results[scale.accuracy.name], results[scale.fractions.name]
+    parts: list[Table | Picture] = [
+        _claims_table(verdicts),
+        Picture(
+            "Through training",
+            "Mean over seeds; bands and bars: 95 % intervals of the mean. Accuracy is that of the "
+            "whole training set. Spectra are those of the Hessian of the training loss.",
+            _save(_overview(accuracy, fractions), figures / "fig3-through-training"),
+        ),
+        _networks_table(results),
+        Picture(
+            "How many eigenvalues lie within ε of zero, at the last epoch",
+            "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with "
+            "architecture and loss. The dotted line is ε = 10⁻³. Shaded: below the resolution of "
+            "the arithmetic.",
+            _save(_curves(fractions), figures / "fig3-fraction-curves"),
+        ),
+        Picture(
+            "Spectral densities",
+            "Mean over seeds, smoothed with a Gaussian of 0.25 in asinh(λ/ε), ε = 10⁻³: linear "
+            "about zero, logarithmic beyond. Shaded: the degenerate band |λ| ≤ ε.",
+            _save(_densities(fractions), figures / "fig3-densities"),
+        ),
+        _fractions_table(fractions),
+    ]
+    if scale.accuracy != scale.fractions:
+        parts += [
+            Picture(
+                "The wide networks, against the number of examples N",
+                "No verdict: N(C−1) is far below P, so the lack of data alone makes most "
+                "directions of the Gauss–Newton matrix null, whatever the architecture.",
+                _save(_against_images(accuracy), figures / "fig3-against-images"),
+            ),
+            _fractions_table(accuracy),
+        ]
+    return Page(
+        title=f"Plain, residual and hyper-residual networks on {dataset} ({scale.name} scale)",
+        lead=_lead(scale, fractions, verdicts),
+        parts=parts,
+        footer=_footer(scale, environment, seconds),
+    )
+
+
+def _lead(scale: Scale, fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list[str]:
+    counts = {
+        status: sum(verdict.status == status for verdict in verdicts)
+        for status in ("holds", "fails", "undecided", "no verdict")
+    }
+    ratio = data_ratio(fractions)
+    enough = "enough" if ratio >= ENOUGH_DATA else "not enough"
+    return [
+        "Do skip connections make training easier, and the loss landscape less degenerate? "
+        f"Of {len(verdicts)} claims, {counts['holds']} hold, {counts['fails']} fail, "
+        f"{counts['undecided']} are undecided"
+        + (f", {counts['no verdict']} get no verdict" if counts["no verdict"] else "")
+        + f" ({scale.accuracy.seeds} seeds per architecture).",
+        f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
+        f"C = {fractions.attrs['num_classes']} classes, for networks of "
+        f"P = {fractions.attrs['num_parameters']:,} parameters: N(C−1)/P = {ratio:.2f}, {enough} "
+        f"data for a verdict on fractions (at least {ENOUGH_DATA:g}). Everything is of this batch.",
+    ]
+
+
+def _footer(scale: Scale, environment: Mapping[str, Any], seconds: float | None) -> list[str]:
+    group = scale.fractions
+    deviations = "; ".join(scale.deviations) or "none"
+    versions = ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str))
+    return [
+        "Protocol: Adam, learning rate "
+        f"{group.learning_rate:g}, batches of {group.batch_size}, {group.epochs} epochs, Glorot "
+        "normal weights, zero biases, inputs standardised per channel. Deviations from the "
+        f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
+        f"Spectra: Hessian of the training loss in float64, {group.num_steps} Lanczos steps with "
+        "full reorthogonalisation from one Gaussian probe. Estimates are Gauss quadrature; "
+        "certified intervals bound the probe's own measure (Gauss–Radau, "
+        "Chebyshev–Markov–Stieltjes); a wide one says that more steps are needed.",
+        "Verdicts: paired Student t over seeds at 95 %, Holm's correction within the figure.",
+        "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",
+        f"Made with {versions}; {environment.get('cores')} cores"
+        + (f"; {seconds / 60:.1f} minutes" if seconds is not None else "")
+        + ".",
+    ]
+
+
+def _claims_table(verdicts: Sequence[Verdict]) -> Table:
+    rows = []
+    for verdict in verdicts:
+        interval = (
+            f"[{100 * verdict.lower:+.2f}, {100 * verdict.upper:+.2f}]"
+            if np.isfinite(verdict.lower)
+            else "—"
+        )
+        rows.append(
+            (
+                verdict.claim.name,
+                f"{100 * verdict.effect:+.2f}" if np.isfinite(verdict.effect) else "—",
+                interval,
+                f"{verdict.p_value:.2g}" if np.isfinite(verdict.p_value) else "—",
+                str(verdict.num_pairs),
+                verdict.status + (f" ({verdict.claim.obstacle})" if verdict.claim.obstacle else ""),
+            )
+        )
+    return Table(
+        "Claims",
+        ("claim", "effect (points)", "95 % interval", "p (Holm)", "pairs", "verdict"),
+        rows,
+        "Effect: mean difference of the left and the right architecture over seeds, in percentage "
+        "points. At matched training loss: at the highest of the architectures' final losses, "
+        "interpolated between the epochs with spectra.",
+    )
+
+
+def _networks_table(results: Mapping[str, xr.Dataset]) -> Table:
+    rows = []
+    for name, dataset in results.items():
+        for architecture in dataset["architecture"].values:
+            part = dataset.sel(architecture=architecture)
+            rows.append(
+                (
+                    name,
+                    str(architecture),
+                    f"{dataset.attrs['num_parameters']:,}",
+                    f"{dataset.attrs['num_examples']:,}",
+                    _percent(part["accuracy"].isel(epoch=slice(1, None)).mean("epoch").values),
+                    _percent(part["accuracy"].isel(epoch=-1).values),
+                    _plus_minus(part["loss"].isel(epoch=-1).values),
+                )
+            )
+    return Table(
+        "Training",
+        ("networks", "architecture", "P", "images", "accuracy, mean through training (%)",
+         "accuracy, last epoch (%)", "training loss, last epoch"),
+        rows,
+        "Mean over seeds ± half-width of its 95 % interval. Loss in nats.",
+    )  # fmt: skip
+
+
+def _fractions_table(results: xr.Dataset) -> Table:
+    rows = []
+    for architecture in results["architecture"].values:
+        for epoch in results["spectrum_epoch"].values:
+            for images in results["images"].values:
+                part = results.sel(architecture=architecture, spectrum_epoch=epoch, images=images)
+                if np.isnan(part["degenerate"].values).all():
+                    continue
+                rows.append(
+                    (
+                        str(architecture),
+                        str(epoch),
+                        f"{images:,}",
+                        f"{images * (results.attrs['num_classes'] - 1) / results.attrs['num_parameters']:.2f}",
+                        _percent(part["degenerate"].values),
+                        _interval(part["degenerate_lower"], part["degenerate_upper"]),
+                        _percent(part["negative"].values),
+                        _interval(part["negative_lower"], part["negative_upper"]),
+                        f"{np.mean(part['norm'].values):.3g}",
+                        f"{np.mean(part['resolution'].values):.0e}",
+                    )
+                )
+    return Table(
+        "Fractions",
+        ("architecture", "epoch", "N", "N(C−1)/P", f"degenerate, |λ| ≤ {EPS:g} (%)",
+         "certified (%)", f"negative, λ < −{EPS:g} (%)", "certified (%)", "‖H‖", "resolution"),
+        rows,
+        "Mean over seeds ± half-width of its 95 % interval; certified: means over seeds of the "
+        f"bounds after {results.attrs['num_steps']} Lanczos steps. Sampling error of one probe: at "
+        f"most {100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points.",
+    )  # fmt: skip
+
+
+def _percent(values: np.ndarray) -> str:
+    return _plus_minus(100 * values, "{:.1f}")
+
+
+def _plus_minus(values: np.ndarray, form: str = "{:.3g}") -> str:
+    mean, half = mean_interval(np.asarray(values, float), 0)
+    return form.format(mean) + (f" ± {form.format(half)}" if np.isfinite(half) else "")
+
+
+def _interval(lower: xr.DataArray, upper: xr.DataArray) -> str:
+    return f"[{100 * np.mean(lower.values):.1f}, {100 * np.mean(upper.values):.1f}]"
+
+
+def _overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    first, second, third = figure.subplots(1, 3)
+    plot_through_training(accuracy["accuracy"], ax=first)
+    first.set_ylabel("training accuracy (%)")
+    first.legend(frameon=False)
+    biggest = fractions.isel(images=-1)
+    plot_through_training(biggest["degenerate"], ax=second, points=True)
+    second.set_ylabel("eigenvalues with |λ| ≤ 10⁻³ (%)")
+    plot_through_training(biggest["negative"], ax=third, points=True)
+    third.set_ylabel("eigenvalues with λ < −10⁻³ (%)")
+    for ax in (second, third):
+        ax.set_xlabel("epoch")
+    for ax, title in zip(
+        (first, second, third), ("accuracy", "degenerate", "negative"), strict=True
+    ):
+        ax.set_title(title)
+    return figure
+
+
+def _curves(fractions: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    last = fractions.isel(spectrum_epoch=-1, images=-1)
+    resolution = float(last["resolution"].max())
+    plot_fraction_curve(last["curve"], ax=left, resolution=resolution)
+    left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
+    left.legend(frameon=False, loc="lower right")
+    relative = last["relative_curve"].rename(relative="eps")
+    relative["eps"].attrs["label"] = "ε / ‖H‖"
+    plot_fraction_curve(relative, ax=right)
+    right.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
+    return figure
+
+
+def _densities(fractions: xr.Dataset) -> Figure:
+    epochs = fractions["spectrum_epoch"].values
+    figure = Figure(figsize=(4.3 * len(epochs), 3.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(epochs), sharey=True))
+    for ax, epoch in zip(panels, epochs, strict=True):
+        part = fractions["density"].sel(spectrum_epoch=epoch).isel(images=-1)
+        plot_density(part, linear_width=EPS, eps=EPS, ax=ax)
+        ax.set_title(f"epoch {epoch}")
+        if ax is not panels[0]:
+            ax.set_ylabel("")
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _against_images(results: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    last = results.isel(spectrum_epoch=-1)
+    for ax, name, label in (
+        (left, "degenerate", "eigenvalues with |λ| ≤ 10⁻³ (%)"),
+        (right, "negative", "eigenvalues with λ < −10⁻³ (%)"),
+    ):
+        plot_through_training(last[name], ax=ax, points=True)
+        ax.set_xlabel("examples N")
+        ax.set_ylabel(label)
+    left.legend(frameon=False)
+    return figure
+
+
+def _save(figure: Figure, stem: Path) -> bytes:
+    """Keep a figure as PNG and PDF; return the PNG."""
+    content = {}
+    for kind, options in (("png", {"dpi": 150}), ("pdf", {})):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, **options)  # type: ignore[arg-type]
+        content[kind] = stream.getvalue()
+        write_atomically(stem.with_suffix(f".{kind}"), content[kind])
+    return content["png"]

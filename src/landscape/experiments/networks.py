@@ -1,0 +1,266 @@
+"""Training and curvature of families of networks, as units of work; shared by the experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.flatten_util import ravel_pytree
+
+from landscape.curvature import hessian
+from landscape.data import Dataset, load
+from landscape.experiments.scales import Group
+from landscape.models import MLP
+from landscape.runs import StopFlag, Unit
+from landscape.spectra import LanczosSpectrum, slq
+from landscape.training import (
+    Callback,
+    Snapshot,
+    TrainConfig,
+    fit_many,
+    softmax_cross_entropy,
+)
+
+ARCHITECTURES = {"plain": "none", "residual": "identity", "hyper-residual": "hyper"}
+
+# The subset of the data is part of the protocol, the same for every seed of a network.
+_SUBSET_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Networks of one architecture and group on one data set.
+
+    Attributes
+    ----------
+    architecture
+        A key of ``ARCHITECTURES``.
+    group
+        Size, data and protocol.
+    dataset
+        Prepared: subset, pooled, standardised.
+    seed
+        Of the whole run; network ``i`` draws from ``fold_in(key(seed), i)``.
+    """
+
+    architecture: str
+    group: Group
+    dataset: Dataset
+    seed: int
+
+    @cached_property
+    def model(self) -> MLP:
+        """The networks' module."""
+        return MLP(
+            self.group.depth,
+            self.group.width,
+            self.dataset.num_classes,
+            skip=ARCHITECTURES[self.architecture],
+        )
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """P."""
+        params = self._blank["params"]
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What every unit of the family depends on."""
+        group = dataclasses.asdict(self.group)
+        for name in ("name", "seeds", "spectrum_images", "num_steps", "chunk_size"):
+            del group[name]
+        return {
+            "architecture": self.architecture,
+            "data": self.dataset.digest,
+            "seed": self.seed,
+            **group,
+        }
+
+    @cached_property
+    def _blank(self) -> dict[str, Any]:
+        """Variables of the model's shapes, all zero."""
+        example = jnp.zeros((1, *self.dataset.inputs.shape[1:]), jnp.float32)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), example)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
+
+    def keys(self, networks: Sequence[int]) -> jax.Array:
+        """Random keys of some networks."""
+        key = jax.random.key(self.seed)
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(networks))
+
+    def unflatten(self, parameters: np.ndarray, state: np.ndarray) -> tuple[Any, Any]:
+        """A network's variables from the flat vectors of its snapshot."""
+        blank = dict(self._blank)
+        params = blank.pop("params")
+        return (
+            ravel_pytree(params)[1](jnp.asarray(parameters)),
+            ravel_pytree(blank)[1](jnp.asarray(state)),
+        )
+
+
+def prepare(dataset: str, group: Group) -> Dataset:
+    """The data of a group: fixed stratified subset, pooled, standardised."""
+    data = load(dataset)
+    if group.num_images is not None and group.num_images < data.num_examples:
+        data = data.subset(group.num_images, _SUBSET_SEED)
+    if group.pooled is not None:
+        data = data.pooled(group.pooled)
+    return data.standardized()
+
+
+def training_units(family: Family, stop: StopFlag) -> list[Unit]:
+    """One unit per block of networks, formed from the full list whatever is done already."""
+    group = family.group
+    config = TrainConfig(
+        group.epochs, group.batch_size, group.learning_rate, max(1, group.epochs // 10)
+    )
+
+    def flat(snapshot: Snapshot) -> Mapping[str, Any]:
+        return {
+            "parameters": ravel_pytree(snapshot.params)[0],
+            "state": ravel_pytree(snapshot.state)[0],
+        }
+
+    def unit(networks: tuple[int, ...]) -> Unit:
+        def compute(checkpoints: Path) -> xr.Dataset:
+            run = fit_many(
+                family.model,
+                family.dataset,
+                config,
+                family.keys(networks),
+                block_size=len(networks),
+                callbacks=[Callback("snapshot", group.spectrum_epochs, flat)],
+                checkpoint_dir=checkpoints,
+                should_stop=stop,
+            )
+            return xr.Dataset(
+                {
+                    "loss": (("seed", "epoch"), run.loss),
+                    "accuracy": (("seed", "epoch"), run.accuracy),
+                    "parameters": (
+                        ("seed", "snapshot_epoch", "parameter"),
+                        run.records["snapshot/parameters"],
+                    ),
+                    "state": (("seed", "snapshot_epoch", "entry"), run.records["snapshot/state"]),
+                },
+                coords={
+                    "seed": list(networks),
+                    "epoch": run.epochs,
+                    "snapshot_epoch": list(group.spectrum_epochs),
+                },
+            )
+
+        label = f"train-{group.name}-{family.architecture}-{networks[0]:03d}"
+        return Unit(label, {**family.inputs, "networks": list(networks)}, compute)
+
+    return [
+        unit(tuple(range(start, min(start + group.block, group.seeds))))
+        for start in range(0, group.seeds, group.block)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrumPlace:
+    """Where a spectrum is taken: network, epoch, and number of examples."""
+
+    network: int
+    epoch: int
+    images: int
+
+
+def spectrum_places(family: Family) -> list[SpectrumPlace]:
+    """Every place of a family: the largest N at each epoch, every N at the last."""
+    group, total = family.group, family.dataset.num_examples
+    sizes = sorted({total if n is None else min(n, total) for n in group.spectrum_images})
+    return [
+        SpectrumPlace(network, epoch, images)
+        for network in range(group.seeds)
+        for epoch in group.spectrum_epochs
+        for images in (sizes if epoch == group.spectrum_epochs[-1] else sizes[-1:])
+    ]
+
+
+def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
+    """One unit per place: Lanczos on the Hessian of the training loss, in float64.
+
+    Float64, because the norm of these Hessians reaches 10⁴ and more: float32's rounding there is
+    as large as the eigenvalues in question.
+    """
+    group = family.group
+    batches: dict[int, tuple[jax.Array, jax.Array]] = {}
+
+    def batch(images: int) -> tuple[jax.Array, jax.Array]:
+        if images not in batches:
+            data = family.dataset
+            part = data if images == data.num_examples else data.subset(images, _SUBSET_SEED)
+            batches[images] = part.arrays()
+        return batches[images]
+
+    def unit(place: SpectrumPlace) -> Unit:
+        def compute(_: Path) -> xr.Dataset:
+            snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
+            params, state = family.unflatten(
+                snapshot["parameters"].values, snapshot["state"].values
+            )
+            operator = hessian(
+                softmax_cross_entropy(family.model),
+                params,
+                batch(place.images),
+                state=state,
+                chunk_size=group.chunk_size,
+            )
+            key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + place.network)
+            with jax.enable_x64(True):
+                spectrum = slq(operator.astype(jnp.float64), key, num_steps=group.num_steps)
+            return to_dataset(spectrum)
+
+        inputs = {
+            **family.inputs,
+            **dataclasses.asdict(place),
+            "num_steps": group.num_steps,
+            "dtype": "float64",
+        }
+        label = (
+            f"spectrum-{group.name}-{family.architecture}-{place.network:03d}"
+            f"-epoch{place.epoch}-N{place.images}"
+        )
+        return Unit(label, inputs, compute)
+
+    return [unit(place) for place in spectrum_places(family)]
+
+
+def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:
+    """A Lanczos spectrum with names on its axes."""
+    return xr.Dataset(
+        {
+            "alphas": (("probe", "step"), spectrum.alphas),
+            "betas": (("probe", "step"), spectrum.betas),
+            "num_steps": (("probe",), spectrum.num_steps),
+            "probe_norms": (("probe",), spectrum.probe_norms),
+            "resolution": ((), spectrum.resolution),
+        },
+        attrs={
+            "num_parameters": spectrum.num_parameters,
+            "reorthogonalize": spectrum.reorthogonalize,
+            "num_matvecs": spectrum.num_matvecs,
+        },
+    )
+
+
+def from_dataset(dataset: xr.Dataset) -> LanczosSpectrum:
+    """The inverse of ``to_dataset``."""
+    arrays = {name: variable.values for name, variable in dataset.data_vars.items()}
+    return LanczosSpectrum(
+        **{str(name): np.asarray(value) for name, value in arrays.items()},
+        num_parameters=int(dataset.attrs["num_parameters"]),
+        reorthogonalize=str(dataset.attrs["reorthogonalize"]),
+        num_matvecs=int(dataset.attrs["num_matvecs"]),
+    )

@@ -1,0 +1,249 @@
+"""Running an experiment: from a configuration to a run folder with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.errors import InputError
+from landscape.experiments import fig3
+from landscape.experiments.claims import Verdict, decide
+from landscape.experiments.fig3_report import make_page
+from landscape.experiments.networks import Family, prepare, spectrum_units, training_units
+from landscape.experiments.scales import Scale, fig3_scale
+from landscape.report import Page
+from landscape.runs import (
+    RunFolder,
+    StopFlag,
+    Unit,
+    open_run_folder,
+    read_run_folder,
+    run_units,
+    stop_on_signals,
+    write_atomically,
+)
+
+EXPERIMENTS = {fig3.FIG3.name: fig3.FIG3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What ``landscape reproduce`` was asked for.
+
+    Attributes
+    ----------
+    experiment, dataset, scale
+        Names.
+    seeds
+        Networks per architecture; None takes the scale's.
+    seed
+        Of the whole run.
+    """
+
+    experiment: str
+    dataset: str = "digits"
+    scale: str = "laptop"
+    seeds: int | None = None
+    seed: int = 0
+
+
+def reproduce(request: Request, out: Path, *, resume: bool, console: Any) -> Page:
+    """Run an experiment, or what is left of it, and write its report.
+
+    Parameters
+    ----------
+    request
+        What to run.
+    out
+        The run folder.
+    resume
+        Whether a non-empty folder may be continued.
+    console
+        A ``rich`` console for progress; plain lines where it is not a terminal.
+
+    Returns
+    -------
+    The report's page, also written to ``out/report.html``.
+
+    Raises
+    ------
+    InputError, StorageError, UnitsFailedError, StoppedError
+        See ``landscape.errors``.
+    """
+    if request.experiment not in EXPERIMENTS:
+        raise InputError(
+            f"unknown experiment {request.experiment!r}; there are: {', '.join(EXPERIMENTS)}"
+        )
+    scale = fig3_scale(request.scale, request.dataset, request.seeds)
+    # The data come first: a data set that is missing must not leave a folder behind.
+    datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
+    config = {
+        "request": dataclasses.asdict(request),
+        "scale": dataclasses.asdict(scale),
+        "data": {name: data.digest for name, data in datasets.items()},
+    }
+    folder = open_run_folder(out, config, resume=resume)
+    start = time.perf_counter()
+    results = {}
+    with stop_on_signals() as stop:
+        for group in scale.groups:
+            families = fig3.make_families(datasets[group.name], group, request.seed)
+            results[group.name] = _run_group(folder, families, stop, console)
+    for name, dataset in results.items():
+        folder.write_dataset(f"results-{name}.nc", dataset)
+    seconds = time.perf_counter() - start
+    folder.write_json("timing.json", {"seconds_of_last_start": round(seconds, 1)})
+    return write_report(folder, console)
+
+
+def write_report(folder: RunFolder, console: Any) -> Page:
+    """Decide the claims, draw the figures, and write ``report.html`` from a finished run folder."""
+    request, scale = _read_request(folder)
+    results = {group.name: _read_results(folder, group.name) for group in scale.groups}
+    verdicts = decide(fig3.claims(results[scale.accuracy.name], results[scale.fractions.name]))
+    folder.write_json("claims.json", [_verdict_json(verdict) for verdict in verdicts])
+    record = json.loads((folder.path / "config.json").read_text())
+    timing = folder.path / "timing.json"
+    seconds = json.loads(timing.read_text())["seconds_of_last_start"] if timing.exists() else None
+    with _doing(console, "drawing the figures"):
+        page = make_page(
+            scale,
+            request.dataset,
+            results,
+            verdicts,
+            folder.path / "figures",
+            record["environment"],
+            seconds,
+        )
+    write_atomically(folder.path / "report.html", page.to_html().encode())
+    return page
+
+
+def report(path: Path, console: Any) -> Page:
+    """Rewrite the report of a finished run folder.
+
+    Raises
+    ------
+    InputError
+        If it is no run folder, or the run is not finished.
+    """
+    return write_report(read_run_folder(path), console)
+
+
+def _run_group(
+    folder: RunFolder, families: Sequence[Family], stop: StopFlag, console: Any
+) -> xr.Dataset:
+    group = families[0].group
+    size = f"{group.depth}×{group.width}"
+    training = [(family, training_units(family, stop)) for family in families]
+    flat = [unit for _, units in training for unit in units]
+    networks = group.seeds * len(families)
+    blocks = _run(folder, flat, stop, console, f"training {networks} networks of {size}")
+    trained: dict[str, xr.Dataset] = {}
+    for family, units in training:
+        mine, blocks = blocks[: len(units)], blocks[len(units) :]
+        trained[family.architecture] = xr.concat(mine, "seed")
+    work = [(family, spectrum_units(family, trained[family.architecture])) for family in families]
+    flat = [unit for _, units in work for unit in units]
+    found = _run(folder, flat, stop, console, f"{len(flat)} Hessian spectra of {size}")
+    spectra: dict[str, list[xr.Dataset]] = {}
+    for family, units in work:
+        spectra[family.architecture], found = found[: len(units)], found[len(units) :]
+    return fig3.collect(families, trained, spectra)
+
+
+def _run(
+    folder: RunFolder, units: Sequence[Unit], stop: StopFlag, console: Any, title: str
+) -> list[xr.Dataset]:
+    with _progress(console, title, len(units)) as report:
+        return run_units(folder, units, workers=_workers(), should_stop=stop, report=report)
+
+
+def _workers() -> int:
+    """Units at a time: one per core on a CPU, one on an accelerator."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress(console: Any, title: str, total: int) -> Iterator[Any]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    if console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda name, done, total: bar.update(task, completed=done)
+        return
+    console.print(f"{title} …")
+    start, said = time.perf_counter(), 0.0
+
+    def line(name: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.perf_counter() - start
+        if done == total or now - said > 15:
+            said = now
+            console.print(f"  {done}/{total} done after {now:.0f} s (last: {name})")
+
+    yield line
+
+
+@contextmanager
+def _doing(console: Any, what: str) -> Iterator[None]:
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(f"{what} …")
+        yield
+
+
+def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
+    request = Request(**folder.config["request"])
+    return request, fig3_scale(request.scale, request.dataset, request.seeds)
+
+
+def _read_results(folder: RunFolder, name: str) -> xr.Dataset:
+    path = folder.path / f"results-{name}.nc"
+    if not path.exists():
+        raise InputError(
+            f"the run in {folder.path} is not finished; continue it with landscape reproduce … "
+            f"--out {folder.path} --resume"
+        )
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    return {
+        "claim": verdict.claim.name,
+        "text": verdict.claim.text,
+        "larger": [number(value) for value in verdict.claim.larger],
+        "smaller": [number(value) for value in verdict.claim.smaller],
+        "effect": number(verdict.effect),
+        "interval": [number(verdict.lower), number(verdict.upper)],
+        "p_holm": number(verdict.p_value),
+        "pairs": verdict.num_pairs,
+        "status": verdict.status,
+        "obstacle": verdict.claim.obstacle,
+    }

@@ -1,0 +1,178 @@
+"""The sizes an experiment is run at: what is trained, on what, and where curvature is taken.
+
+Adam, learning rate 5·10⁻⁴ and 100 epochs are the standard protocol (Orhan and Pitkow, ICLR 2018);
+its batch of 500 is 1 % of CIFAR-100's 50,000 images, and every scale here keeps that share, so that
+a smaller data set still gives the standard 10,000 updates. This is our protocol, stated in every
+report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from landscape.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Networks of one size on one form of the data.
+
+    Attributes
+    ----------
+    name
+        ``"wide"``, ``"pooled"``, …: unique within a scale.
+    depth, width
+        Of the networks.
+    pooled
+        Image side after average pooling; None keeps the image.
+    num_images
+        A fixed, stratified subset; None takes all.
+    epochs, batch_size, learning_rate
+        Of the training.
+    seeds
+        Networks per architecture.
+    block
+        Networks trained together in one program. Small ones gain on any device; wide ones keep a
+        core busy by themselves (``benchmarks/families.py``).
+    spectrum_epochs
+        When curvature is taken.
+    spectrum_images
+        Examples the curvature is taken over, at the last of these epochs one for each entry;
+        at the others the largest. None stands for all.
+    num_steps
+        Lanczos steps, one probe.
+    chunk_size
+        Examples per chunk of a Hessian product; None linearises all at once.
+    """
+
+    name: str
+    depth: int
+    width: int
+    pooled: int | None
+    num_images: int | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seeds: int
+    block: int
+    spectrum_epochs: tuple[int, ...]
+    spectrum_images: tuple[int | None, ...]
+    num_steps: int
+    chunk_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """A size, and which of its groups answers which question.
+
+    Attributes
+    ----------
+    name
+        ``smoke``, ``laptop`` or ``paper``.
+    accuracy, fractions
+        The group whose training accuracy, and the one whose spectra, are judged; may be the same.
+    deviations
+        What differs from the standard protocol, in words.
+    """
+
+    name: str
+    accuracy: Group
+    fractions: Group
+    deviations: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, each once."""
+        return (self.accuracy,) if self.accuracy == self.fractions else (
+            self.accuracy,
+            self.fractions,
+        )  # fmt: skip
+
+
+SCALES = ("smoke", "laptop", "paper")
+_RATE = 5e-4
+
+
+def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
+    """The groups of the comparison of plain, residual and hyper-residual networks.
+
+    Parameters
+    ----------
+    name
+        One of ``SCALES``.
+    dataset
+        Name of a data set.
+    seeds
+        Networks per architecture; None takes the scale's.
+
+    Raises
+    ------
+    InputError
+        For an unknown scale, fewer than one seed, or ``paper`` on digits.
+    """
+    if name not in SCALES:
+        raise InputError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
+    if seeds is not None and seeds < 1:
+        raise InputError(f"--seeds must be at least 1; got {seeds}")
+    digits = dataset == "digits"
+    if name == "paper" and digits:
+        raise InputError(
+            "the paper scale needs 50,000 images; choose --dataset cifar100 or cifar10"
+        )
+    scale = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](digits)
+    if seeds is None:
+        return scale
+    accuracy, fractions = (
+        dataclasses.replace(g, seeds=seeds, block=min(g.block, seeds))
+        for g in (scale.accuracy, scale.fractions)
+    )
+    return dataclasses.replace(scale, accuracy=accuracy, fractions=fractions)
+
+
+def _smoke(digits: bool) -> Scale:
+    group = Group(
+        name="small", depth=4, width=8, pooled=None if digits else 8, num_images=200, epochs=10,
+        batch_size=2, learning_rate=_RATE, seeds=2, block=2, spectrum_epochs=(0, 10),
+        spectrum_images=(None,), num_steps=150,
+    )  # fmt: skip
+    return Scale("smoke", group, group, ("4 layers of 8 units, 200 images, 10 epochs, 2 seeds",))
+
+
+def _laptop(digits: bool) -> Scale:
+    if digits:
+        group = Group(
+            name="digits", depth=20, width=16, pooled=None, num_images=None, epochs=100,
+            batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 100),
+            spectrum_images=(None,), num_steps=400,
+        )  # fmt: skip
+        return Scale(
+            "laptop", group, group,
+            ("width 16 instead of 128, digits instead of CIFAR-100, batches of 18 (1 % of the "
+             "images, as in the standard protocol)",),
+        )  # fmt: skip
+    common = {"depth": 20, "num_images": 10_000, "epochs": 100, "batch_size": 100,
+              "learning_rate": _RATE, "seeds": 3}  # fmt: skip
+    wide = Group(
+        name="wide", width=128, pooled=None, block=1, spectrum_epochs=(100,),
+        spectrum_images=(500, 2_000), num_steps=64, **common,  # type: ignore[arg-type]
+    )  # fmt: skip
+    pooled = Group(
+        name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 10, 100),
+        spectrum_images=(None,), num_steps=200, **common,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Scale(
+        "laptop", wide, pooled,
+        ("10,000 images instead of 50,000, batches of 100 (1 % of the images, as in the standard "
+         "protocol)",
+         "fractions are judged on networks of width 32 on images pooled to 8×8, where there is "
+         "enough data; those of the wide networks are shown against N, without a verdict"),
+    )  # fmt: skip
+
+
+def _paper(digits: bool) -> Scale:
+    group = Group(
+        name="wide", depth=20, width=128, pooled=None, num_images=None, epochs=100, batch_size=500,
+        learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 30, 100),
+        spectrum_images=(2_000, 10_000, None), num_steps=400, chunk_size=5_000,
+    )  # fmt: skip
+    return Scale("paper", group, group, ())

@@ -1,0 +1,141 @@
+"""Curves of labelled results, one line per architecture with 95 % intervals over seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.plots.style import look, mean_interval, new_axes, tidy
+
+
+def plot_through_training(
+    results: xr.DataArray, *, ax: Any | None = None, points: bool = False, percent: bool = True
+) -> Any:
+    """Draw a quantity against epochs.
+
+    Parameters
+    ----------
+    results
+        Dimensions architecture, seed, and ``epoch`` (or another one along the abscissa, last).
+        A fraction of 1, drawn in percent unless ``percent`` is False.
+    ax
+        Matplotlib axes; new ones by default.
+    points
+        Few epochs: markers with error bars instead of a band.
+    percent
+        Multiply by 100.
+
+    Returns
+    -------
+    The axes. Mean over seeds; bands and bars are 95 % Student intervals of the mean.
+    """
+    ax = tidy(new_axes(ax))
+    factor = 100.0 if percent else 1.0
+    names = [str(name) for name in results["architecture"].values]
+    along = str(next(dim for dim in results.dims if dim not in ("architecture", "seed")))
+    epochs = results[along].values
+    for index, name in enumerate(names):
+        style = look(name, index)
+        values = factor * results.isel(architecture=index).transpose("seed", along).values
+        mean, half = mean_interval(values, 0)
+        if points:
+            # A small shift keeps the bars of different architectures apart.
+            ax.errorbar(
+                np.arange(len(epochs)) + 0.08 * (index - (len(names) - 1) / 2),
+                mean,
+                half,
+                color=style.color,
+                linestyle=style.linestyle,
+                marker=style.marker,
+                capsize=3,
+                label=name,
+            )
+            ax.set_xticks(np.arange(len(epochs)), [str(epoch) for epoch in epochs])
+        else:
+            ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
+            ax.fill_between(
+                epochs, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0
+            )
+    ax.set_xlabel("examples N" if along == "images" else along.replace("_", " "))
+    return ax
+
+
+def plot_fraction_curve(
+    results: xr.DataArray, *, ax: Any | None = None, resolution: float | None = None
+) -> Any:
+    """Draw f(ε), the share of eigenvalues within ε of zero, against ε.
+
+    Parameters
+    ----------
+    results
+        Dimensions architecture, seed, eps; fractions of 1.
+    ax
+        Matplotlib axes; new ones by default.
+    resolution
+        Below this ε eigenvalues are rounding; that side is shaded.
+
+    Returns
+    -------
+    The axes.
+    """
+    ax = plot_through_training(results, ax=ax)
+    ax.set_xscale("log")
+    epsilons = results["eps"].values
+    if resolution is not None and resolution > epsilons[0]:
+        ax.axvspan(epsilons[0], resolution, color="0.85", zorder=0, label="below the resolution")
+    ax.set_xlim(epsilons[0], epsilons[-1])
+    ax.set_ylim(0, 100)
+    ax.set_xlabel(results["eps"].attrs.get("label", "ε"))
+    ax.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
+    return ax
+
+
+def plot_density(
+    results: xr.DataArray, *, linear_width: float, eps: float, ax: Any | None = None
+) -> Any:
+    """Draw spectral densities on an asinh axis: zero, tiny eigenvalues and outliers in one picture.
+
+    Parameters
+    ----------
+    results
+        Dimensions architecture, seed, eigenvalue: mass per unit of asinh(λ / linear_width).
+    linear_width
+        Where the abscissa turns from linear to logarithmic.
+    eps
+        The degenerate band |λ| ≤ ε is shaded.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes. The mean over seeds, on a logarithmic ordinate.
+    """
+    ax = tidy(new_axes(ax))
+    grid = results["eigenvalue"].values
+    for index, name in enumerate(str(name) for name in results["architecture"].values):
+        style = look(name, index)
+        mean = results.isel(architecture=index).mean("seed").values
+        ax.plot(grid, mean, color=style.color, linestyle=style.linestyle, label=name)
+    ax.set_xscale("asinh", linear_width=linear_width, base=10)
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4, 3)
+    ax.axvspan(-eps, eps, color="0.85", zorder=0)
+    decades = np.arange(np.floor(np.log10(linear_width)), np.ceil(np.log10(grid.max())) + 1)
+    ticks = 10.0 ** decades[:: max(1, len(decades) // 4)]
+    inside = [tick for tick in ticks if tick <= grid.max()]
+    negative = [-tick for tick in ticks if -tick >= grid.min()]
+    places = [*negative[::-1], 0.0, *inside]
+    ax.set_xticks(places, [_power(place) for place in places])
+    ax.minorticks_off()
+    ax.set_xlim(grid.min(), grid.max())
+    ax.set_xlabel("eigenvalue λ")
+    ax.set_ylabel("share per unit of asinh(λ/ε)")
+    return ax
+
+
+def _power(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"${'-' if value < 0 else ''}10^{{{round(np.log10(abs(value)))}}}$"

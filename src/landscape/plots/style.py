@@ -1,0 +1,65 @@
+"""One look for every figure: a colour, a dash and a marker per architecture.
+
+Colours are those of M. Okabe and K. Ito, *Color Universal Design* (2008), told apart by readers
+with any common colour vision; dashes and markers keep them apart in black and white.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a series is drawn."""
+
+    color: str
+    linestyle: Any
+    marker: str
+
+
+LOOKS = {
+    "plain": Look("#D55E00", "-", "o"),
+    "residual": Look("#0072B2", (0, (5, 2)), "s"),
+    "hyper-residual": Look("#009E73", (0, (1, 1)), "^"),
+}
+_OTHERS = (Look("#CC79A7", "-.", "D"), Look("#56B4E9", (0, (3, 1, 1, 1)), "v"))
+
+
+def look(name: str, index: int = 0) -> Look:
+    """The look of an architecture, or one of the spare ones."""
+    return LOOKS.get(name, _OTHERS[index % len(_OTHERS)])
+
+
+def new_axes(ax: Any | None) -> Any:
+    """The axes given, or new ones."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5, 3.5), layout="constrained").add_subplot()
+
+
+def tidy(ax: Any) -> Any:
+    """Light grid, no box on the right and top."""
+    ax.grid(True, color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def mean_interval(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds and half-width of its 95 % Student interval; NaN seeds are left out."""
+    from scipy.stats import t
+
+    count = np.isfinite(values).sum(axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(values, axis) / count
+        deviation = np.sqrt(
+            np.nansum((values - np.expand_dims(mean, axis)) ** 2, axis) / (count - 1)
+        )
+        half = t.ppf(0.975, np.maximum(count - 1, 1)) * deviation / np.sqrt(count)
+    return mean, np.where(count > 1, half, np.nan)

@@ -1,0 +1,143 @@
+"""A report as a value: a title, a verdict, figures and tables; rendered for screen and browser."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under a heading.
+
+    Attributes
+    ----------
+    title
+        One line.
+    columns
+        Column names.
+    rows
+        Cells, as text.
+    note
+        What a reader must know to read it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure with its caption.
+
+    Attributes
+    ----------
+    title, caption
+        Text.
+    png
+        The picture's bytes.
+    """
+
+    title: str
+    caption: str
+    png: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a run has to say.
+
+    Attributes
+    ----------
+    title
+        One line.
+    lead
+        Paragraphs: what was asked, and the answer.
+    parts
+        Tables and pictures in reading order.
+    footer
+        How it was made.
+    """
+
+    title: str
+    lead: Sequence[str]
+    parts: Sequence[Table | Picture]
+    footer: Sequence[str]
+
+    def to_html(self) -> str:
+        """One page that stands alone: style and pictures are inside."""
+        body = [f"<h1>{html.escape(self.title)}</h1>"]
+        body += [f"<p class=lead>{html.escape(text)}</p>" for text in self.lead]
+        for part in self.parts:
+            body.append(_table_html(part) if isinstance(part, Table) else _picture_html(part))
+        body.append("<footer>")
+        body += [f"<p>{html.escape(text)}</p>" for text in self.footer]
+        body.append("</footer>")
+        return _DOCUMENT.format(title=html.escape(self.title), style=_STYLE, body="\n".join(body))
+
+    def show(self, console: Any) -> None:
+        """Print title, lead and tables to a ``rich`` console."""
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        console.rule(f"[bold]{escape(self.title)}")
+        for text in self.lead:
+            console.print(escape(text))
+        for part in self.parts:
+            if isinstance(part, Picture):
+                continue
+            table = RichTable(title=escape(part.title), caption=escape(part.note) or None)
+            for column in part.columns:
+                table.add_column(escape(column), overflow="fold")
+            for row in part.rows:
+                table.add_row(*[escape(cell) for cell in row])
+            console.print(table)
+
+
+def _table_html(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
+    note = f"<p class=note>{html.escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<section><h2>{html.escape(table.title)}</h2><div class=scroll><table><thead><tr>{head}"
+        f"</tr></thead><tbody>\n{rows}\n</tbody></table></div>{note}</section>"
+    )
+
+
+def _picture_html(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode()
+    return (
+        f"<section><h2>{html.escape(picture.title)}</h2><figure>"
+        f'<img alt="{html.escape(picture.title, quote=True)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption></figure></section>"
+    )
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.lead { font-size: 1.05rem; } .note, figcaption, footer { color: #555; font-size: .9rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd;
+  vertical-align: top; font-variant-numeric: tabular-nums; }
+th { border-bottom: 2px solid #888; } figure { margin: 0; } img { max-width: 100%; height: auto; }
+footer { margin-top: 3rem; border-top: 1px solid #ddd; }
+"""
+
+_DOCUMENT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,260 @@
+"""A run folder: one configuration, results written whole or not at all, resumable.
+
+::
+
+    run/
+      config.json            what was asked for, and the environment it started in
+      units/<name>.<inputs>.<content>.nc   one finished unit of work each
+      checkpoints/<name>.<inputs>/         of training under way
+      results-*.nc, claims.json, figures/, report.html   made from the units
+
+A unit's file is named by the hash of its inputs and by the hash of its own bytes, is written under
+a temporary name and renamed: a kill leaves it finished or absent, and damage shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from landscape._version import __version__
+from landscape.errors import InputError, StorageError
+
+FORMAT = 1
+# Raised by hand when the same inputs give other numbers; part of every unit's name.
+NUMERICS_VERSION = 1
+
+
+class RunFolder:
+    """An open run folder; made by ``open_run_folder``.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        What was asked for, as JSON values.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path, self.config = path, config
+
+    def unit_path(self, name: str, inputs: Mapping[str, Any]) -> Path | None:
+        """Where a finished unit's file is; None if it is not finished."""
+        found = sorted((self.path / "units").glob(f"{unit_stem(name, inputs)}.*.nc"))
+        return found[0] if found else None
+
+    def checkpoint_path(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """Where a unit keeps its checkpoints while it trains."""
+        return self.path / "checkpoints" / unit_stem(name, inputs)
+
+    def write_unit(self, name: str, inputs: Mapping[str, Any], dataset: xr.Dataset) -> Path:
+        """Write a unit's result; atomic.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written.
+        """
+        content = _netcdf_bytes(dataset)
+        path = self.path / "units" / f"{unit_stem(name, inputs)}.{_short_hash(content)}.nc"
+        write_atomically(path, content)
+        return path
+
+    def read_unit(self, path: Path) -> xr.Dataset:
+        """Read a unit's result into memory.
+
+        Raises
+        ------
+        StorageError
+            If the file is damaged.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        if _short_hash(content) != path.name.split(".")[-2]:
+            raise StorageError(
+                f"the result {path} is damaged: it does not match the checksum in its name. Delete "
+                "the file and run again with --resume to compute it anew"
+            )
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+
+    def write_dataset(self, name: str, dataset: xr.Dataset) -> Path:
+        """Write a labelled result beside the configuration; atomic."""
+        path = self.path / name
+        write_atomically(path, _netcdf_bytes(dataset))
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON beside the configuration; atomic."""
+        path = self.path / name
+        write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+        return path
+
+
+def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> RunFolder:
+    """Make a run folder, or continue one.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    config
+        JSON values; a folder is continued only under the configuration it was made with.
+    resume
+        Without it a non-empty folder is refused; with it a missing or empty one starts fresh.
+
+    Raises
+    ------
+    InputError
+        A non-empty folder without ``resume``, one that is no run folder, one made by another
+        format or with another configuration.
+    StorageError
+        A folder that cannot be made, read or written.
+    """
+    config = json.loads(json.dumps(config))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(not entry.name.startswith(".writing-") for entry in path.iterdir())
+    except OSError as error:
+        raise StorageError(f"cannot use {path} as a run folder: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise StorageError(f"cannot write to {path}: permission denied; choose another --out")
+    if occupied and not resume:
+        raise InputError(
+            f"{path} is not empty; add --resume to continue the run in it, or choose another --out"
+        )
+    if occupied:
+        _expect_config(path, config)
+        _remove_stray_files(path)
+    else:
+        record = {"format": FORMAT, "config": config, "environment": environment()}
+        write_atomically(path / "config.json", (json.dumps(record, indent=1) + "\n").encode())
+    for name in ("units", "checkpoints"):
+        try:
+            (path / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {path / name}: {error.strerror}") from error
+    return RunFolder(path, config)
+
+
+def read_run_folder(path: Path) -> RunFolder:
+    """Open a run folder that is there, under its own configuration.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it was written by another format.
+    """
+    return RunFolder(path, _read_config(path)["config"])
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its configuration: versions, machine, devices."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "orbax-checkpoint")
+    return {
+        "landscape": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "devices": [str(device.device_kind) for device in jax.local_devices()],
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def unit_stem(name: str, inputs: Mapping[str, Any]) -> str:
+    """A unit's file name without its content hash: readable name and hash of the inputs."""
+    text = json.dumps({"inputs": inputs, "numerics": NUMERICS_VERSION}, sort_keys=True)
+    return f"{re.sub('[^A-Za-z0-9-]+', '-', name)}.{_short_hash(text.encode())}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _netcdf_bytes(dataset: xr.Dataset) -> bytes:
+    # Made on a local disk first: HDF5 locks its files, and locks fail on network filesystems.
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "dataset.nc"
+        dataset.to_netcdf(local, engine="h5netcdf")
+        return local.read_bytes()
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _remove_stray_files(path: Path) -> None:
+    for folder in (path, path / "units", path / "figures"):
+        for stray in folder.glob(".writing-*"):
+            stray.unlink(missing_ok=True)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((path / "config.json").read_text())
+        version = record["format"]
+    except OSError as error:
+        raise InputError(f"{path} is not a run folder: it has no readable config.json") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'config.json'} is damaged; choose another --out") from error
+    if version != FORMAT:
+        raise InputError(
+            f"{path} was written in run format {version}; this version reads format {FORMAT}: use "
+            "the version that wrote it, or choose another --out"
+        )
+    return record
+
+
+def _expect_config(path: Path, config: Mapping[str, Any]) -> None:
+    found = _read_config(path)["config"]
+    different = [key for key in {**found, **config} if found.get(key) != config.get(key)]
+    if different:
+        listed = "; ".join(
+            f"{key} was {_shown(found.get(key))}, now {_shown(config.get(key))}"
+            for key in sorted(different)
+        )
+        raise InputError(
+            f"{path} holds a run of another configuration ({listed}); use the same options, or "
+            "choose another --out"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,71 @@
+"""Every eigenvalue, by a dense eigendecomposition: exact up to rounding, for small networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import eigvalsh
+
+from landscape.curvature.hessian import HessianOperator
+from landscape.curvature.operators import LinearOperator
+from landscape.errors import InputError
+from landscape.spectra.measures import SpectralMeasure
+
+
+def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
+    """All P eigenvalues of an operator.
+
+    Parameters
+    ----------
+    op
+        Symmetric operator, (P, P).
+    dtype
+        Type the matrix is evaluated in; ``numpy.float64`` asks a Hessian for float64 products.
+        Default the operator's. The eigendecomposition itself is always float64 (LAPACK ``syevd``).
+
+    Returns
+    -------
+    SpectralMeasure
+
+    Raises
+    ------
+    ResourceError
+        If the matrix does not fit in the host's memory.
+    InputError
+        If the operator is not symmetric (beyond 10³ units of rounding of its norm), has NaN
+        entries, or cannot be evaluated in the type asked for.
+
+    Examples
+    --------
+    >>> from landscape.curvature import DiagonalOperator
+    >>> dense_spectrum(DiagonalOperator(jnp.array([2.0, 0.0, 1.0]))).nodes.tolist()
+    [0.0, 1.0, 2.0]
+    """
+    dtype = np.dtype(op.dtype if dtype is None else dtype)
+    if dtype == op.dtype:
+        matrix = np.asarray(op.to_dense(), np.float64)
+    elif isinstance(op, HessianOperator):
+        with jax.enable_x64(dtype == np.float64):
+            matrix = np.asarray(op.astype(dtype).to_dense(), np.float64)
+    else:
+        raise InputError(f"{op!r} cannot be evaluated in {dtype}; make it of that type")
+    if not np.isfinite(matrix).all():
+        raise InputError("the matrix has NaN or infinite entries")
+    unit = float(jnp.finfo(dtype).eps) / 2
+    scale = np.abs(matrix).sum(-1).max()
+    asymmetry = np.abs(matrix - matrix.T).max()
+    if asymmetry > 1e3 * unit * scale:
+        raise InputError(
+            f"the operator is not symmetric: entries differ from the transposed ones by "
+            f"{asymmetry:.2e} at norm {scale:.2e}"
+        )
+    values = eigvalsh((matrix + matrix.T) / 2, overwrite_a=True, check_finite=False)
+    return SpectralMeasure(
+        nodes=values,
+        weights=np.full_like(values, 1 / len(values)),
+        resolution=np.asarray(unit * np.abs(values).max()),
+        num_matvecs=len(values),
+    )

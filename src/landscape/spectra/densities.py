@@ -1,0 +1,86 @@
+"""A spectral measure smoothed for drawing. Sampling is done elsewhere; a bandwidth lives here."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from landscape.errors import InputError
+from landscape.spectra.measures import Spectrum
+
+
+def density(
+    spectrum: Spectrum, grid: Float[np.ndarray, " n"], *, bandwidth: float
+) -> Float[np.ndarray, "*batch n"]:
+    """Spectral density: the measure convolved with a Gaussian.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    grid
+        (n,) eigenvalues at which it is evaluated.
+    bandwidth
+        Standard deviation of the Gaussian, in units of the eigenvalues.
+
+    Returns
+    -------
+    (*batch, n), per unit of eigenvalue. It integrates to 1 over the real line; it is not
+    renormalised to the grid, so mass outside the grid is missing visibly.
+
+    Raises
+    ------
+    InputError
+        If the bandwidth is not positive.
+    """
+    return smooth(spectrum.nodes, spectrum.weights, np.asarray(grid, float), bandwidth)
+
+
+def asinh_density(
+    spectrum: Spectrum,
+    grid: Float[np.ndarray, " n"],
+    *,
+    linear_width: float,
+    bandwidth: float,
+) -> Float[np.ndarray, "*batch n"]:
+    """Density in the coordinate ``t = asinh(λ / linear_width)``.
+
+    Logarithmic in |λ| on both sides and linear about zero, so that zero, tiny eigenvalues and
+    outliers are seen in one picture.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    grid
+        (n,) eigenvalues λ.
+    linear_width
+        Where linear turns into logarithmic.
+    bandwidth
+        Standard deviation of the Gaussian, in units of t: about relative for large |λ|.
+
+    Returns
+    -------
+    (*batch, n), mass per unit of t.
+
+    Raises
+    ------
+    InputError
+        If linear_width or bandwidth is not positive.
+    """
+    if not linear_width > 0:
+        raise InputError(f"linear_width must be positive; got {linear_width!r}")
+    nodes = np.arcsinh(spectrum.nodes / linear_width)
+    points = np.arcsinh(np.asarray(grid, float) / linear_width)
+    return smooth(nodes, spectrum.weights, points, bandwidth)
+
+
+def smooth(
+    nodes: np.ndarray, weights: np.ndarray, points: np.ndarray, bandwidth: float
+) -> np.ndarray:
+    """Sum of Gaussians of one standard deviation, with the nodes' weights; (*batch, n)."""
+    if not bandwidth > 0:
+        raise InputError(f"bandwidth must be positive; got {bandwidth!r}")
+    distances = (points[:, None] - nodes[..., None, :]) / bandwidth
+    gaussians = np.exp(-(distances**2) / 2) / (bandwidth * np.sqrt(2 * np.pi))
+    return (gaussians @ weights[..., None])[..., 0]

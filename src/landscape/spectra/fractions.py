@@ -1,0 +1,249 @@
+r"""Shares of a spectrum: how many eigenvalues lie in an interval, with bounds and error bars.
+
+Notation: ``f = μ[a, b]`` the share of eigenvalues in an interval. A Lanczos spectrum gives an
+*estimate* (the Gauss weight inside), *certified* bounds for the probes' own measure
+(``landscape.spectra.bounds``), and a *standard error* for what the probes leave open. With
+Gaussian probes the pooled mass of k probes is Beta(kPf/2, kP(1−f)/2), of variance
+``f(1−f)/(kP/2 + 1)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from landscape.errors import InputError
+from landscape.spectra.bounds import distribution_bounds
+from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+
+
+@dataclasses.dataclass(frozen=True)
+class Fraction:
+    """A share of the eigenvalues, of this batch's operator.
+
+    Attributes
+    ----------
+    estimate
+        (*batch,) in [0, 1].
+    lower, upper
+        (*batch,) bounds on the probes' own measure; equal to the estimate for a dense spectrum.
+    stderr
+        (*batch,) standard error over probes; 0 for a dense spectrum.
+    noise_floor
+        (*batch,) resolution of the arithmetic; interval ends are known no better.
+    interval
+        The ends (a, b).
+    certified
+        Whether the bounds are proved up to rounding. Without reorthogonalisation they are
+        empirical.
+    """
+
+    estimate: Float[np.ndarray, "*batch"]
+    lower: Float[np.ndarray, "*batch"]
+    upper: Float[np.ndarray, "*batch"]
+    stderr: Float[np.ndarray, "*batch"]
+    noise_floor: Float[np.ndarray, "*batch"]
+    interval: tuple[Any, Any]
+    certified: bool
+
+    def __repr__(self) -> str:
+        if np.ndim(self.estimate):
+            return f"Fraction(shape {np.shape(self.estimate)}, mean {np.mean(self.estimate):.4f})"
+        kind = "certified" if self.certified else "empirical"
+        return (
+            f"Fraction({self.estimate:.4f}, {kind} [{self.lower:.4f}, {self.upper:.4f}], "
+            f"sampling ±{self.stderr:.1e})"
+        )
+
+
+def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
+    """Share of the eigenvalues in the closed interval [lower, upper].
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    lower, upper
+        Ends, scalars or (*batch,); −inf and inf are allowed.
+
+    Returns
+    -------
+    Fraction
+
+    Raises
+    ------
+    InputError
+        If an end is NaN or lower > upper.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([0.0, 1.0, 2.0, 3.0])))
+    >>> float(fraction_between(spectrum, 1.0, 2.5).estimate)
+    0.5
+    """
+    low, high = np.asarray(lower, float), np.asarray(upper, float)
+    if not np.all(low <= high):
+        raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
+    inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
+    estimate = np.where(inside, spectrum.weights, 0).sum(-1)
+    if isinstance(spectrum, SpectralMeasure):
+        bounds, stderr, certified = (estimate, estimate), np.zeros_like(estimate), True
+    else:
+        estimate = np.clip(estimate, 0, 1)
+        bounds = _mass_bounds(spectrum, low, high)
+        # The estimate can be a little outside its own bounds only by rounding of its sum.
+        spread = estimate * (1 - estimate)
+        stderr = np.sqrt(spread / (spectrum.num_probes * spectrum.num_parameters / 2 + 1))
+        certified = spectrum.reorthogonalize == "full"
+    return Fraction(
+        estimate=estimate,
+        lower=bounds[0],
+        upper=bounds[1],
+        stderr=stderr,
+        noise_floor=np.broadcast_to(spectrum.resolution, estimate.shape),
+        interval=(lower, upper),
+        certified=certified,
+    )
+
+
+def degenerate_fraction(
+    spectrum: Spectrum,
+    eps: float = 1e-3,
+    *,
+    relative_to: float | np.ndarray | Literal["norm"] | None = None,
+    center: float = 0.0,
+) -> Fraction:
+    """Share of the eigenvalues with ``|λ − center| ≤ eps``: the nearly flat directions.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    eps
+        Half-width ε; 10⁻³ is the width of the narrow component in A. E. Orhan and X. Pitkow, ICLR
+        2018. It is absolute: the Hessian's scale moves with architecture and loss, so look at the
+        whole curve (``fraction_curve``) too.
+    relative_to
+        Multiplies ε: a number, or ``"norm"`` for the operator's spectral norm.
+    center
+        Middle of the interval.
+
+    Returns
+    -------
+    Fraction
+
+    Raises
+    ------
+    InputError
+        If ε is not positive, or below the resolution of the arithmetic.
+    """
+    width = _width(spectrum, eps, relative_to)
+    return fraction_between(spectrum, center - width, center + width)
+
+
+def negative_fraction(
+    spectrum: Spectrum,
+    eps: float = 1e-3,
+    *,
+    relative_to: float | np.ndarray | Literal["norm"] | None = None,
+) -> Fraction:
+    """Share of the eigenvalues below ``−eps``.
+
+    Parameters
+    ----------
+    spectrum, eps, relative_to
+        As for ``degenerate_fraction``; an eigenvalue nearer to zero counts as degenerate.
+
+    Returns
+    -------
+    Fraction
+
+    Raises
+    ------
+    InputError
+        As ``degenerate_fraction``.
+    """
+    width = _width(spectrum, eps, relative_to)
+    return fraction_between(spectrum, -np.inf, -np.nextafter(width, np.inf))
+
+
+def fraction_curve(
+    spectrum: Spectrum, epsilons: Float[np.ndarray, " n"], *, center: float = 0.0
+) -> Float[np.ndarray, "*batch n"]:
+    """The estimate of ``degenerate_fraction`` as a curve f(ε).
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    epsilons
+        (n,) positive half-widths.
+    center
+        Middle of the intervals.
+
+    Returns
+    -------
+    (*batch, n), non-decreasing in ε.
+    """
+    distance = np.abs(spectrum.nodes - center)
+    order = np.argsort(distance, -1)
+    distance = np.take_along_axis(distance, order, -1)
+    cumulative = np.cumsum(np.take_along_axis(spectrum.weights, order, -1), -1)
+    cumulative = np.concatenate([np.zeros((*cumulative.shape[:-1], 1)), cumulative], -1)
+    curve = np.empty((*distance.shape[:-1], len(epsilons)))
+    for index in np.ndindex(distance.shape[:-1]):
+        curve[index] = cumulative[index][np.searchsorted(distance[index], epsilons, "right")]
+    return curve
+
+
+def _width(
+    spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | Literal["norm"] | None
+) -> np.ndarray:
+    if not np.all(np.asarray(eps) > 0):
+        raise InputError(f"eps must be positive; got {eps!r}")
+    scale = spectrum.norm if isinstance(relative_to, str) else relative_to
+    width = np.asarray(eps * (1.0 if scale is None else scale), float)
+    if np.any(width < spectrum.resolution):
+        raise InputError(
+            f"eps = {np.min(width):.2e} is below the resolution of the arithmetic, "
+            f"{np.max(spectrum.resolution):.2e}: eigenvalues that small are rounding. Take a "
+            "larger eps, or float64"
+        )
+    return width
+
+
+def _mass_bounds(
+    spectrum: LanczosSpectrum, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds on μ[a, b] of the pooled probes: Ψ(b) − Ψ(a⁻) with each term bounded."""
+    batch = spectrum.alphas.shape[:-2]
+    share = spectrum.probe_norms / spectrum.probe_norms.sum(-1, keepdims=True)
+    low, high = np.broadcast_to(low, batch), np.broadcast_to(high, batch)
+    lower, upper = np.zeros(batch), np.zeros(batch)
+    for index in np.ndindex(batch):
+        ends = np.array([low[index], high[index]])
+        for probe in range(spectrum.num_probes):
+            below, upto = _distribution(spectrum, (*index, probe), ends)
+            lower[index] += share[index][probe] * max(below[1] - upto[0], 0.0)
+            upper[index] += share[index][probe] * min(max(upto[1] - below[0], 0.0), 1.0)
+    return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
+
+
+def _distribution(
+    spectrum: LanczosSpectrum, index: tuple[int, ...], points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``distribution_bounds`` of one probe, with infinite points allowed."""
+    steps = spectrum.num_steps[index]
+    below, upto = (points > 0).astype(float), (points > 0).astype(float)
+    finite = np.isfinite(points)
+    if finite.any():
+        below[finite], upto[finite] = distribution_bounds(
+            spectrum.alphas[index][:steps], spectrum.betas[index][:steps], points[finite]
+        )
+    return below, upto

@@ -1,0 +1,146 @@
+"""Spectral measures: where an operator's eigenvalues are, as nodes and weights.
+
+Notation: the spectral measure of a symmetric ``P × P`` matrix puts mass ``1/P`` on each of its
+eigenvalues. Every result has the same face, ``nodes`` and ``weights`` with leading batch axes;
+everything here is NumPy float64 on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.linalg import eigh_tridiagonal
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralMeasure:
+    """Exact eigenvalues of an operator.
+
+    Attributes
+    ----------
+    nodes
+        (*batch, P) eigenvalues in ascending order.
+    weights
+        (*batch, P), each 1/P.
+    resolution
+        (*batch,) rounding of the operator's type at its norm, ``u‖A‖``: no eigenvalue is known
+        better.
+    num_matvecs
+        Products with the operator that were spent.
+    """
+
+    nodes: Float[np.ndarray, "*batch P"]
+    weights: Float[np.ndarray, "*batch P"]
+    resolution: Float[np.ndarray, "*batch"]
+    num_matvecs: int
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return self.nodes.shape[-1]
+
+    @property
+    def norm(self) -> Float[np.ndarray, "*batch"]:
+        """Spectral norm."""
+        return np.abs(self.nodes).max(-1)
+
+    def __repr__(self) -> str:
+        return _describe("SpectralMeasure", self, "every eigenvalue")
+
+
+@dataclasses.dataclass(frozen=True)
+class LanczosSpectrum:
+    """What m Lanczos steps from each of k Gaussian probes know of a spectrum.
+
+    Attributes
+    ----------
+    alphas
+        (*batch, k, m) diagonals of the tridiagonal matrices.
+    betas
+        (*batch, k, m) off-diagonals; the last one couples to the step that was not made.
+    num_steps
+        (*batch, k) steps that count: fewer than m after a breakdown, a valid end at which the
+        probe's measure is known exactly.
+    probe_norms
+        (*batch, k) squared lengths of the probes before normalisation: what each counts for.
+    num_parameters
+        P.
+    resolution
+        (*batch,) rounding of the operator's type at its norm, ``u‖A‖``, a lower estimate of the
+        noise floor.
+    reorthogonalize
+        The scheme that was used.
+    num_matvecs
+        Products with the operator that were spent.
+    """
+
+    alphas: Float[np.ndarray, "*batch k m"]
+    betas: Float[np.ndarray, "*batch k m"]
+    num_steps: Int[np.ndarray, "*batch k"]
+    probe_norms: Float[np.ndarray, "*batch k"]
+    num_parameters: int
+    resolution: Float[np.ndarray, "*batch"]
+    reorthogonalize: str
+    num_matvecs: int
+
+    @property
+    def num_probes(self) -> int:
+        """k."""
+        return self.alphas.shape[-2]
+
+    @property
+    def nodes(self) -> Float[np.ndarray, "*batch km"]:
+        """Ritz values of all probes; (*batch, k·m)."""
+        return self._quadrature[0].reshape(*self.alphas.shape[:-2], -1)
+
+    @property
+    def weights(self) -> Float[np.ndarray, "*batch km"]:
+        """Gauss weights, probes pooled by their squared lengths; (*batch, k·m), summing to 1."""
+        share = self.probe_norms / self.probe_norms.sum(-1, keepdims=True)
+        pooled = self._quadrature[1] * share[..., None]
+        return pooled.reshape(*self.alphas.shape[:-2], -1)
+
+    @property
+    def norm(self) -> Float[np.ndarray, "*batch"]:
+        """Largest Ritz value in magnitude, a lower estimate of the spectral norm."""
+        return np.abs(self.nodes).max(-1)
+
+    @functools.cached_property
+    def _quadrature(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gauss nodes and weights of each probe, (*batch, k, m).
+
+        G. H. Golub and J. H. Welsch, *Calculation of Gauss quadrature rules*, Math. Comp. 23,
+        1969. After a breakdown the surplus nodes repeat the largest one with weight 0.
+        """
+        nodes, weights = np.zeros_like(self.alphas), np.zeros_like(self.alphas)
+        for index in np.ndindex(self.num_steps.shape):
+            steps = self.num_steps[index]
+            values, vectors = eigh_tridiagonal(
+                self.alphas[index][:steps], self.betas[index][: steps - 1]
+            )
+            nodes[index][:steps], nodes[index][steps:] = values, values[-1]
+            weights[index][:steps] = vectors[0] ** 2
+        return nodes, weights
+
+    def __repr__(self) -> str:
+        steps, probes = self.alphas.shape[-1], self.num_probes
+        what = f"{steps} Lanczos steps × {probes} probe{'s' if probes > 1 else ''}"
+        return _describe(
+            "LanczosSpectrum", self, f"{what}, reorthogonalize={self.reorthogonalize!r}"
+        )
+
+
+Spectrum = SpectralMeasure | LanczosSpectrum
+
+
+def _describe(name: str, spectrum: Any, method: str) -> str:
+    batch = spectrum.nodes.shape[:-1]
+    many = f"{'×'.join(map(str, batch))} spectra, " if batch else ""
+    return (
+        f"{name}({many}P={spectrum.num_parameters}, {method}, nodes in "
+        f"[{spectrum.nodes.min():.3g}, {spectrum.nodes.max():.3g}])"
+    )
