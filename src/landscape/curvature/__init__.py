@@ -1,6 +1,14 @@
 """Curvature of any JAX model as linear operators: products with vectors, never the matrix."""
 
 from landscape.curvature.hessian import HessianOperator, hessian
+from landscape.curvature.noise import noise_floor
 from landscape.curvature.operators import DenseOperator, DiagonalOperator, LinearOperator
 
-__all__ = ["DenseOperator", "DiagonalOperator", "HessianOperator", "LinearOperator", "hessian"]
+__all__ = [
+    "DenseOperator",
+    "DiagonalOperator",
+    "HessianOperator",
+    "LinearOperator",
+    "hessian",
+    "noise_floor",
+]

@@ -14,8 +14,8 @@ import numpy as np
 from landscape.data.sources import Contents, LabelKind, Source, Split
 from landscape.errors import DataError
 
-# md5 of the 1797*64 pixels and then the 1797 labels, one byte each, as scikit-learn 1.4 to 1.9
-# give them. It has no file of ours to check, but numbers must not change with its version.
+# md5 of the 1797*64 pixels and then the 1797 labels, one byte each, as scikit-learn 1.9.1
+# gives them. There is no official file to check, but numbers must not change with its version.
 _CONTENT_MD5 = "7696c07daa6d85010f8268703ab8b067"
 
 

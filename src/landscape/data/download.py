@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from landscape.data.archives import extract
 from landscape.data.files import FileStatus, check_files, data_root, refuse_damaged
@@ -112,6 +113,8 @@ def download(
     if source.bundled:
         message = f"{name} ships with {source.provider}; there is nothing to download"
         return DownloadResult(name, None, False, (), message)
+    address = source.base_url if base_url is None else base_url
+    _require_http(address)
     where = data_root(root)
     folder = where / source.folder
     present = check_files(folder, source.files)
@@ -123,9 +126,9 @@ def download(
         where.mkdir(parents=True, exist_ok=True)
         _require_space(source, where)
         with _staging_folder(source, where) as staging:
-            _fetch_all(source, staging, base_url or source.base_url, progress)
+            _fetch_all(source, staging, address, progress)
             _put_in_place(source, staging / source.folder, folder)
-    except (DataError, InputError, StorageError):
+    except StorageError:
         raise
     except OSError as error:
         raise StorageError(
@@ -135,6 +138,16 @@ def download(
     files = check_files(folder, source.files)
     message = f"{name} is in {folder}, all {len(files)} files verified"
     return DownloadResult(name, folder, True, files, message)
+
+
+def _require_http(address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(f"{address!r} is not an http or https address")
 
 
 def _require_space(source: Source, where: Path) -> None:
@@ -205,7 +218,7 @@ def _fetch(source: Source, archive: Archive, url: str, staging: Path, progress: 
         http(url, output_file, pooch)
         _refuse_other_archive(archive, url, Path(output_file))
 
-    by_hand = f"or fetch it from {source.homepage} and unpack it there by hand"
+    by_hand = f"or get it from {source.homepage} and unpack it in {staging.parent}"
     try:
         with _quiet(pooch.get_logger()):
             fetched = pooch.retrieve(
@@ -219,8 +232,6 @@ def _fetch(source: Source, archive: Archive, url: str, staging: Path, progress: 
         raise StorageError(
             f"the server refused {url} ({_status_code(error)}); try again later, {by_hand}"
         ) from error
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
-        raise InputError(f"{url} is not an http or https address") from error
     except exceptions.Timeout as error:
         raise StorageError(
             f"no answer from {url} within {TIMEOUT[1]} s; try again, {by_hand}"

@@ -62,6 +62,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "__builtin__":  # Python 2's name for it
+            module = "builtins"
         try:
             return _ALLOWED[module, name]
         except KeyError:

@@ -71,6 +71,8 @@ def _listed(choices: Iterable[str]) -> str:
 
 def _suggestion(name: object, choices: Iterable[str]) -> str:
     # Names are often typed with other punctuation or case: CIFAR-10, cifar_100.
-    plain = "".join(c for c in str(name).lower() if c.isalnum() or c == "_")
+    if not isinstance(name, str):
+        return ""
+    plain = "".join(c for c in name.lower() if c.isalnum() or c == "_")
     close = difflib.get_close_matches(plain, choices, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

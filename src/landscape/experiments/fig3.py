@@ -9,7 +9,9 @@ claim. The protocol where the paper's is not known, and every choice below, is o
 - fractions are compared at the last epoch, and at matched training loss: for each seed the level
   is the highest of the architectures' final losses, and the fraction of each architecture there is
   interpolated, linearly in the logarithm of the loss, between the epochs with spectra;
-- a fraction's verdict needs N(C−1) ≥ 2P.
+- a fraction's verdict needs N(C−1) ≥ 2P;
+- a fraction below its operator's noise floor, or whose certified interval is wider than 50 points,
+  is not resolved: it is shown, and no claim uses it.
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ RELATIVE = np.logspace(-10, 0, 101)
 # Standard deviation of the drawn density in units of asinh(λ/ε): about a quarter in relative terms.
 BANDWIDTH = 0.25
 ENOUGH_DATA = 2.0
+WIDEST = 0.5
 
 FRACTIONS = ("degenerate", "degenerate_lower", "degenerate_upper", "degenerate_stderr",
              "negative", "negative_lower", "negative_upper", "negative_stderr",
-             "norm", "resolution")  # fmt: skip
+             "norm", "noise_floor")  # fmt: skip
 
 
 def collect(
@@ -61,7 +64,8 @@ def collect(
     Returns
     -------
     Dimensions architecture, seed, epoch (accuracy, loss), spectrum_epoch, images, eps, relative
-    and eigenvalue; NaN where no spectrum was taken. Attributes P, C, N.
+    and eigenvalue; NaN where no spectrum was taken and for ε below its noise floor. Attributes
+    P, C, N.
     """
     group, data = families[0].group, families[0].dataset
     places = {family.architecture: spectrum_places(family) for family in families}
@@ -80,18 +84,23 @@ def collect(
         name = family.architecture
         for place, spectrum in zip(places[name], loaded[name], strict=True):
             at = (i, place.network, epochs.index(place.epoch), images.index(place.images))
-            for kind, fraction in (
-                ("degenerate", degenerate_fraction(spectrum, EPS)),
-                ("negative", negative_fraction(spectrum, EPS)),
+            for kind, measure in (
+                ("degenerate", degenerate_fraction),
+                ("negative", negative_fraction),
             ):
+                if spectrum.noise_floor > EPS:
+                    continue
+                fraction = measure(spectrum, EPS)
                 values[kind][at] = fraction.estimate
                 values[f"{kind}_lower"][at] = fraction.lower
                 values[f"{kind}_upper"][at] = fraction.upper
                 values[f"{kind}_stderr"][at] = fraction.stderr
             values["norm"][at] = spectrum.norm
-            values["resolution"][at] = spectrum.resolution
-            curve[at] = fraction_curve(spectrum, EPSILONS)
-            relative[at] = fraction_curve(spectrum, RELATIVE * float(spectrum.norm))
+            values["noise_floor"][at] = spectrum.noise_floor
+            floor, norm = float(spectrum.noise_floor), float(spectrum.norm)
+            resolved, relatively = EPSILONS >= floor, RELATIVE * norm >= floor
+            curve[at][resolved] = fraction_curve(spectrum, EPSILONS[resolved])
+            relative[at][relatively] = fraction_curve(spectrum, RELATIVE[relatively] * norm)
             densities[at] = asinh_density(spectrum, grid, linear_width=EPS, bandwidth=BANDWIDTH)
     where = ("architecture", "seed", "spectrum_epoch", "images")
     names = [family.architecture for family in families]
@@ -121,7 +130,7 @@ def collect(
             "num_parameters": families[0].num_parameters,
             "num_classes": data.num_classes,
             "num_examples": data.num_examples,
-            "num_steps": group.num_steps,
+            "num_steps": list(group.num_steps),
         },
     )
 
@@ -146,7 +155,7 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
         Collected results of the group judged for each.
     """
     through = accuracy["accuracy"].isel(epoch=slice(1, None)).mean("epoch")
-    last = fractions["degenerate"].isel(spectrum_epoch=-1, images=-1)
+    last = resolved(fractions).isel(spectrum_epoch=-1)
     matched = at_matched_loss(fractions)
     ratio = data_ratio(fractions)
     short = "" if ratio >= ENOUGH_DATA else f"too few data: N(C−1)/P = {ratio:.2f} < {ENOUGH_DATA}"
@@ -186,16 +195,23 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     return result
 
 
+def resolved(results: xr.Dataset) -> xr.DataArray:
+    """Degenerate fractions at the largest N; NaN where they are not resolved."""
+    part = results.isel(images=-1)
+    width = part["degenerate_upper"] - part["degenerate_lower"]
+    return part["degenerate"].where(width <= WIDEST)
+
+
 def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
     """Degenerate fraction of each network at its seed's matched training loss.
 
     The level is the highest of the architectures' final losses. NaN where a network's recorded
-    losses never pass it. Dimensions architecture, seed.
+    losses never pass it, and where the fraction is not resolved. Dimensions architecture, seed.
     """
     loss = results["loss"].sel(epoch=results["spectrum_epoch"].values).values
-    fraction = results["degenerate"].isel(images=-1).values
+    fraction = resolved(results).transpose("architecture", "seed", "spectrum_epoch").values
     level = results["loss"].isel(epoch=-1).values.max(0)
-    matched = np.full(level.shape[:0] + loss.shape[:2], np.nan)
+    matched = np.full(loss.shape[:2], np.nan)
     for i, j in np.ndindex(loss.shape[:2]):
         matched[i, j] = _interpolate(loss[i, j], fraction[i, j], level[j])
     return xr.DataArray(

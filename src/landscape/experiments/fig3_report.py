@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.experiments.claims import Verdict
-from landscape.experiments.fig3 import ENOUGH_DATA, EPS, data_ratio
+from landscape.experiments.fig3 import ENOUGH_DATA, EPS, FRACTIONS, WIDEST, data_ratio
 from landscape.experiments.scales import Scale
 from landscape.plots import (
     mean_interval,
@@ -63,7 +63,7 @@ def make_page(
         Picture(
             "How many eigenvalues lie within ε of zero, at the last epoch",
             "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with "
-            "architecture and loss. The dotted line is ε = 10⁻³. Shaded: below the resolution of "
+            "architecture and loss. The dotted line is ε = 10⁻³. Shaded: below the noise floor of "
             "the arithmetic.",
             _save(_curves(fractions), figures / "fig3-fraction-curves"),
         ),
@@ -122,8 +122,8 @@ def _footer(scale: Scale, environment: Mapping[str, Any], seconds: float | None)
         f"{group.learning_rate:g}, batches of {group.batch_size}, {group.epochs} epochs, Glorot "
         "normal weights, zero biases, inputs standardised per channel. Deviations from the "
         f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
-        f"Spectra: Hessian of the training loss in float64, {group.num_steps} Lanczos steps with "
-        "full reorthogonalisation from one Gaussian probe. Estimates are Gauss quadrature; "
+        f"Spectra: Hessian of the training loss in float32, {_listed(group.num_steps)} Lanczos "
+        f"steps at epochs {_listed(group.spectrum_epochs)}, full reorthogonalisation from one Gaussian probe. Estimates are Gauss quadrature; "
         "certified intervals bound the probe's own measure (Gauss–Radau, "
         "Chebyshev–Markov–Stieltjes); a wide one says that more steps are needed.",
         "Verdicts: paired Student t over seeds at 95 %, Holm's correction within the figure.",
@@ -158,7 +158,8 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
         rows,
         "Effect: mean difference of the left and the right architecture over seeds, in percentage "
         "points. At matched training loss: at the highest of the architectures' final losses, "
-        "interpolated between the epochs with spectra.",
+        "interpolated between the epochs with spectra. A pair counts if both fractions are resolved: "
+        f"above the noise floor, certified to within {100 * WIDEST:.0f} points.",
     )
 
 
@@ -193,31 +194,40 @@ def _fractions_table(results: xr.Dataset) -> Table:
         for epoch in results["spectrum_epoch"].values:
             for images in results["images"].values:
                 part = results.sel(architecture=architecture, spectrum_epoch=epoch, images=images)
-                if np.isnan(part["degenerate"].values).all():
-                    continue
-                rows.append(
-                    (
-                        str(architecture),
-                        str(epoch),
-                        f"{images:,}",
-                        f"{images * (results.attrs['num_classes'] - 1) / results.attrs['num_parameters']:.2f}",
-                        _percent(part["degenerate"].values),
-                        _interval(part["degenerate_lower"], part["degenerate_upper"]),
-                        _percent(part["negative"].values),
-                        _interval(part["negative_lower"], part["negative_upper"]),
-                        f"{np.mean(part['norm'].values):.3g}",
-                        f"{np.mean(part['resolution'].values):.0e}",
-                    )
-                )
+                if np.isfinite(part["norm"].values).any():
+                    rows.append((str(architecture), str(epoch), *_fraction_cells(part)))
     return Table(
         "Fractions",
-        ("architecture", "epoch", "N", "N(C−1)/P", f"degenerate, |λ| ≤ {EPS:g} (%)",
-         "certified (%)", f"negative, λ < −{EPS:g} (%)", "certified (%)", "‖H‖", "resolution"),
+        ("architecture", "epoch", "N", "degenerate (%)", "certified (%)", "negative (%)",
+         "certified (%)", "‖H‖", "noise floor"),
         rows,
-        "Mean over seeds ± half-width of its 95 % interval; certified: means over seeds of the "
-        f"bounds after {results.attrs['num_steps']} Lanczos steps. Sampling error of one probe: at "
-        f"most {100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points.",
+        f"Degenerate: |λ| ≤ {EPS:g}; negative: λ < −{EPS:g}. Mean over seeds ± half-width of its "
+        "95 % interval; certified: means over seeds of the bounds. Networks whose noise floor is "
+        f"above {EPS:g} are left out: (k of S) says how many remain. Sampling error of one probe: "
+        f"at most {100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Noise "
+        "floor: largest over seeds.",
     )  # fmt: skip
+
+
+def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
+    """One row of the table of fractions, from its N on."""
+    resolved = np.isfinite(part["degenerate"].values)
+    count, total = int(resolved.sum()), resolved.size
+    images, norm = int(part["images"]), f"{np.mean(part['norm'].values):.3g}"
+    floor = f"{np.max(part['noise_floor'].values):.0e}"
+    if not count:
+        return (f"{images:,}", "below the noise floor", "—", "—", "—", norm, floor)
+    some = "" if count == total else f" ({count} of {total})"
+    values = {name: part[name].values[resolved] for name in part.data_vars if name in FRACTIONS}
+    return (
+        f"{images:,}",
+        _percent(values["degenerate"]) + some,
+        _interval(values["degenerate_lower"], values["degenerate_upper"]),
+        _percent(values["negative"]) + some,
+        _interval(values["negative_lower"], values["negative_upper"]),
+        norm,
+        floor,
+    )
 
 
 def _percent(values: np.ndarray) -> str:
@@ -229,8 +239,12 @@ def _plus_minus(values: np.ndarray, form: str = "{:.3g}") -> str:
     return form.format(mean) + (f" ± {form.format(half)}" if np.isfinite(half) else "")
 
 
-def _interval(lower: xr.DataArray, upper: xr.DataArray) -> str:
-    return f"[{100 * np.mean(lower.values):.1f}, {100 * np.mean(upper.values):.1f}]"
+def _interval(lower: np.ndarray, upper: np.ndarray) -> str:
+    return f"[{100 * np.mean(lower):.1f}, {100 * np.mean(upper):.1f}]"
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
 
 
 def _overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Figure:
@@ -257,8 +271,8 @@ def _curves(fractions: xr.Dataset) -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
-    resolution = float(last["resolution"].max())
-    plot_fraction_curve(last["curve"], ax=left, resolution=resolution)
+    floor = float(last["noise_floor"].max())
+    plot_fraction_curve(last["curve"], ax=left, noise_floor=floor)
     left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
     left.legend(frameon=False, loc="lower right")
     relative = last["relative_curve"].rename(relative="eps")

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from jax.flatten_util import ravel_pytree
 
-from landscape.curvature import hessian
+from landscape.curvature import hessian, noise_floor
 from landscape.data import Dataset, load
 from landscape.experiments.scales import Group
 from landscape.models import MLP
@@ -189,11 +189,7 @@ def spectrum_places(family: Family) -> list[SpectrumPlace]:
 
 
 def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
-    """One unit per place: Lanczos on the Hessian of the training loss, in float64.
-
-    Float64, because the norm of these Hessians reaches 10⁴ and more: float32's rounding there is
-    as large as the eigenvalues in question.
-    """
+    """One unit per place: Lanczos on the Hessian of the training loss, with its noise floor."""
     group = family.group
     batches: dict[int, tuple[jax.Array, jax.Array]] = {}
 
@@ -205,6 +201,8 @@ def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
         return batches[images]
 
     def unit(place: SpectrumPlace) -> Unit:
+        num_steps = group.num_steps[group.spectrum_epochs.index(place.epoch)]
+
         def compute(_: Path) -> xr.Dataset:
             snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
             params, state = family.unflatten(
@@ -218,15 +216,14 @@ def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
                 chunk_size=group.chunk_size,
             )
             key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + place.network)
-            with jax.enable_x64(True):
-                spectrum = slq(operator.astype(jnp.float64), key, num_steps=group.num_steps)
-            return to_dataset(spectrum)
+            probe, trial = jax.random.split(key)
+            floor = noise_floor(operator, trial)
+            return to_dataset(slq(operator, probe, num_steps=num_steps, noise_floor=floor))
 
         inputs = {
             **family.inputs,
             **dataclasses.asdict(place),
-            "num_steps": group.num_steps,
-            "dtype": "float64",
+            "num_steps": num_steps,
         }
         label = (
             f"spectrum-{group.name}-{family.architecture}-{place.network:03d}"
@@ -245,7 +242,7 @@ def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:
             "betas": (("probe", "step"), spectrum.betas),
             "num_steps": (("probe",), spectrum.num_steps),
             "probe_norms": (("probe",), spectrum.probe_norms),
-            "resolution": ((), spectrum.resolution),
+            "noise_floor": ((), spectrum.noise_floor),
         },
         attrs={
             "num_parameters": spectrum.num_parameters,

@@ -144,7 +144,8 @@ def _run_group(
 ) -> xr.Dataset:
     group = families[0].group
     size = f"{group.depth}×{group.width}"
-    training = [(family, training_units(family, stop)) for family in families]
+    # The dearest architecture first: the cores then finish at about the same time.
+    training = [(family, training_units(family, stop)) for family in reversed(families)]
     flat = [unit for _, units in training for unit in units]
     networks = group.seeds * len(families)
     blocks = _run(folder, flat, stop, console, f"training {networks} networks of {size}")

@@ -40,7 +40,7 @@ class Group:
         Examples the curvature is taken over, at the last of these epochs one for each entry;
         at the others the largest. None stands for all.
     num_steps
-        Lanczos steps, one probe.
+        Lanczos steps for each of the spectrum epochs, one probe.
     chunk_size
         Examples per chunk of a Hessian product; None linearises all at once.
     """
@@ -57,7 +57,7 @@ class Group:
     block: int
     spectrum_epochs: tuple[int, ...]
     spectrum_images: tuple[int | None, ...]
-    num_steps: int
+    num_steps: tuple[int, ...]
     chunk_size: int | None = None
 
 
@@ -133,7 +133,7 @@ def _smoke(digits: bool) -> Scale:
     group = Group(
         name="small", depth=4, width=8, pooled=None if digits else 8, num_images=200, epochs=10,
         batch_size=2, learning_rate=_RATE, seeds=2, block=2, spectrum_epochs=(0, 10),
-        spectrum_images=(None,), num_steps=150,
+        spectrum_images=(None,), num_steps=(150, 150),
     )  # fmt: skip
     return Scale("smoke", group, group, ("4 layers of 8 units, 200 images, 10 epochs, 2 seeds",))
 
@@ -142,8 +142,8 @@ def _laptop(digits: bool) -> Scale:
     if digits:
         group = Group(
             name="digits", depth=20, width=16, pooled=None, num_images=None, epochs=100,
-            batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 100),
-            spectrum_images=(None,), num_steps=400,
+            batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 50, 100),
+            spectrum_images=(None,), num_steps=(300, 300, 600),
         )  # fmt: skip
         return Scale(
             "laptop", group, group,
@@ -154,11 +154,11 @@ def _laptop(digits: bool) -> Scale:
               "learning_rate": _RATE, "seeds": 3}  # fmt: skip
     wide = Group(
         name="wide", width=128, pooled=None, block=1, spectrum_epochs=(100,),
-        spectrum_images=(500, 2_000), num_steps=64, **common,  # type: ignore[arg-type]
+        spectrum_images=(500, 2_000), num_steps=(64,), **common,  # type: ignore[arg-type]
     )  # fmt: skip
     pooled = Group(
-        name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 10, 100),
-        spectrum_images=(None,), num_steps=200, **common,  # type: ignore[arg-type]
+        name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 50, 100),
+        spectrum_images=(None,), num_steps=(300, 300, 300), **common,  # type: ignore[arg-type]
     )  # fmt: skip
     return Scale(
         "laptop", wide, pooled,
@@ -173,6 +173,6 @@ def _paper(digits: bool) -> Scale:
     group = Group(
         name="wide", depth=20, width=128, pooled=None, num_images=None, epochs=100, batch_size=500,
         learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 30, 100),
-        spectrum_images=(2_000, 10_000, None), num_steps=400, chunk_size=5_000,
+        spectrum_images=(2_000, 10_000, None), num_steps=(400, 400, 400, 400), chunk_size=5_000,
     )  # fmt: skip
     return Scale("paper", group, group, ())

@@ -146,7 +146,7 @@ class MLP(nn.Module):
 
         def layer(x: Array, parameters: tuple[Array, Array]) -> tuple[Array, None]:
             kernel, bias = parameters
-            branch = f(x @ kernel + bias)
+            branch = f(x @ kernel + bias[None])
             if self.skip == "none":
                 return branch, None
             if self.skip == "identity":
@@ -172,7 +172,7 @@ class MLP(nn.Module):
         ) -> tuple[tuple[Array, Array], None]:
             x, past = carry
             kernel, bias, skip, factor = parameters
-            return (f(x @ kernel + bias) + x + factor * past, past + x @ skip.T), None
+            return (f(x @ kernel + bias[None]) + x + factor * past, past + x @ skip.T), None
 
         (x, _), _ = jax.lax.scan(
             layer, (x, jnp.zeros_like(x)), (kernels, biases, skips, factors), unroll=self.unroll

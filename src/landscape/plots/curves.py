@@ -63,7 +63,7 @@ def plot_through_training(
 
 
 def plot_fraction_curve(
-    results: xr.DataArray, *, ax: Any | None = None, resolution: float | None = None
+    results: xr.DataArray, *, ax: Any | None = None, noise_floor: float | None = None
 ) -> Any:
     """Draw f(ε), the share of eigenvalues within ε of zero, against ε.
 
@@ -73,7 +73,7 @@ def plot_fraction_curve(
         Dimensions architecture, seed, eps; fractions of 1.
     ax
         Matplotlib axes; new ones by default.
-    resolution
+    noise_floor
         Below this ε eigenvalues are rounding; that side is shaded.
 
     Returns
@@ -83,8 +83,8 @@ def plot_fraction_curve(
     ax = plot_through_training(results, ax=ax)
     ax.set_xscale("log")
     epsilons = results["eps"].values
-    if resolution is not None and resolution > epsilons[0]:
-        ax.axvspan(epsilons[0], resolution, color="0.85", zorder=0, label="below the resolution")
+    if noise_floor is not None and noise_floor > epsilons[0]:
+        ax.axvspan(epsilons[0], noise_floor, color="0.85", zorder=0, label="below the noise floor")
     ax.set_xlim(epsilons[0], epsilons[-1])
     ax.set_ylim(0, 100)
     ax.set_xlabel(results["eps"].attrs.get("label", "ε"))

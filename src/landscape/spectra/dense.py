@@ -66,6 +66,6 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     return SpectralMeasure(
         nodes=values,
         weights=np.full_like(values, 1 / len(values)),
-        resolution=np.asarray(unit * np.abs(values).max()),
+        noise_floor=np.asarray(unit * np.abs(values).max()),
         num_matvecs=len(values),
     )

@@ -33,7 +33,7 @@ class Fraction:
     stderr
         (*batch,) standard error over probes; 0 for a dense spectrum.
     noise_floor
-        (*batch,) resolution of the arithmetic; interval ends are known no better.
+        (*batch,) noise floor of the operator; interval ends are known no better.
     interval
         The ends (a, b).
     certified
@@ -106,7 +106,7 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
         lower=bounds[0],
         upper=bounds[1],
         stderr=stderr,
-        noise_floor=np.broadcast_to(spectrum.resolution, estimate.shape),
+        noise_floor=np.broadcast_to(spectrum.noise_floor, estimate.shape),
         interval=(lower, upper),
         certified=certified,
     )
@@ -141,7 +141,7 @@ def degenerate_fraction(
     Raises
     ------
     InputError
-        If ε is not positive, or below the resolution of the arithmetic.
+        If ε is not positive, or below the noise floor of the arithmetic.
     """
     width = _width(spectrum, eps, relative_to)
     return fraction_between(spectrum, center - width, center + width)
@@ -209,10 +209,10 @@ def _width(
         raise InputError(f"eps must be positive; got {eps!r}")
     scale = spectrum.norm if isinstance(relative_to, str) else relative_to
     width = np.asarray(eps * (1.0 if scale is None else scale), float)
-    if np.any(width < spectrum.resolution):
+    if np.any(width < spectrum.noise_floor):
         raise InputError(
-            f"eps = {np.min(width):.2e} is below the resolution of the arithmetic, "
-            f"{np.max(spectrum.resolution):.2e}: eigenvalues that small are rounding. Take a "
+            f"eps = {np.min(width):.2e} is below the noise floor of the arithmetic, "
+            f"{np.max(spectrum.noise_floor):.2e}: eigenvalues that small are rounding. Take a "
             "larger eps, or float64"
         )
     return width

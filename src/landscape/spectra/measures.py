@@ -26,7 +26,7 @@ class SpectralMeasure:
         (*batch, P) eigenvalues in ascending order.
     weights
         (*batch, P), each 1/P.
-    resolution
+    noise_floor
         (*batch,) rounding of the operator's type at its norm, ``u‖A‖``: no eigenvalue is known
         better.
     num_matvecs
@@ -35,7 +35,7 @@ class SpectralMeasure:
 
     nodes: Float[np.ndarray, "*batch P"]
     weights: Float[np.ndarray, "*batch P"]
-    resolution: Float[np.ndarray, "*batch"]
+    noise_floor: Float[np.ndarray, "*batch"]
     num_matvecs: int
 
     @property
@@ -69,7 +69,7 @@ class LanczosSpectrum:
         (*batch, k) squared lengths of the probes before normalisation: what each counts for.
     num_parameters
         P.
-    resolution
+    noise_floor
         (*batch,) rounding of the operator's type at its norm, ``u‖A‖``, a lower estimate of the
         noise floor.
     reorthogonalize
@@ -83,7 +83,7 @@ class LanczosSpectrum:
     num_steps: Int[np.ndarray, "*batch k"]
     probe_norms: Float[np.ndarray, "*batch k"]
     num_parameters: int
-    resolution: Float[np.ndarray, "*batch"]
+    noise_floor: Float[np.ndarray, "*batch"]
     reorthogonalize: str
     num_matvecs: int
 

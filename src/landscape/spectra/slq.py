@@ -30,6 +30,7 @@ def slq(
     num_steps: int,
     num_probes: int = 1,
     reorthogonalize: str = "auto",
+    noise_floor: float | None = None,
 ) -> LanczosSpectrum:
     """Estimate the spectral measure of an operator.
 
@@ -48,6 +49,9 @@ def slq(
         ``"full"`` keeps the basis, k·m vectors of length P, and gives what exact arithmetic would.
         ``"none"`` keeps three vectors; the measure stays right but converged outliers return as
         ghosts and waste steps, and bounds become empirical. ``"auto"`` is ``"full"``.
+    noise_floor
+        Of the operator, from ``landscape.curvature.noise_floor``; recorded, and fractions below it
+        are refused. None takes its lower estimate, ``u‖A‖``.
 
     Returns
     -------
@@ -91,7 +95,9 @@ def slq(
         num_steps=np.asarray(tridiagonal.num_steps),
         probe_norms=np.asarray(norms, float),
         num_parameters=size,
-        resolution=np.asarray(norm * float(jnp.finfo(op.dtype).eps) / 2),
+        noise_floor=np.asarray(
+            norm * float(jnp.finfo(op.dtype).eps) / 2 if noise_floor is None else noise_floor, float
+        ),
         reorthogonalize=scheme,
         num_matvecs=num_steps * num_probes,
     )

@@ -1,7 +1,8 @@
 """One training epoch as one compiled program.
 
 The data live on the device, are shuffled there, and are walked by ``lax.scan`` in mini-batches;
-the training state is donated. Randomness of epoch ``e`` comes from ``fold_in(key, e)`` alone, so an
+the training state is donated. The last batch
+of an epoch is filled up with its first examples. Randomness of epoch ``e`` comes from ``fold_in(key, e)`` alone, so an
 epoch can be repeated from its start without replaying the ones before it.
 """
 
@@ -97,26 +98,28 @@ def compile_program(
     def run(train: TrainState, inputs: Array, labels: Array, epoch: Array) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(train.key), epoch)
         order = jax.random.permutation(key, inputs.shape[0])
-        full, rest = _split(order, batch_size)
         with jax.named_scope("epoch"):
             train, _ = jax.lax.scan(
-                lambda carry, rows: update(carry, (inputs[rows], labels[rows])), train, full
+                lambda carry, rows: update(carry, (inputs[rows], labels[rows])),
+                train,
+                _blocks(order, batch_size),
             )
-            if rest.size:
-                train, _ = update(train, (inputs[rest], labels[rest]))
         return train
 
     def evaluate(params: Any, state: Any, inputs: Array, labels: Array) -> tuple[Array, Array]:
-        def totals(rows: Array) -> Array:
+        size = inputs.shape[0]
+        chunk = min(EVALUATION_CHUNK, size)
+
+        def totals(rows: Array, count: Array) -> Array:
             logits = model.apply({"params": params, **state}, inputs[rows])
             losses = example_losses(logits, labels[rows])
-            return jnp.stack([losses.sum(), accuracy(logits, labels[rows]).sum()])
+            hits = accuracy(logits, labels[rows])
+            counted = jnp.arange(chunk) < count
+            return jnp.stack([jnp.where(counted, x, 0).sum() for x in (losses, hits)])
 
-        full, rest = _split(jnp.arange(inputs.shape[0]), EVALUATION_CHUNK)
-        total = jax.lax.map(totals, full).sum(0)
-        if rest.size:
-            total = total + totals(rest)
-        loss, hits = total / inputs.shape[0]
+        rows = _blocks(jnp.arange(size), chunk)
+        counts = jnp.minimum(chunk, size - chunk * jnp.arange(rows.shape[0]))
+        loss, hits = jax.lax.map(lambda block: totals(*block), (rows, counts)).sum(0) / size
         return loss, hits
 
     if vectorized:
@@ -130,7 +133,10 @@ def compile_program(
     )
 
 
-def _split(order: Array, size: int) -> tuple[Array, Array]:
-    """Rows of full batches, (N // size, size), and the remainder."""
-    count = order.shape[0] // size
-    return order[: count * size].reshape(count, size), order[count * size :]
+def _blocks(order: Array, size: int) -> Array:
+    """Rows of batches of one size, (⌈N / size⌉, size); the last is filled up from the start.
+
+    One shape means one compiled update: a second one for a ragged batch would double compilation.
+    """
+    count = -(-order.shape[0] // size)
+    return jnp.resize(order, (count, size))

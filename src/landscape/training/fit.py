@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """What training needs of a data set; ``landscape.data.Dataset`` is one."""
 
@@ -219,7 +220,9 @@ def fit_many(
 
     Notes
     -----
-    Networks trained in blocks of another size agree to rounding, not to the bit.
+    Blocks of another size round differently, and training amplifies rounding: the networks are then
+    other samples of the same experiment. Blocks are formed from the full list of keys, so what is
+    done already changes nothing.
     """
     raw = jax.random.key_data(keys)
     if raw.ndim != 2 or raw.shape[0] == 0:
