@@ -1,1 +1,37 @@
-"""How degenerate is a loss landscape, and why."""
+"""How degenerate is a neural network's loss landscape, and why.
+
+The rooms, in the order a parameter pytree walks them: ``data``, ``models``, ``training``,
+``curvature``, ``spectra``, then ``runs``, ``plots``, ``report`` and ``experiments``. Importing this
+package imports none of them: each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from landscape._version import __version__
+
+_ROOMS = (
+    "curvature",
+    "data",
+    "experiments",
+    "models",
+    "plots",
+    "report",
+    "runs",
+    "spectra",
+    "training",
+)
+
+__all__ = ["__version__", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"landscape.{name}")
+    raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -108,7 +108,7 @@ def small_cifar100(tmp_path, monkeypatch):
     return small
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def official_root():
     """The folder of official files: ``LANDSCAPE_DATA``, else ``../shared/data``, else skip."""
     root = Path(os.environ.get("LANDSCAPE_DATA") or _SHARED)

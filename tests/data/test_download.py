@@ -124,7 +124,7 @@ def test_a_truncated_archive_of_undeclared_length_is_refused(offered):
 def test_another_archive_is_refused_with_both_checksums(offered, tar_gz):
     other = tar_gz(*offered.members, ("padding", np.random.default_rng(0).bytes(1000)))
     offered.server.answers[offered.path] = (200, other, {})
-    with pytest.raises(DataError, match="is not the official file: md5 [0-9a-f]{32}") as error:
+    with pytest.raises(DataError, match=r"is not the official file: md5 [0-9a-f]{32}") as error:
         download("cifar100", offered.root, progress=False)
     assert f"expected {offered.source.archives[0].md5}" in str(error.value)
     assert left_in(offered.root) == []
@@ -182,7 +182,9 @@ def test_a_body_that_stops_coming_is_given_up(offered, monkeypatch):
     assert left_in(offered.root) == []
 
 
-@pytest.mark.parametrize("url", ["nowhere", "gopher://127.0.0.1", "file:///tmp"])
+@pytest.mark.parametrize(
+    "url", ["", "nowhere", "gopher://127.0.0.1", "file:///tmp", "http://", "http://["]
+)
 def test_an_address_that_is_not_http_is_an_input_error(offered, url):
     with pytest.raises(InputError, match="is not an http or https address"):
         download("cifar100", offered.root, base_url=url, progress=False)
@@ -191,7 +193,7 @@ def test_an_address_that_is_not_http_is_an_input_error(offered, url):
 
 def test_a_root_below_a_file_cannot_be_written(offered, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write cifar100 to .*LANDSCAPE_DATA"):
+    with pytest.raises(StorageError, match=r"cannot write cifar100 to .*LANDSCAPE_DATA"):
         download("cifar100", tmp_path / "file" / "data", progress=False)
     assert offered.server.requests == []
 
@@ -219,7 +221,7 @@ def test_a_root_that_refuses_new_folders_cannot_be_written(offered, monkeypatch)
 def test_too_little_space_is_said_before_anything_is_fetched(offered, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(StorageError, match="cifar100 needs .* MB while it is unpacked"):
+    with pytest.raises(StorageError, match=r"cifar100 needs .* MB while it is unpacked"):
         download("cifar100", offered.root, progress=False)
     assert offered.server.requests == []
 

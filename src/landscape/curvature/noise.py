@@ -63,7 +63,7 @@ def _trial_vectors(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     """Unit vectors, (P, k), the last near the leading eigenvector; and an estimate of ‖A‖."""
     product = op._products()
     normals = jax.random.normal(key, (op.shape[0], _NUM_RANDOM + 1), op.dtype)
-    vectors = normals / jnp.linalg.norm(normals, axis=0)
+    vectors = normals / jnp.linalg.norm(normals, axis=0, keepdims=True)
 
     def iterate(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         image = product(carry[0])

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from landscape.errors import InputError, ResourceError
@@ -42,7 +43,7 @@ class LinearOperator(abc.ABC):
     def _products(self) -> Callable[[Array], Array]:
         """The map v ↦ Av at fixed parameters; what can be computed once is computed here."""
 
-    def matvec(self, v: Float[Array, " P"]) -> Float[Array, " P"]:
+    def matvec(self, v: ArrayLike) -> Float[Array, " P"]:
         """Return ``A v``.
 
         Parameters
@@ -62,7 +63,7 @@ class LinearOperator(abc.ABC):
         self._expect(v, (self.shape[1],), "matvec takes a vector of shape")
         return self._matmat(jnp.asarray(v, self.dtype)[:, None])[:, 0]
 
-    def matmat(self, vectors: Float[Array, "P k"]) -> Float[Array, "P k"]:
+    def matmat(self, vectors: ArrayLike) -> Float[Array, "P k"]:
         """Return ``A V``, all columns in one pass.
 
         Parameters

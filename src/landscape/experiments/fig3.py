@@ -98,7 +98,7 @@ def collect(
             values["norm"][at] = spectrum.norm
             values["noise_floor"][at] = spectrum.noise_floor
             floor, norm = float(spectrum.noise_floor), float(spectrum.norm)
-            resolved, relatively = EPSILONS >= floor, RELATIVE * norm >= floor
+            resolved, relatively = floor <= EPSILONS, RELATIVE * norm >= floor
             curve[at][resolved] = fraction_curve(spectrum, EPSILONS[resolved])
             relative[at][relatively] = fraction_curve(spectrum, RELATIVE[relatively] * norm)
             densities[at] = asinh_density(spectrum, grid, linear_width=EPS, bandwidth=BANDWIDTH)
@@ -106,9 +106,9 @@ def collect(
     names = [family.architecture for family in families]
     return xr.Dataset(
         {
-            "loss": (where[:2] + ("epoch",), np.stack([trained[n]["loss"].values for n in names])),
+            "loss": ((*where[:2], "epoch"), np.stack([trained[n]["loss"].values for n in names])),
             "accuracy": (
-                where[:2] + ("epoch",),
+                (*where[:2], "epoch"),
                 np.stack([trained[n]["accuracy"].values for n in names]),
             ),
             **{name: (where, array) for name, array in values.items()},

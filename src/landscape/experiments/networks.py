@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from landscape.curvature import hessian, noise_floor
 from landscape.data import Dataset, load
 from landscape.experiments.scales import Group
 from landscape.models import MLP
-from landscape.runs import StopFlag, Unit
+from landscape.runs import Unit
 from landscape.spectra import LanczosSpectrum, slq
 from landscape.training import (
     Callback,
@@ -116,50 +116,59 @@ def prepare(dataset: str, group: Group) -> Dataset:
     return data.standardized()
 
 
-def training_units(family: Family, stop: StopFlag) -> list[Unit]:
+@dataclasses.dataclass(frozen=True)
+class TrainBlock:
+    """The work of a training unit: some networks of a family, together."""
+
+    family: Family
+    networks: tuple[int, ...]
+
+    def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
+        """Train, and keep the networks at the epochs that spectra are taken at."""
+        family, group = self.family, self.family.group
+        run = fit_many(
+            family.model,
+            family.dataset,
+            TrainConfig(
+                group.epochs, group.batch_size, group.learning_rate, max(1, group.epochs // 10)
+            ),
+            family.keys(self.networks),
+            block_size=len(self.networks),
+            callbacks=[Callback("snapshot", group.spectrum_epochs, _flat)],
+            checkpoint_dir=checkpoints,
+            should_stop=should_stop,
+        )
+        place = ("seed", "snapshot_epoch")
+        return xr.Dataset(
+            {
+                "loss": (("seed", "epoch"), run.loss),
+                "accuracy": (("seed", "epoch"), run.accuracy),
+                "parameters": ((*place, "parameter"), run.records["snapshot/parameters"]),
+                "state": ((*place, "entry"), run.records["snapshot/state"]),
+            },
+            coords={
+                "seed": list(self.networks),
+                "epoch": run.epochs,
+                "snapshot_epoch": list(group.spectrum_epochs),
+            },
+        )
+
+
+def _flat(snapshot: Snapshot) -> Mapping[str, Any]:
+    return {
+        "parameters": ravel_pytree(snapshot.params)[0],
+        "state": ravel_pytree(snapshot.state)[0],
+    }
+
+
+def training_units(family: Family) -> list[Unit]:
     """One unit per block of networks, formed from the full list whatever is done already."""
     group = family.group
-    config = TrainConfig(
-        group.epochs, group.batch_size, group.learning_rate, max(1, group.epochs // 10)
-    )
-
-    def flat(snapshot: Snapshot) -> Mapping[str, Any]:
-        return {
-            "parameters": ravel_pytree(snapshot.params)[0],
-            "state": ravel_pytree(snapshot.state)[0],
-        }
 
     def unit(networks: tuple[int, ...]) -> Unit:
-        def compute(checkpoints: Path) -> xr.Dataset:
-            run = fit_many(
-                family.model,
-                family.dataset,
-                config,
-                family.keys(networks),
-                block_size=len(networks),
-                callbacks=[Callback("snapshot", group.spectrum_epochs, flat)],
-                checkpoint_dir=checkpoints,
-                should_stop=stop,
-            )
-            return xr.Dataset(
-                {
-                    "loss": (("seed", "epoch"), run.loss),
-                    "accuracy": (("seed", "epoch"), run.accuracy),
-                    "parameters": (
-                        ("seed", "snapshot_epoch", "parameter"),
-                        run.records["snapshot/parameters"],
-                    ),
-                    "state": (("seed", "snapshot_epoch", "entry"), run.records["snapshot/state"]),
-                },
-                coords={
-                    "seed": list(networks),
-                    "epoch": run.epochs,
-                    "snapshot_epoch": list(group.spectrum_epochs),
-                },
-            )
-
         label = f"train-{group.name}-{family.architecture}-{networks[0]:03d}"
-        return Unit(label, {**family.inputs, "networks": list(networks)}, compute)
+        inputs = {**family.inputs, "networks": list(networks)}
+        return Unit(label, inputs, TrainBlock(family, networks))
 
     return [
         unit(tuple(range(start, min(start + group.block, group.seeds))))
@@ -188,48 +197,52 @@ def spectrum_places(family: Family) -> list[SpectrumPlace]:
     ]
 
 
-def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
-    """One unit per place: Lanczos on the Hessian of the training loss, with its noise floor."""
-    group = family.group
-    batches: dict[int, tuple[jax.Array, jax.Array]] = {}
+@dataclasses.dataclass(frozen=True)
+class TakeSpectrum:
+    """The work of a spectrum unit: Lanczos on the Hessian of the training loss."""
 
-    def batch(images: int) -> tuple[jax.Array, jax.Array]:
-        if images not in batches:
-            data = family.dataset
-            part = data if images == data.num_examples else data.subset(images, _SUBSET_SEED)
-            batches[images] = part.arrays()
-        return batches[images]
+    family: Family
+    place: SpectrumPlace
+    parameters: np.ndarray
+    state: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """Lanczos steps at this epoch."""
+        group = self.family.group
+        return group.num_steps[group.spectrum_epochs.index(self.place.epoch)]
+
+    def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
+        """Take the spectrum and the operator's noise floor."""
+        family, images = self.family, self.place.images
+        data = family.dataset
+        part = data if images == data.num_examples else data.subset(images, _SUBSET_SEED)
+        params, state = family.unflatten(self.parameters, self.state)
+        operator = hessian(
+            softmax_cross_entropy(family.model),
+            params,
+            part.arrays(),
+            state=state,
+            chunk_size=family.group.chunk_size,
+        )
+        key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + self.place.network)
+        probe, trial = jax.random.split(key)
+        floor = noise_floor(operator, trial)
+        return to_dataset(slq(operator, probe, num_steps=self.num_steps, noise_floor=floor))
+
+
+def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
+    """One unit per place."""
 
     def unit(place: SpectrumPlace) -> Unit:
-        num_steps = group.num_steps[group.spectrum_epochs.index(place.epoch)]
-
-        def compute(_: Path) -> xr.Dataset:
-            snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
-            params, state = family.unflatten(
-                snapshot["parameters"].values, snapshot["state"].values
-            )
-            operator = hessian(
-                softmax_cross_entropy(family.model),
-                params,
-                batch(place.images),
-                state=state,
-                chunk_size=group.chunk_size,
-            )
-            key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + place.network)
-            probe, trial = jax.random.split(key)
-            floor = noise_floor(operator, trial)
-            return to_dataset(slq(operator, probe, num_steps=num_steps, noise_floor=floor))
-
-        inputs = {
-            **family.inputs,
-            **dataclasses.asdict(place),
-            "num_steps": num_steps,
-        }
+        snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
+        work = TakeSpectrum(family, place, snapshot["parameters"].values, snapshot["state"].values)
+        inputs = {**family.inputs, **dataclasses.asdict(place), "num_steps": work.num_steps}
         label = (
-            f"spectrum-{group.name}-{family.architecture}-{place.network:03d}"
+            f"spectrum-{family.group.name}-{family.architecture}-{place.network:03d}"
             f"-epoch{place.epoch}-N{place.images}"
         )
-        return Unit(label, inputs, compute)
+        return Unit(label, inputs, work)
 
     return [unit(place) for place in spectrum_places(family)]
 

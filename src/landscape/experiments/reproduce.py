@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.errors import InputError
+from landscape.errors import InputError, StorageError
 from landscape.experiments import fig3
 from landscape.experiments.claims import Verdict, decide
 from landscape.experiments.fig3_report import make_page
@@ -29,6 +30,7 @@ from landscape.runs import (
     read_run_folder,
     run_units,
     stop_on_signals,
+    worker_pool,
     write_atomically,
 )
 
@@ -56,7 +58,9 @@ class Request:
     seed: int = 0
 
 
-def reproduce(request: Request, out: Path, *, resume: bool, console: Any) -> Page:
+def reproduce(
+    request: Request, out: Path, *, resume: bool, console: Any, workers: int | None = None
+) -> Page:
     """Run an experiment, or what is left of it, and write its report.
 
     Parameters
@@ -69,6 +73,8 @@ def reproduce(request: Request, out: Path, *, resume: bool, console: Any) -> Pag
         Whether a non-empty folder may be continued.
     console
         A ``rich`` console for progress; plain lines where it is not a terminal.
+    workers
+        Processes that do the units. Default: one per core on a CPU, else one.
 
     Returns
     -------
@@ -83,6 +89,9 @@ def reproduce(request: Request, out: Path, *, resume: bool, console: Any) -> Pag
         raise InputError(
             f"unknown experiment {request.experiment!r}; there are: {', '.join(EXPERIMENTS)}"
         )
+    if not 0 <= request.seed < 2**32:
+        # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
     scale = fig3_scale(request.scale, request.dataset, request.seeds)
     # The data come first: a data set that is missing must not leave a folder behind.
     datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
@@ -94,10 +103,10 @@ def reproduce(request: Request, out: Path, *, resume: bool, console: Any) -> Pag
     folder = open_run_folder(out, config, resume=resume)
     start = time.perf_counter()
     results = {}
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, worker_pool(_workers(workers)) as pool:
         for group in scale.groups:
             families = fig3.make_families(datasets[group.name], group, request.seed)
-            results[group.name] = _run_group(folder, families, stop, console)
+            results[group.name] = _run_group(folder, families, pool, stop, console)
     for name, dataset in results.items():
         folder.write_dataset(f"results-{name}.nc", dataset)
     seconds = time.perf_counter() - start
@@ -140,22 +149,26 @@ def report(path: Path, console: Any) -> Page:
 
 
 def _run_group(
-    folder: RunFolder, families: Sequence[Family], stop: StopFlag, console: Any
+    folder: RunFolder,
+    families: Sequence[Family],
+    pool: Executor | None,
+    stop: StopFlag,
+    console: Any,
 ) -> xr.Dataset:
     group = families[0].group
     size = f"{group.depth}×{group.width}"
     # The dearest architecture first: the cores then finish at about the same time.
-    training = [(family, training_units(family, stop)) for family in reversed(families)]
+    training = [(family, training_units(family)) for family in reversed(families)]
     flat = [unit for _, units in training for unit in units]
     networks = group.seeds * len(families)
-    blocks = _run(folder, flat, stop, console, f"training {networks} networks of {size}")
+    blocks = _run(folder, flat, pool, stop, console, f"training {networks} networks of {size}")
     trained: dict[str, xr.Dataset] = {}
     for family, units in training:
         mine, blocks = blocks[: len(units)], blocks[len(units) :]
         trained[family.architecture] = xr.concat(mine, "seed")
     work = [(family, spectrum_units(family, trained[family.architecture])) for family in families]
     flat = [unit for _, units in work for unit in units]
-    found = _run(folder, flat, stop, console, f"{len(flat)} Hessian spectra of {size}")
+    found = _run(folder, flat, pool, stop, console, f"{len(flat)} Hessian spectra of {size}")
     spectra: dict[str, list[xr.Dataset]] = {}
     for family, units in work:
         spectra[family.architecture], found = found[: len(units)], found[len(units) :]
@@ -163,16 +176,25 @@ def _run_group(
 
 
 def _run(
-    folder: RunFolder, units: Sequence[Unit], stop: StopFlag, console: Any, title: str
+    folder: RunFolder,
+    units: Sequence[Unit],
+    pool: Executor | None,
+    stop: StopFlag,
+    console: Any,
+    title: str,
 ) -> list[xr.Dataset]:
     with _progress(console, title, len(units)) as report:
-        return run_units(folder, units, workers=_workers(), should_stop=stop, report=report)
+        return run_units(folder, units, executor=pool, should_stop=stop, report=report)
 
 
-def _workers() -> int:
+def _workers(asked: int | None) -> int:
     """Units at a time: one per core on a CPU, one on an accelerator."""
     import jax
 
+    if asked is not None:
+        if asked < 1:
+            raise InputError(f"--workers must be at least 1; got {asked}")
+        return asked
     if jax.default_backend() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -182,8 +204,14 @@ def _workers() -> int:
 def _progress(console: Any, title: str, total: int) -> Iterator[Any]:
     """A bar on a terminal, a line now and then elsewhere."""
     if console.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -217,7 +245,13 @@ def _doing(console: Any, what: str) -> Iterator[None]:
 
 
 def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
-    request = Request(**folder.config["request"])
+    try:
+        request = Request(**folder.config["request"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder.path / 'config.json'} does not say which experiment was run; it was made by "
+            "another program, or changed by hand"
+        ) from error
     return request, fig3_scale(request.scale, request.dataset, request.seeds)
 
 
@@ -228,8 +262,14 @@ def _read_results(folder: RunFolder, name: str) -> xr.Dataset:
             f"the run in {folder.path} is not finished; continue it with landscape reproduce … "
             f"--out {folder.path} --resume"
         )
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load()
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"the results {path} cannot be read ({error}). Run again with --resume to make them "
+            "anew from the finished units"
+        ) from error
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _laptop(digits: bool) -> Scale:
     )  # fmt: skip
     pooled = Group(
         name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 50, 100),
-        spectrum_images=(None,), num_steps=(300, 300, 300), **common,  # type: ignore[arg-type]
+        spectrum_images=(None,), num_steps=(200, 200, 200), **common,  # type: ignore[arg-type]
     )  # fmt: skip
     return Scale(
         "laptop", wide, pooled,

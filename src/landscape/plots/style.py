@@ -62,4 +62,4 @@ def mean_interval(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray
             np.nansum((values - np.expand_dims(mean, axis)) ** 2, axis) / (count - 1)
         )
         half = t.ppf(0.975, np.maximum(count - 1, 1)) * deviation / np.sqrt(count)
-    return mean, np.where(count > 1, half, np.nan)
+    return np.asarray(mean), np.where(count > 1, half, np.nan)

@@ -8,7 +8,7 @@ from landscape.runs.folder import (
     write_atomically,
 )
 from landscape.runs.signals import StopFlag, stop_on_signals
-from landscape.runs.units import Unit, run_units
+from landscape.runs.units import Unit, run_units, worker_pool
 
 __all__ = [
     "RunFolder",
@@ -19,5 +19,6 @@ __all__ = [
     "read_run_folder",
     "run_units",
     "stop_on_signals",
+    "worker_pool",
     "write_atomically",
 ]

@@ -228,7 +228,7 @@ def _remove_stray_files(path: Path) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / "config.json").read_text())
-        version = record["format"]
+        version, _ = record["format"], record["config"]
     except OSError as error:
         raise InputError(f"{path} is not a run folder: it has no readable config.json") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -19,6 +19,7 @@ class StopFlag:
         self.signal: str | None = None
 
     def __call__(self) -> bool:
+        """Whether a stop was asked for."""
         return self._event.is_set()
 
     def set(self, name: str) -> None:

@@ -91,15 +91,16 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     if not np.all(low <= high):
         raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
     inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
-    estimate = np.where(inside, spectrum.weights, 0).sum(-1)
+    estimate = np.asarray(np.where(inside, spectrum.weights, 0).sum(-1))
     if isinstance(spectrum, SpectralMeasure):
         bounds, stderr, certified = (estimate, estimate), np.zeros_like(estimate), True
     else:
-        estimate = np.clip(estimate, 0, 1)
+        estimate = np.asarray(np.clip(estimate, 0, 1))
         bounds = _mass_bounds(spectrum, low, high)
-        # The estimate can be a little outside its own bounds only by rounding of its sum.
         spread = estimate * (1 - estimate)
-        stderr = np.sqrt(spread / (spectrum.num_probes * spectrum.num_parameters / 2 + 1))
+        stderr = np.asarray(
+            np.sqrt(spread / (spectrum.num_probes * spectrum.num_parameters / 2 + 1))
+        )
         certified = spectrum.reorthogonalize == "full"
     return Fraction(
         estimate=estimate,
@@ -232,7 +233,7 @@ def _mass_bounds(
             below, upto = _distribution(spectrum, (*index, probe), ends)
             lower[index] += share[index][probe] * max(below[1] - upto[0], 0.0)
             upper[index] += share[index][probe] * min(max(upto[1] - below[0], 0.0), 1.0)
-    return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
+    return np.asarray(np.clip(lower, 0, 1)), np.asarray(np.clip(upper, 0, 1))
 
 
 def _distribution(

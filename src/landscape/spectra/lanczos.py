@@ -90,7 +90,7 @@ def tridiagonalize(
 
     zeros = jnp.zeros(num_probes, start.dtype)
     first = start / jnp.linalg.norm(start, axis=-1, keepdims=True)
-    carry = (
+    carry: tuple[Array, ...] = (
         jnp.zeros((num_probes, rows, size), start.dtype),
         jnp.zeros_like(first),
         first,

@@ -46,7 +46,7 @@ class SpectralMeasure:
     @property
     def norm(self) -> Float[np.ndarray, "*batch"]:
         """Spectral norm."""
-        return np.abs(self.nodes).max(-1)
+        return np.asarray(np.abs(self.nodes).max(-1))
 
     def __repr__(self) -> str:
         return _describe("SpectralMeasure", self, "every eigenvalue")
@@ -89,7 +89,7 @@ class LanczosSpectrum:
 
     @property
     def num_probes(self) -> int:
-        """k."""
+        """Number k of probes."""
         return self.alphas.shape[-2]
 
     @property
@@ -107,7 +107,7 @@ class LanczosSpectrum:
     @property
     def norm(self) -> Float[np.ndarray, "*batch"]:
         """Largest Ritz value in magnitude, a lower estimate of the spectral norm."""
-        return np.abs(self.nodes).max(-1)
+        return np.asarray(np.abs(self.nodes).max(-1))
 
     @functools.cached_property
     def _quadrature(self) -> tuple[np.ndarray, np.ndarray]:

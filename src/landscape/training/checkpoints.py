@@ -122,6 +122,8 @@ def load_checkpoint(
         manifest = json.loads((path / "manifest.json").read_text())
         version, owner, epoch = manifest["format"], manifest["identity"], manifest["epoch"]
         expected, empty = manifest["sha256"], manifest["empty"]
+        if version == FORMAT and epoch != epochs[-1]:
+            raise ValueError(f"it says epoch {epoch}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{damaged} (manifest.json: {error})") from error
     if version != FORMAT:
@@ -177,7 +179,12 @@ def _orbax() -> Any:
 
 
 def _orbax_save(path: Path, payload: Any) -> None:
-    _orbax().save(path, payload)
+    orbax = _orbax()
+    try:
+        orbax.save(path, payload)
+    # A full disk reaches us as TensorStore's ValueError, among other types.
+    except Exception as error:
+        raise OSError(str(error).partition("\n")[0]) from error
 
 
 def _orbax_load(path: Path) -> dict[str, dict[str, np.ndarray]]:

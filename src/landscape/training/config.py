@@ -16,7 +16,7 @@ class TrainConfig:
     epochs
         Passes over the data.
     batch_size
-        Examples per update; the last batch of an epoch is filled up with the epoch's first examples.
+        Examples per update; the last batch of an epoch is filled up with its first examples.
     learning_rate
         Of Adam, unless ``fit`` is given another optimiser.
     checkpoint_every

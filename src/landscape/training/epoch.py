@@ -1,9 +1,9 @@
 """One training epoch as one compiled program.
 
 The data live on the device, are shuffled there, and are walked by ``lax.scan`` in mini-batches;
-the training state is donated. The last batch
-of an epoch is filled up with its first examples. Randomness of epoch ``e`` comes from ``fold_in(key, e)`` alone, so an
-epoch can be repeated from its start without replaying the ones before it.
+the training state is donated. The last batch of an epoch is filled up with its first examples.
+Randomness of epoch ``e`` comes from ``fold_in(key, e)`` alone, so an epoch can be repeated from its
+start without replaying the ones before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from landscape.training.losses import accuracy, example_losses, train_logits
+from landscape.training.losses import accuracy, apply, example_losses, train_logits
 
 # Examples per forward pass of an evaluation: large enough for good matrix products, small enough
 # that its activations never matter beside the data.
@@ -111,7 +111,7 @@ def compile_program(
         chunk = min(EVALUATION_CHUNK, size)
 
         def totals(rows: Array, count: Array) -> Array:
-            logits = model.apply({"params": params, **state}, inputs[rows])
+            logits = apply(model, params, state, inputs[rows])
             losses = example_losses(logits, labels[rows])
             hits = accuracy(logits, labels[rows])
             counted = jnp.arange(chunk) < count

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ import optax
 from jaxtyping import Array
 
 from landscape.errors import InputError, StoppedError
+from landscape.models import SkipMatrix
 from landscape.training.checkpoints import load_checkpoint, save_checkpoint
 from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
@@ -246,7 +248,7 @@ def fit_many(
                 folder,
                 should_stop,
                 progress,
-            )  # fmt: skip
+            )
         )
     return _concatenate(blocks)
 
@@ -384,7 +386,9 @@ def _identity(
     """Names a run: two runs with one identity give the same numbers."""
     # An optimiser is a pair of closures and has no name; that it is the user's own is all we know.
     parts = (
-        repr(model),
+        # A function inside another object (functools.partial) is shown with its address.
+        re.sub(r" at 0x[0-9a-f]+", "", repr(model)),
+        *_matrices(model),
         repr(dataclasses.replace(config, checkpoint_every=1)),
         "adam" if optimizer is None else "custom",
         dataset.digest,
@@ -392,6 +396,19 @@ def _identity(
         repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _matrices(value: Any) -> Iterator[str]:
+    """The values of a model's skip matrices, of which its ``repr`` shows the size alone."""
+    if isinstance(value, SkipMatrix):
+        yield value.values.tobytes().hex()
+    elif isinstance(value, nn.Module):
+        for field in dataclasses.fields(value):
+            if field.name != "parent":
+                yield from _matrices(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _matrices(item)
 
 
 def _concatenate(blocks: Sequence[TrainingRun]) -> TrainingRun:

@@ -43,10 +43,15 @@ def softmax_cross_entropy(model: nn.Module) -> Loss:
 
     def loss(params: Any, state: Any, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
-        logits = model.apply({"params": params, **state}, inputs)
-        return example_losses(logits, labels).mean()
+        return example_losses(apply(model, params, state, inputs), labels).mean()
 
     return loss
+
+
+def apply(model: nn.Module, params: Any, state: Mapping[str, Any], inputs: Array) -> Array:
+    """Logits (N, C) in evaluation mode: every collection is read, none is written."""
+    logits: Any = model.apply({"params": params, **state}, inputs)
+    return logits
 
 
 def example_losses(logits: Float[Array, "N C"], labels: jax.Array) -> Float[Array, " N"]:
@@ -64,7 +69,8 @@ def train_logits(
     """
     mutable = [name for name in state if name != "fixed"]
     if not mutable:
-        return model.apply({"params": params, **state}, inputs), state
+        return apply(model, params, state, inputs), state
+    logits: Any
     logits, updated = model.apply({"params": params, **state}, inputs, train=True, mutable=mutable)
     return logits, {**state, **updated}
 

@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+SCALE ?= laptop
+OUT ?= runs/demo-$(SCALE)
+WORKERS ?= auto
+
+BIN = $(VENV)/bin
+# pyenv's shims refuse a version that is installed but not selected: select it.
+FIND = version=$$(printf '%s' "$(PYTHON)" | sed -n 's/^python\(3\.[0-9]*\)$$/\1/p'); \
+	if ! $(PYTHON) --version >/dev/null 2>&1 && command -v pyenv >/dev/null && [ -n "$$version" ]; then \
+	  PYENV_VERSION=$$(pyenv versions --bare | grep "^$$version\." | tail -1); export PYENV_VERSION; fi
+
+.PHONY: help demo test check bench clean
+
+help:  ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/.installed: pyproject.toml
+	@$(FIND); $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "landscape needs Python 3.11 or newer; '$(PYTHON)' is not: try make PYTHON=python3.12"; exit 2; }
+	@echo "making a virtual environment in $(VENV) and installing (a minute or two) ..."
+	@$(FIND); $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(BIN)/.installed  ## train, measure and report on the digits; SCALE=smoke|laptop, OUT=folder
+	@echo "comparing plain, residual and hyper-residual networks on the digits ($(SCALE) scale) ..."
+	@$(BIN)/landscape reproduce fig3 --scale $(SCALE) --out $(OUT) --resume
+
+test: $(BIN)/.installed  ## the whole suite, doctests included
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+check: $(BIN)/.installed  ## ruff, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(BIN)/.installed  ## the benchmark suite
+	$(BIN)/python benchmarks/stacking.py
+	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/kill_and_resume.py
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,278 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
+from landscape.errors import InputError, ResourceError
+from landscape.models import MLP
+from landscape.training import softmax_cross_entropy
+
+REFERENCE = np.load(Path(__file__).parent / "reference" / "torch_hessians.npz")
+CASES = [
+    f"{skip}/{f}" for skip in ("none", "identity", "hyper", "matrix") for f in ("relu", "tanh")
+]
+
+
+def torch_case(case, dtype):
+    """Model, params, state and batch of a case of the torch reference."""
+    skip, activation = case.split("/")
+
+    def value(name):
+        return jnp.asarray(REFERENCE[f"{case}/{name}"], dtype)
+
+    params = {
+        layer: {name: value(f"{layer}_{name}") for name in ("kernel", "bias")}
+        for layer in ("hidden", "input", "output")
+    }
+    state = {}
+    if skip == "matrix":
+        state = {"fixed": {"skip": value("Q")}}
+        skip = REFERENCE[f"{case}/Q"]
+    elif skip == "hyper":
+        # The last of the L-1 matrices is carried but never used.
+        state = {"fixed": {"skip": jnp.concatenate([value("Q"), jnp.full((1, 4, 4), 7, dtype)])}}
+    batch = (jnp.asarray(REFERENCE["inputs"], dtype), jnp.asarray(REFERENCE["labels"], jnp.int32))
+    return MLP(5, 4, 3, skip=skip, activation=activation), params, state, batch
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4, 22, 50])
+@pytest.mark.parametrize("case", CASES)
+def test_hessian_equals_torch_in_float64_with_ragged_chunks(case, chunk_size, x64):
+    model, params, state, batch = torch_case(case, jnp.float64)
+    op = hessian(softmax_cross_entropy(model), params, batch, state=state, chunk_size=chunk_size)
+    expected = REFERENCE[f"{case}/hessian"]
+    np.testing.assert_allclose(op.to_dense(), expected, atol=1e-10 * np.abs(expected).max())
+    v = np.random.default_rng(0).normal(size=op.shape[0])
+    np.testing.assert_allclose(op.matvec(v), expected @ v, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 7])
+@pytest.mark.parametrize("case", CASES)
+def test_hessian_equals_torch_in_float32(case, chunk_size):
+    model, params, state, batch = torch_case(case, jnp.float32)
+    op = hessian(softmax_cross_entropy(model), params, batch, state=state, chunk_size=chunk_size)
+    expected = REFERENCE[f"{case}/hessian"]
+    assert op.dtype == np.float32
+    np.testing.assert_allclose(op.to_dense(), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_logits_equal_torch(case, x64):
+    model, params, state, batch = torch_case(case, jnp.float64)
+    logits = model.apply({"params": params, **state}, batch[0])
+    np.testing.assert_allclose(logits, REFERENCE[f"{case}/logits"], atol=1e-12)
+    loss = softmax_cross_entropy(model)(params, state, batch)
+    np.testing.assert_allclose(loss, REFERENCE[f"{case}/loss"], atol=1e-13)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_weighted_mean_equals_torch(chunk_size, x64):
+    model, params, _, (inputs, labels) = torch_case("identity/tanh", jnp.float64)
+    weights = jnp.asarray(REFERENCE["weights"])
+
+    def loss(params, batch):
+        inputs, labels, weights = batch
+        log_p = jax.nn.log_softmax(model.apply({"params": params}, inputs))
+        losses = -jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0]
+        return (weights * losses).sum() / weights.sum()
+
+    op = hessian(
+        loss, params, (inputs, labels, weights), weight=lambda b: b[2].sum(), chunk_size=chunk_size
+    )
+    expected = REFERENCE["weighted/hessian"]
+    np.testing.assert_allclose(op.to_dense(), expected, atol=1e-10 * np.abs(expected).max())
+
+
+def quadratic(params, batch):
+    """Mean of ½ (x·w)² + c |w|⁴: a Hessian known in closed form."""
+    w = jnp.concatenate([params["a"], params["b"]])
+    return 0.5 * jnp.mean((batch @ w) ** 2) + 0.1 * jnp.sum(w**2) ** 2
+
+
+def quadratic_case(seed=0, size=6, dtype=jnp.float64):
+    rng = np.random.default_rng(seed)
+    w, x = rng.normal(size=size), rng.normal(size=(9, size))
+    params = {"a": jnp.asarray(w[:2], dtype), "b": jnp.asarray(w[2:], dtype)}
+    exact = x.T @ x / 9 + 0.4 * (w @ w) * np.eye(size) + 0.8 * np.outer(w, w)
+    return params, jnp.asarray(x, dtype), exact
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_closed_form(chunk_size, x64):
+    params, batch, exact = quadratic_case()
+    op = hessian(quadratic, params, batch, chunk_size=chunk_size)
+    np.testing.assert_allclose(op.to_dense(), exact, atol=1e-12)
+    np.testing.assert_allclose(op.linearized().to_dense(), exact, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_products_are_linear_and_symmetric(seed):
+    with jax.enable_x64(True):
+        params, batch, _ = quadratic_case(seed)
+        op = hessian(quadratic, params, batch, check=False)
+        u, v = np.random.default_rng(seed).normal(size=(2, 6))
+        scale = np.abs(op.to_dense()).max()
+        np.testing.assert_allclose(
+            op.matvec(2 * u - v), 2 * op.matvec(u) - op.matvec(v), atol=1e-12 * scale
+        )
+        assert u @ op.matvec(v) == pytest.approx(v @ op.matvec(u), abs=1e-11 * scale)
+
+
+def test_matmat_is_the_matvec_of_each_column(x64):
+    params, batch, exact = quadratic_case()
+    vectors = np.random.default_rng(1).normal(size=(6, 3))
+    for op in (hessian(quadratic, params, batch), hessian(quadratic, params, batch).linearized()):
+        np.testing.assert_allclose(op.matmat(vectors), exact @ vectors, atol=1e-12)
+
+
+def test_wrt_gives_the_block_of_the_chosen_leaves(x64):
+    params, batch, exact = quadratic_case()
+    op = hessian(quadratic, params, batch, wrt=lambda path: path == "b")
+    assert op.shape == (4, 4)
+    np.testing.assert_allclose(op.to_dense(), exact[2:, 2:], atol=1e-12)
+
+
+def test_second_checkpoint_does_not_recompile():
+    params, batch, _ = quadratic_case(dtype=jnp.float32)
+    other, other_batch, _ = quadratic_case(seed=1, dtype=jnp.float32)
+    traces = []
+
+    def loss(params, batch):
+        traces.append(1)
+        return quadratic(params, batch)
+
+    hessian(loss, params, batch).matvec(jnp.ones(6))
+    before = len(traces)
+    hessian(loss, other, other_batch).matvec(jnp.zeros(6))
+    # The door looks at the loss's output shape anew, abstractly; nothing else is traced.
+    assert len(traces) - before <= 1
+
+
+def test_operators_vmap_over_checkpoints(x64):
+    params, batch, exact = quadratic_case()
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    v = jnp.arange(6.0)
+    images = jax.vmap(lambda p: hessian(quadratic, p, batch).matvec(v))(many)
+    np.testing.assert_allclose(images[0], exact @ v, atol=1e-12)
+    twice = hessian(quadratic, jax.tree.map(lambda leaf: 2 * leaf, params), batch)
+    np.testing.assert_allclose(images[1], twice.matvec(v), atol=1e-12)
+
+
+def test_integer_state_is_passed_through(x64):
+    def loss(params, state, batch):
+        return jnp.mean((batch @ params[state["order"]]) ** 2)
+
+    batch = jnp.eye(3)
+    op = hessian(loss, jnp.ones(3), batch, state={"order": jnp.array([2, 0, 1])})
+    np.testing.assert_allclose(op.to_dense(), 2 / 3 * np.eye(3), atol=1e-14)
+
+
+def test_parameters_without_influence_have_zero_rows(x64):
+    op = hessian(
+        lambda p, b: jnp.mean((b @ p["used"]) ** 2),
+        {"idle": jnp.ones(2), "used": jnp.ones(3)},
+        jnp.eye(3),
+    )
+    dense = np.asarray(op.to_dense())
+    assert not dense[:2].any()
+    assert not dense[:, :2].any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda p, b: jnp.mean(b @ p, keepdims=True), "scalar"),
+        (lambda p, b: b @ p, "scalar"),
+        (lambda p, b: jnp.sum((b @ p) ** 2), "mean over the examples"),
+        (lambda p, b: jnp.mean(jnp.log(-(p**2).sum()) + b @ p), "nan"),
+    ],
+    ids=["shape", "vector", "sum", "nan"],
+)
+def test_unusable_losses_are_refused_at_the_door(loss, message):
+    with pytest.raises(InputError, match=message):
+        hessian(loss, jnp.ones(3), jnp.eye(3))
+
+
+def test_batch_normalisation_in_training_mode_is_caught():
+    def loss(p, b):
+        z = b @ p
+        return jnp.mean(((z - z.mean()) / (z.std() + 1e-3)) ** 4)
+
+    with pytest.raises(InputError, match="mean over the examples"):
+        hessian(loss, jnp.ones(3), jnp.asarray(np.random.default_rng(0).normal(size=(10, 3))))
+
+
+def test_a_loss_that_draws_random_numbers_is_caught():
+    rng = np.random.default_rng(0)
+
+    def loss(p, b):
+        noise = jax.pure_callback(
+            lambda: rng.normal(size=()).astype(np.float32), jax.ShapeDtypeStruct((), jnp.float32)
+        )
+        return jnp.mean(b @ p) + noise
+
+    with pytest.raises(InputError, match="random"):
+        hessian(loss, jnp.ones(3), jnp.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("params", "batch", "options", "message"),
+    [
+        ({"n": jnp.arange(3)}, jnp.eye(3), {}, "type int32"),
+        ({}, jnp.eye(3), {}, "no parameter"),
+        (jnp.ones(3), jnp.eye(3), {"wrt": lambda path: False}, "no parameter"),
+        (jnp.ones(3), jnp.zeros((0, 3)), {}, "empty"),
+        (jnp.ones(3), (jnp.eye(3), jnp.ones(2)), {}, "leading axis"),
+        (jnp.ones(3), jnp.eye(3), {"chunk_size": 0}, "chunk_size"),
+        (jnp.ones(3), jnp.eye(3), {"precision": "fast"}, "precision"),
+    ],
+)
+def test_unusable_arguments_are_refused_by_name(params, batch, options, message):
+    with pytest.raises(InputError, match=message):
+        hessian(lambda p, b: jnp.mean(b @ p), params, batch, **options)
+
+
+def test_wrong_vector_shapes_are_refused():
+    op = DiagonalOperator(jnp.ones(3))
+    with pytest.raises(InputError, match=r"\(3,\); got \(4,\)"):
+        op.matvec(jnp.ones(4))
+    with pytest.raises(InputError, match=r"\(3, k\); got \(2, 2\)"):
+        op.matmat(jnp.ones((2, 2)))
+
+
+def test_a_dense_matrix_that_cannot_fit_is_refused_before_it_is_made():
+    with pytest.raises(ResourceError, match="slq"):
+        DiagonalOperator(jnp.ones(10**6)).to_dense()
+
+
+def test_to_dense_with_blocks_that_do_not_divide(x64):
+    matrix = np.random.default_rng(0).normal(size=(7, 7))
+    matrix += matrix.T
+    np.testing.assert_allclose(DenseOperator(jnp.asarray(matrix)).to_dense(block_size=3), matrix)
+
+
+def test_noise_floor_is_rounding_of_the_operators_type():
+    model, params, state, batch = torch_case("identity/tanh", jnp.float32)
+    op = hessian(softmax_cross_entropy(model), params, batch, state=state)
+    norm = np.abs(np.linalg.eigvalsh(REFERENCE["identity/tanh/hessian"])).max()
+    assert 2**-24 * norm * 0.9 <= noise_floor(op, jax.random.key(0)) <= 100 * 2**-24 * norm
+    with jax.enable_x64(True):
+        floor = noise_floor(op.astype(jnp.float64), jax.random.key(0))
+    assert 2**-53 * norm * 0.9 <= floor <= 100 * 2**-53 * norm
+
+
+def test_noise_floor_sees_a_coarse_operator():
+    class Coarse(DiagonalOperator):
+        def _products(self):
+            return lambda v: (self.diagonal * v).astype(jnp.bfloat16).astype(jnp.float32)
+
+    diagonal = jnp.linspace(0, 1, 500)
+    jax.tree_util.register_dataclass(Coarse, ["diagonal"], [])
+    assert noise_floor(Coarse(diagonal), jax.random.key(0)) > 1e-3
+    assert noise_floor(DiagonalOperator(diagonal), jax.random.key(0)) < 1e-6

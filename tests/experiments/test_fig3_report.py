@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from landscape.experiments.claims import decide
+from landscape.experiments.fig3 import EPSILONS, FRACTIONS, RELATIVE, claims
+from landscape.experiments.fig3_report import make_page
+from landscape.experiments.networks import ARCHITECTURES
+from landscape.experiments.scales import fig3_scale
+from landscape.report import Picture, Table
+
+SCALE = fig3_scale("laptop", "cifar100", None)
+ENVIRONMENT = {"landscape": "9.9", "python": "3.99", "cores": 2, "devices": ["cpu"]}
+
+
+def planted(group, num_parameters, images):
+    """Smooth made-up results of a group, with every axis that a page reads."""
+    rng = np.random.default_rng(0)
+    epochs, spectra = np.arange(group.epochs + 1), list(group.spectrum_epochs)
+    networks = (len(ARCHITECTURES), group.seeds)
+    shape = (*networks, len(spectra), len(images))
+    where = ("architecture", "seed", "spectrum_epoch", "images")
+    level = np.array([0.6, 0.4, 0.2])[:, None, None, None] + rng.normal(0, 0.01, shape)
+    values = {name: level for name in FRACTIONS if name.startswith(("degenerate", "negative"))}
+    for kind in ("degenerate", "negative"):
+        values[f"{kind}_lower"] = level - 0.05
+        values[f"{kind}_upper"] = level + 0.05
+        values[f"{kind}_stderr"] = np.full(shape, 0.004)
+    values["norm"], values["noise_floor"] = np.full(shape, 30.0), np.full(shape, 4e-6)
+    grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
+    history = np.linspace(0.1, 0.9, len(epochs)) + 0.01 * rng.normal(size=(*networks, 1))
+    rising = np.linspace(0.2, 1, len(EPSILONS))
+    return xr.Dataset(
+        {
+            "loss": (("architecture", "seed", "epoch"), 2 - history),
+            "accuracy": (("architecture", "seed", "epoch"), history),
+            **{name: (where, np.array(array)) for name, array in values.items()},
+            "curve": ((*where, "eps"), np.broadcast_to(rising, (*shape, len(EPSILONS)))),
+            "relative_curve": (
+                (*where, "relative"),
+                np.broadcast_to(np.linspace(0.1, 1, len(RELATIVE)), (*shape, len(RELATIVE))),
+            ),
+            "density": ((*where, "eigenvalue"), np.full((*shape, len(grid)), 0.05)),
+        },
+        coords={
+            "architecture": list(ARCHITECTURES), "seed": np.arange(group.seeds), "epoch": epochs,
+            "spectrum_epoch": spectra, "images": images, "eps": EPSILONS, "relative": RELATIVE,
+            "eigenvalue": grid,
+        },
+        attrs={"num_parameters": num_parameters, "num_classes": 20, "num_examples": 10_000},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_groups(tmp_path_factory):
+    """A page where accuracy and fractions are judged on different networks."""
+    wide = planted(SCALE.accuracy, 709_652, [500, 2_000])
+    pooled = planted(SCALE.fractions, 26_900, [10_000])
+    # One hyper-residual network below the noise floor, all plain ones at the first epoch.
+    for name in FRACTIONS[:8]:
+        pooled[name][2, 0, -1] = np.nan
+        pooled[name][0, :, 0] = np.nan
+    results = {SCALE.accuracy.name: wide, SCALE.fractions.name: pooled}
+    verdicts = decide(claims(wide, pooled))
+    figures = tmp_path_factory.mktemp("figures")
+    page = make_page(SCALE, "cifar100", results, verdicts, figures, ENVIRONMENT, 90.0)
+    return page, verdicts, figures
+
+
+def tables(page):
+    return [part for part in page.parts if isinstance(part, Table)]
+
+
+def test_every_figure_is_kept_as_png_and_pdf_and_shown(two_groups):
+    page, _, figures = two_groups
+    pictures = [part.png for part in page.parts if isinstance(part, Picture)]
+    kept = sorted(path.read_bytes() for path in figures.glob("*.png"))
+    assert sorted(pictures) == kept
+    assert len(kept) == 4
+    assert {path.stem for path in figures.glob("*.pdf")} == {
+        path.stem for path in figures.glob("*.png")
+    }
+
+
+def test_the_lead_counts_the_verdicts(two_groups):
+    page, verdicts, _ = two_groups
+    holding = sum(verdict.status == "holds" for verdict in verdicts)
+    assert f"Of {len(verdicts)} claims, {holding} hold" in page.lead[0]
+    assert "N = 10,000" in page.lead[1]
+    assert "P = 26,900" in page.lead[1]
+    assert "N(C−1)/P = 7.06, enough data" in page.lead[1]
+
+
+def test_every_claim_has_a_row(two_groups):
+    page, verdicts, _ = two_groups
+    rows = tables(page)[0].rows
+    assert [row[0] for row in rows] == [verdict.claim.name for verdict in verdicts]
+    assert [row[-1].split(" (")[0] for row in rows] == [verdict.status for verdict in verdicts]
+    for row, verdict in zip(rows, verdicts, strict=True):
+        assert row[1] == f"{100 * verdict.effect:+.2f}"
+
+
+def test_every_row_of_a_table_fills_its_columns(two_groups):
+    for table in tables(two_groups[0]):
+        assert table.rows
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+        assert "nan" not in " ".join(cell for row in table.rows for cell in row)
+
+
+def test_the_wide_networks_are_shown_against_n_without_a_verdict(two_groups):
+    page, verdicts, _ = two_groups
+    shown = [part for part in page.parts if isinstance(part, Picture) and "against" in part.title]
+    assert len(shown) == 1
+    assert "No verdict" in shown[0].caption
+    sizes = {row[2] for row in tables(page)[-1].rows}
+    assert sizes == {"500", "2,000"}
+    assert all("2,000" not in verdict.claim.name for verdict in verdicts)
+
+
+def test_networks_below_the_noise_floor_are_left_out_of_means_and_said(two_groups):
+    rows = tables(two_groups[0])[2].rows
+    first = next(row for row in rows if row[:2] == ("plain", "0"))
+    assert first[3] == "below the noise floor"
+    last = next(row for row in rows if row[:2] == ("hyper-residual", "100"))
+    assert "(2 of 3)" in last[3]
+
+
+def test_the_protocol_and_its_deviations_are_stated(two_groups):
+    footer = " ".join(two_groups[0].footer)
+    for deviation in SCALE.deviations:
+        assert deviation in footer
+    for words in ("landscape 9.9", "2 cores", "1.5 minutes", "ICLR 2018", "Holm"):
+        assert words in footer

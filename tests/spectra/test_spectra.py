@@ -1,0 +1,348 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian
+from landscape.errors import InputError
+from landscape.models import MLP
+from landscape.spectra import (
+    asinh_density,
+    degenerate_fraction,
+    dense_spectrum,
+    density,
+    fraction_between,
+    fraction_curve,
+    negative_fraction,
+    slq,
+)
+from landscape.spectra.bounds import distribution_bounds
+from landscape.spectra.lanczos import tridiagonalize
+from landscape.training import softmax_cross_entropy
+
+EPS = 1e-3
+
+
+def spectrum_of(kind, size=300, seed=0):
+    """Prescribed eigenvalues: clusters, zeros, outliers, negative parts, atoms at ±ε."""
+    rng = np.random.default_rng(seed)
+    if kind == "zeros and outliers":
+        parts = [np.zeros(size // 2), rng.exponential(1, size // 2 - 5), [50, 80, 120, 300, 1000]]
+    elif kind == "atoms at eps":
+        parts = [[EPS] * 30, [-EPS] * 30, np.zeros(60), rng.normal(0, 1, size - 120)]
+    elif kind == "clusters":
+        parts = [c + 1e-6 * rng.normal(size=size // 3) for c in (-0.5, 0.0, 2.0)]
+    elif kind == "continuum":
+        parts = [rng.normal(0, 3 * EPS, size)]
+    values = np.concatenate(parts)
+    return np.sort(values)
+
+
+KINDS = ["zeros and outliers", "atoms at eps", "clusters", "continuum"]
+
+
+def probe_measure(values, key):
+    """The probe's own weights on the eigenvalues, as slq draws it for a diagonal operator."""
+    v = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), (len(values),), jnp.float64))
+    return v**2 / (v @ v)
+
+
+def rotated(values, seed):
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))
+    return (q * values) @ q.T
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_spectrum_finds_prescribed_eigenvalues(kind, x64):
+    values = spectrum_of(kind)
+    found = dense_spectrum(DenseOperator(jnp.asarray(rotated(values, 1))))
+    np.testing.assert_allclose(found.nodes, values, atol=1e-12 * np.abs(values).max())
+    assert found.weights.sum() == pytest.approx(1)
+
+
+def test_dense_spectrum_in_float64_of_a_float32_network():
+    model = MLP(3, 4, 3, activation="tanh")
+    x = jax.random.normal(jax.random.key(0), (20, 5))
+    params = model.init(jax.random.key(1), x)["params"]
+    op = hessian(softmax_cross_entropy(model), params, (x, jnp.arange(20) % 3), state={})
+    coarse, fine = dense_spectrum(op), dense_spectrum(op, dtype=np.float64)
+    np.testing.assert_allclose(coarse.nodes, fine.nodes, atol=1e-5)
+    # The softmax shift alone leaves width + 1 exact zeros: float64 shows them as such.
+    assert (np.abs(fine.nodes) < 1e-12).sum() >= 5
+    assert fine.noise_floor < 1e-14 < coarse.noise_floor
+
+
+def test_dense_spectrum_refuses_an_asymmetric_operator():
+    with pytest.raises(InputError, match="not symmetric"):
+        dense_spectrum(DenseOperator(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_probes", [1, 3])
+def test_lanczos_relation_holds_with_orthonormal_rows(num_probes, dtype, x64):
+    matrix = jnp.asarray(rotated(spectrum_of("zeros and outliers", 80), 2), dtype)
+    start = jax.random.normal(jax.random.key(0), (num_probes, 80), dtype)
+    result = tridiagonalize(DenseOperator(matrix), start, 30)
+    for probe in range(num_probes):
+        alphas, betas = np.asarray(result.alphas[probe]), np.asarray(result.betas[probe])
+        tridiagonal = np.diag(alphas) + np.diag(betas[:-1], 1) + np.diag(betas[:-1], -1)
+        # Against a float64 reference with explicit orthogonalisation.
+        q = [np.asarray(start[probe], float) / np.linalg.norm(start[probe])]
+        for _ in range(29):
+            w = np.asarray(matrix, float) @ q[-1]
+            for _ in range(2):
+                w -= np.array(q).T @ (np.array(q) @ w)
+            q.append(w / np.linalg.norm(w))
+        expected = np.array(q) @ np.asarray(matrix, float) @ np.array(q).T
+        np.testing.assert_allclose(tridiagonal, expected, atol=3e3 * np.finfo(dtype).eps * 1000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_reorthogonalisation_reproduces_moments_to_degree_2m(kind, x64):
+    values = spectrum_of(kind)
+    values = values / np.abs(values).max()
+    key = jax.random.key(3)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=12)
+    weights = probe_measure(values, key)
+    for degree in range(24):
+        exact = (weights * values**degree).sum()
+        assert (spectrum.weights * spectrum.nodes**degree).sum() == pytest.approx(exact, abs=1e-12)
+
+
+def test_slq_keeps_the_mass_at_zero_of_a_rank_deficient_matrix(x64):
+    values = np.concatenate([np.zeros(400), np.linspace(1, 2, 100)])
+    key = jax.random.key(0)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=60)
+    fraction = degenerate_fraction(spectrum)
+    mass = probe_measure(values, key)[:400].sum()
+    assert float(fraction.estimate) == pytest.approx(mass, abs=1e-9)
+    assert float(fraction.estimate) == pytest.approx(0.8, abs=4 * float(fraction.stderr))
+
+
+@pytest.mark.parametrize("num_steps", [5, 20, 60, 150])
+@pytest.mark.parametrize("kind", KINDS)
+def test_certified_interval_contains_the_probes_mass(kind, num_steps, x64):
+    for seed in range(5):
+        certified_interval_contains(spectrum_of(kind, seed=seed), jax.random.key(seed), num_steps)
+
+
+def certified_interval_contains(values, key, num_steps):
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=num_steps)
+    weights = probe_measure(values, key)
+    delta, eta = 1e-12 * np.abs(values).max(), 1e-9
+    for low, high in ((-EPS, EPS), (-np.inf, -EPS), (0.5, np.inf), (-0.1, 0.0)):
+        inner = weights[(values >= low + delta) & (values <= high - delta)].sum()
+        outer = weights[(values >= low - delta) & (values <= high + delta)].sum()
+        fraction = fraction_between(spectrum, low, high)
+        assert fraction.lower - eta <= outer
+        assert fraction.upper + eta >= inner
+        assert fraction.certified
+
+
+def test_certified_interval_narrows_to_the_truth(x64):
+    values = spectrum_of("zeros and outliers", 400)
+    key = jax.random.key(1)
+    truth = probe_measure(values, key)[np.abs(values) <= EPS].sum()
+    widths = []
+    for num_steps in (20, 80, 200):
+        fraction = degenerate_fraction(
+            slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=num_steps)
+        )
+        widths.append(float(fraction.upper - fraction.lower))
+    assert widths[0] > widths[1] > widths[2]
+    assert widths[-1] < 0.02
+    assert float(fraction.estimate) == pytest.approx(truth, abs=0.01)
+
+
+def test_bounds_at_a_ritz_value_stay_valid(x64):
+    values = spectrum_of("continuum")
+    key = jax.random.key(0)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=20)
+    weights = probe_measure(values, key)
+    points = np.concatenate([spectrum.nodes, spectrum.nodes * (1 + 1e-13)])
+    lower, upper = distribution_bounds(spectrum.alphas[0], spectrum.betas[0], points)
+    tolerance = 1e-8 * np.abs(values).max()
+    for x, low, high in zip(points, lower, upper, strict=True):
+        assert low <= weights[values <= x + tolerance].sum() + 1e-9
+        assert high >= weights[values < x - tolerance].sum() - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [(np.zeros(5), 1), (np.ones(5), 1), ([0, 0, 1.0], 2), ([3.0], 1), (np.arange(4.0), 4)],
+    ids=["zero", "identity", "rank one", "one parameter", "more steps than parameters"],
+)
+def test_breakdown_is_a_valid_end_with_exact_answers(values, steps):
+    values = np.asarray(values, np.float32)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), jax.random.key(0), num_steps=9)
+    assert spectrum.num_steps.tolist() == [steps]
+    assert spectrum.weights.sum() == pytest.approx(1, abs=1e-6)
+    fraction = fraction_between(spectrum, -0.5, 0.5)
+    assert fraction.lower == pytest.approx(fraction.upper, abs=1e-6)
+    assert fraction.estimate == pytest.approx(fraction.lower, abs=1e-6)
+
+
+def test_probes_are_pooled_by_their_squared_length(x64):
+    values = spectrum_of("clusters")
+    key = jax.random.key(0)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=40, num_probes=4)
+    probes = np.stack(
+        [jax.random.normal(jax.random.fold_in(key, i), (300,), jnp.float64) for i in range(4)]
+    )
+    pooled = (probes**2).sum(0) / (probes**2).sum()
+    fraction = fraction_between(spectrum, -0.1, 0.1)
+    assert float(fraction.estimate) == pytest.approx(pooled[np.abs(values) < 0.1].sum(), abs=1e-9)
+
+
+def test_probe_i_does_not_depend_on_how_many_there_are(x64):
+    op = DiagonalOperator(jnp.asarray(spectrum_of("continuum")))
+    one = slq(op, jax.random.key(0), num_steps=10)
+    three = slq(op, jax.random.key(0), num_steps=10, num_probes=3)
+    np.testing.assert_allclose(one.alphas[0], three.alphas[0], rtol=1e-12)
+
+
+def test_pooled_mass_follows_its_beta_law(x64):
+    values = np.concatenate([np.zeros(20), np.ones(30)])
+    op = DiagonalOperator(jnp.asarray(values))
+    masses = [
+        float(
+            fraction_between(
+                slq(op, jax.random.key(s), num_steps=3, num_probes=2), -0.5, 0.5
+            ).estimate
+        )
+        for s in range(200)
+    ]
+    # kPf/2 and kP(1-f)/2 with k = 2, P = 50, f = 0.4.
+    assert stats.kstest(masses, stats.beta(20, 30).cdf).pvalue > 0.01
+
+
+def test_without_reorthogonalisation_the_measure_stays_right_but_bounds_are_empirical():
+    values = spectrum_of("zeros and outliers", 400)
+    op = DiagonalOperator(jnp.asarray(values, jnp.float32))
+    full = slq(op, jax.random.key(0), num_steps=200)
+    none = slq(op, jax.random.key(0), num_steps=200, reorthogonalize="none")
+    top = fraction_between(full, 40, np.inf), fraction_between(none, 40, np.inf)
+    assert float(top[0].estimate) == pytest.approx(float(top[1].estimate), abs=1e-4)
+    assert not top[1].certified
+    ghosts = (none.nodes > 40).sum()
+    assert ghosts > (full.nodes > 40).sum() == 5
+
+
+def test_numbers_depend_on_the_seed_and_on_nothing_else():
+    op = DiagonalOperator(jnp.asarray(spectrum_of("continuum"), jnp.float32))
+    first, again = (slq(op, jax.random.key(0), num_steps=20) for _ in range(2))
+    np.testing.assert_array_equal(first.alphas, again.alphas)
+    assert not np.array_equal(first.alphas, slq(op, jax.random.key(1), num_steps=20).alphas)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"num_steps": 3, "num_probes": 0}, "num_probes"),
+        ({"num_steps": 3, "reorthogonalize": "partly"}, "full"),
+    ],
+)
+def test_slq_refuses_unusable_arguments(options, message):
+    with pytest.raises(InputError, match=message):
+        slq(DiagonalOperator(jnp.ones(3)), jax.random.key(0), **options)
+
+
+def test_slq_refuses_an_operator_that_returns_nan():
+    with pytest.raises(InputError, match="NaN"):
+        slq(DiagonalOperator(jnp.array([1.0, jnp.nan])), jax.random.key(0), num_steps=2)
+
+
+def test_eps_below_the_noise_floor_is_refused():
+    spectrum = slq(DiagonalOperator(jnp.array([0.0, 1e6])), jax.random.key(0), num_steps=2)
+    with pytest.raises(InputError, match="noise floor"):
+        degenerate_fraction(spectrum)
+    assert degenerate_fraction(spectrum, 1.0).noise_floor >= 0.05
+    noisy = slq(DiagonalOperator(jnp.ones(2)), jax.random.key(0), num_steps=2, noise_floor=0.01)
+    with pytest.raises(InputError, match="noise floor"):
+        degenerate_fraction(noisy)
+
+
+def test_fractions_of_a_dense_spectrum_count(x64):
+    spectrum = dense_spectrum(
+        DiagonalOperator(jnp.array([-2.0, -EPS, 0.0, EPS, 1e-2, 1.0, 3.0, 4.0]))
+    )
+    assert float(degenerate_fraction(spectrum).estimate) == 3 / 8
+    assert float(negative_fraction(spectrum).estimate) == 1 / 8
+    assert float(degenerate_fraction(spectrum, 0.25, relative_to="norm").estimate) == 5 / 8
+    assert float(degenerate_fraction(spectrum, 0.5, center=3.5).estimate) == 2 / 8
+    assert degenerate_fraction(spectrum).lower == degenerate_fraction(spectrum).upper == 3 / 8
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+def test_nonpositive_eps_is_refused(bad, x64):
+    with pytest.raises(InputError, match="eps"):
+        degenerate_fraction(dense_spectrum(DiagonalOperator(jnp.ones(2))), bad)
+
+
+def test_fraction_curve_agrees_with_fractions(x64):
+    spectrum = slq(
+        DiagonalOperator(jnp.asarray(spectrum_of("continuum"))), jax.random.key(0), num_steps=50
+    )
+    epsilons = np.logspace(-5, 0, 20)
+    curve = fraction_curve(spectrum, epsilons)
+    expected = [float(degenerate_fraction(spectrum, e).estimate) for e in epsilons]
+    np.testing.assert_allclose(curve, expected, atol=1e-12)
+    assert (np.diff(curve) >= 0).all()
+
+
+def test_density_is_the_gaussian_mixture_of_the_eigenvalues(x64):
+    values = np.array([-1.0, 0.0, 0.0, 2.0])
+    spectrum = dense_spectrum(DiagonalOperator(jnp.asarray(values)))
+    grid = np.linspace(-3, 4, 57)
+    expected = np.mean([stats.norm(v, 0.3).pdf(grid) for v in values], 0)
+    np.testing.assert_allclose(density(spectrum, grid, bandwidth=0.3), expected, atol=1e-13)
+
+
+def test_densities_are_not_renormalised_to_the_grid(x64):
+    spectrum = dense_spectrum(DiagonalOperator(jnp.array([0.0, 100.0])))
+    grid = np.linspace(-5, 5, 1001)
+    mass = np.trapezoid(density(spectrum, grid, bandwidth=0.5), grid)
+    assert mass == pytest.approx(0.5, abs=1e-6)
+
+
+def test_asinh_density_keeps_the_mass_in_its_own_coordinate(x64):
+    spectrum = dense_spectrum(DiagonalOperator(jnp.array([-7.0, 0.0, 1e-4, 50.0])))
+    t = np.linspace(-20, 20, 4001)
+    values = asinh_density(spectrum, 1e-3 * np.sinh(t), linear_width=1e-3, bandwidth=0.2)
+    assert np.trapezoid(values, t) == pytest.approx(1, abs=1e-9)
+
+
+def test_bandwidth_must_be_positive(x64):
+    with pytest.raises(InputError, match="bandwidth"):
+        density(dense_spectrum(DiagonalOperator(jnp.ones(2))), np.zeros(1), bandwidth=0.0)
+
+
+def test_spectra_print_what_they_are():
+    text = repr(slq(DiagonalOperator(jnp.arange(5.0)), jax.random.key(0), num_steps=3))
+    assert "P=5" in text
+    assert "3 Lanczos steps × 1 probe" in text
+
+
+def test_lanczos_on_a_trained_network_agrees_with_its_dense_spectrum():
+    from landscape.data import load
+    from landscape.training import TrainConfig, fit
+
+    digits = load("digits").subset(120, seed=0).standardized()
+    model = MLP(4, 6, 10, skip="identity")
+    run = fit(model, digits, TrainConfig(epochs=5, batch_size=10), jax.random.key(0))
+    op = hessian(softmax_cross_entropy(model), run.params, digits.arrays(), state=run.state)
+    with jax.enable_x64(True):
+        op = op.astype(jnp.float64)
+        exact = dense_spectrum(op)
+        found = slq(op, jax.random.key(1), num_steps=300, num_probes=4)
+    for measure in (degenerate_fraction, negative_fraction):
+        fraction, truth = measure(found), float(measure(exact).estimate)
+        assert fraction.lower <= fraction.estimate + 1e-9
+        assert fraction.estimate <= fraction.upper + 1e-9
+        width = float(fraction.upper - fraction.lower)
+        assert float(fraction.estimate) == pytest.approx(
+            truth, abs=4 * float(fraction.stderr) + width
+        )
+        assert width < 0.05
