@@ -46,7 +46,7 @@ def test_forward_follows_the_equations(depth, skip, activation, x64):
     values = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), values)
     values["params"]["input"]["bias"] += 0.3
     if depth > 1:
-        values["params"]["hidden"]["bias"] += 0.1 * jnp.arange(4.0)
+        values["params"]["hidden"]["bias"] += 0.1 * jnp.arange(4.0)[None]
     x = jax.random.normal(jax.random.key(1), (7, 5), jnp.float64)
     np.testing.assert_allclose(model.apply(values, x), reference(model, values, x), atol=1e-12)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import logging
 
 import flax.linen as nn
@@ -69,11 +70,11 @@ def final_difference(first, second):
 
 
 def test_loss_falls_and_accuracy_rises(model, digits):
-    config = TrainConfig(epochs=20, batch_size=25, learning_rate=1e-2)
+    config = TrainConfig(epochs=60, batch_size=25, learning_rate=3e-3)
     run = fit(model, digits, config, jax.random.key(0))
     assert run.loss[-1] < 0.5 * run.loss[0]
     assert run.accuracy[-1] > run.accuracy[0] + 0.4
-    assert run.epochs.tolist() == list(range(21))
+    assert run.epochs.tolist() == list(range(61))
 
 
 def test_one_key_gives_the_same_bits_twice(model, digits, config, probe, assert_same_bits):
@@ -129,10 +130,11 @@ def test_adam_follows_the_published_update(digits):
             picked = jnp.take_along_axis(logits, jnp.asarray(labels)[:, None], 1)[:, 0]
             return (jax.scipy.special.logsumexp(logits, 1) - picked).mean()
 
+        derivative = jax.jit(jax.grad(loss))
         first = [np.zeros_like(leaf) for leaf in params]
         second = [np.zeros_like(leaf) for leaf in params]
         for step in range(1, steps + 1):
-            gradient = [np.asarray(g) for g in jax.grad(loss)([jnp.asarray(x) for x in params])]
+            gradient = [np.asarray(g) for g in derivative([jnp.asarray(x) for x in params])]
             first = [0.9 * m + 0.1 * g for m, g in zip(first, gradient, strict=True)]
             second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradient, strict=True)]
             params = [
@@ -167,13 +169,13 @@ def test_fit_many_equals_fit_in_a_loop(model, digits):
     config = TrainConfig(epochs=2, batch_size=25, learning_rate=3e-3)
     keys = jax.random.split(jax.random.key(0), 3)
     looped = [fit(model, digits, config, key) for key in keys]
-    for block_size in (None, 2, 3):
+    for block_size in (None, 2):
         many = fit_many(model, digits, config, keys, block_size=block_size)
         assert many.loss.shape == many.accuracy.shape == (3, 3)
         assert many.epochs.shape == (3,)
         for index, run in enumerate(looped):
-            one = dataclasses.replace(run, params=jax.tree.map(lambda x: x[index], many.params))
-            assert final_difference(run, one) < 1e-5
+            pairs = zip(jax.tree.leaves(many.params), jax.tree.leaves(run.params), strict=True)
+            assert max(float(abs(a[index] - b).max()) for a, b in pairs) < 1e-5
             np.testing.assert_allclose(many.loss[index], run.loss, atol=1e-5)
 
 
@@ -214,7 +216,7 @@ def test_snapshots_stay_valid_and_the_key_is_left_alone(model, digits, config):
     run = fit(model, digits, config, key, callbacks=[Callback("keep", range(7), keep)])
     assert [snapshot.epoch for snapshot in kept] == list(range(7))
     values = [np.asarray(snapshot.params["hidden"]["kernel"]) for snapshot in kept]
-    assert all((a != b).any() for a, b in zip(values, values[1:], strict=False))
+    assert all((a != b).any() for a, b in itertools.pairwise(values))
     initial = model.init(jax.random.key(0), digits.arrays()[0][:1])["params"]
     np.testing.assert_allclose(values[0], initial["hidden"]["kernel"], atol=1e-7)
     assert (values[-1] == run.params["hidden"]["kernel"]).all()
@@ -264,7 +266,7 @@ def test_custom_optimizer_is_used(model, digits):
     start = model.init(key, inputs_labels[0][:1])["params"]
     config = TrainConfig(epochs=1, batch_size=120)
     run = fit(model, digits, config, key, optimizer=optax.sgd(0.1))
-    gradient = jax.grad(softmax_cross_entropy(model))(start, {}, inputs_labels)
+    gradient = jax.jit(jax.grad(softmax_cross_entropy(model)))(start, {}, inputs_labels)
     expected = jax.tree.map(lambda x, g: x - 0.1 * g, start, gradient)
     assert final_difference(run, dataclasses.replace(run, params=expected)) < 1e-6
 
@@ -285,7 +287,7 @@ def test_batch_statistics_are_updated_in_training_and_used_in_evaluation(digits)
 
 def test_batch_statistics_of_many_networks_are_their_own(digits):
     keys = jax.random.split(jax.random.key(0), 2)
-    config = TrainConfig(epochs=2, batch_size=50, learning_rate=3e-3)
+    config = TrainConfig(epochs=2, batch_size=120)
     many = fit_many(BatchNormed(), digits, config, keys, block_size=2)
     for index, key in enumerate(keys):
         one = fit(BatchNormed(), digits, config, key)
@@ -293,10 +295,10 @@ def test_batch_statistics_of_many_networks_are_their_own(digits):
         np.testing.assert_allclose(found, one.state["batch_stats"]["norm"]["var"], rtol=1e-4)
 
 
-def test_fixed_matrices_are_not_trained(digits):
-    model, key = MLP(3, 6, 10, skip="hyper"), jax.random.key(0)
+def test_fixed_matrices_are_not_trained(digits, config):
+    model, key = MLP(2, 6, 10, skip=np.eye(6)[::-1]), jax.random.key(0)
     start = model.init(key, digits.arrays()[0][:1])
-    run = fit(model, digits, TrainConfig(epochs=1, batch_size=60), key)
+    run = fit(model, digits, config, key)
     assert (run.state["fixed"]["skip"] == start["fixed"]["skip"]).all()
 
 

@@ -28,7 +28,7 @@ def test_accuracy_is_one_where_the_largest_logit_is_the_label():
 
 
 def test_loss_is_the_mean_over_examples_and_the_same_object_for_the_same_model():
-    model = MLP(2, 4, 3)
+    model = MLP(1, 4, 3)
     inputs = jax.random.normal(jax.random.key(0), (7, 5))
     labels = jnp.arange(7) % 3
     variables = model.init(jax.random.key(1), inputs)
@@ -36,7 +36,7 @@ def test_loss_is_the_mean_over_examples_and_the_same_object_for_the_same_model()
     found = loss(variables["params"], {}, (inputs, labels))
     expected = example_losses(model.apply(variables, inputs), labels)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-6)
-    assert softmax_cross_entropy(MLP(2, 4, 3)) is loss
+    assert softmax_cross_entropy(MLP(1, 4, 3)) is loss
 
 
 def test_a_model_without_statistics_is_not_asked_for_training_mode():

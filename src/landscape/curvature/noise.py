@@ -65,7 +65,7 @@ def _trial_vectors(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     normals = jax.random.normal(key, (op.shape[0], _NUM_RANDOM + 1), op.dtype)
     vectors = normals / jnp.linalg.norm(normals, axis=0, keepdims=True)
 
-    def iterate(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def iterate(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         image = product(carry[0])
         length = jnp.linalg.norm(image)
         return jnp.where(length > 0, image / jnp.where(length > 0, length, 1), carry[0]), length

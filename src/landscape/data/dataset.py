@@ -69,7 +69,8 @@ class Dataset:
     >>> import numpy as np
     >>> from landscape.data import Dataset
     >>> images = np.arange(64, dtype=np.uint8).reshape(4, 4, 4, 1)
-    >>> data = Dataset(images, np.array([0, 1, 0, 1]), num_classes=2, name="stripes")
+    >>> labels = np.array([0, 1, 0, 1], np.int32)
+    >>> data = Dataset(images, labels, num_classes=2, name="stripes")
     >>> data
     Dataset('stripes', split='train', 4 examples of 4x4x1 uint8, 2 classes, unit 1/255)
     >>> data.pooled(2).inputs[0, :, :, 0]

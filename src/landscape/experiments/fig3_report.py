@@ -260,6 +260,8 @@ def _overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Figure:
     third.set_ylabel("eigenvalues with λ < −10⁻³ (%)")
     for ax in (second, third):
         ax.set_xlabel("epoch")
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, -2), min(high, 102))
     for ax, title in zip(
         (first, second, third), ("accuracy", "degenerate", "negative"), strict=True
     ):
@@ -292,7 +294,8 @@ def _densities(fractions: xr.Dataset) -> Figure:
         ax.set_title(f"epoch {epoch}")
         if ax is not panels[0]:
             ax.set_ylabel("")
-    panels[0].legend(frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 

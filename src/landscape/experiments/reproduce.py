@@ -92,6 +92,7 @@ def reproduce(
     if not 0 <= request.seed < 2**32:
         # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
         raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
+    processes = _workers(workers)
     scale = fig3_scale(request.scale, request.dataset, request.seeds)
     # The data come first: a data set that is missing must not leave a folder behind.
     datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
@@ -103,7 +104,7 @@ def reproduce(
     folder = open_run_folder(out, config, resume=resume)
     start = time.perf_counter()
     results = {}
-    with stop_on_signals() as stop, worker_pool(_workers(workers)) as pool:
+    with stop_on_signals() as stop, worker_pool(processes) as pool:
         for group in scale.groups:
             families = fig3.make_families(datasets[group.name], group, request.seed)
             results[group.name] = _run_group(folder, families, pool, stop, console)
@@ -273,7 +274,7 @@ def _read_results(folder: RunFolder, name: str) -> xr.Dataset:
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    def number(value: float) -> float | None:
+    def number(value: Any) -> float | None:
         return float(value) if np.isfinite(value) else None
 
     return {

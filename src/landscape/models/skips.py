@@ -90,6 +90,6 @@ def random_orthogonal(
         gaussian = jax.random.normal(jax.random.fold_in(key, k), (width, width), dtype)
         q, r = jnp.linalg.qr(gaussian)
         diagonal = jnp.diagonal(r)
-        return q * jnp.where(diagonal < 0, -1, 1).astype(dtype)
+        return q * jnp.where(diagonal < 0, -1, 1).astype(dtype)[None, :]
 
     return jax.vmap(draw)(jnp.arange(count))

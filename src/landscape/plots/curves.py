@@ -122,8 +122,10 @@ def plot_density(
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3)
     ax.axvspan(-eps, eps, color="0.85", zorder=0)
-    decades = np.arange(np.floor(np.log10(linear_width)), np.ceil(np.log10(grid.max())) + 1)
-    ticks = 10.0 ** decades[:: max(1, len(decades) // 4)]
+    # Nearer to zero than two decades above the linear width, labels would touch the zero's.
+    lowest = np.round(np.log10(linear_width)) + 2
+    decades = np.arange(lowest, np.ceil(np.log10(grid.max())) + 1)
+    ticks = 10.0 ** decades[:: max(1, len(decades) // 3)]
     inside = [tick for tick in ticks if tick <= grid.max()]
     negative = [-tick for tick in ticks if -tick >= grid.min()]
     places = [*negative[::-1], 0.0, *inside]

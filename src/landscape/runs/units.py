@@ -151,7 +151,7 @@ def _outcomes(
             if should_stop():
                 _tell_workers_to_stop(executor)
             for future in finished:
-                yield pending.pop(future), lambda future=future: _result(future)  # type: ignore[misc]
+                yield pending.pop(future), lambda future=future: _result(future, should_stop)  # type: ignore[misc]
     finally:
         for future in pending:
             future.cancel()
@@ -164,12 +164,15 @@ def _work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Pat
     return folder.write_unit(unit.name, unit.inputs, result)
 
 
-def _result(future: Future[Path]) -> Path:
+def _result(future: Future[Path], should_stop: Callable[[], bool]) -> Path:
     from concurrent.futures.process import BrokenProcessPool
 
     try:
         return future.result()
     except BrokenProcessPool as error:
+        # Batch systems and timeout(1) send their signal to the workers too.
+        if should_stop():
+            raise StoppedError("stopped together with its worker") from error
         raise ResourceError(
             "a worker process died, most likely for lack of memory; run again with --resume, with "
             "a smaller scale or fewer --workers"

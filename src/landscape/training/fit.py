@@ -280,7 +280,6 @@ def _fit(
         history.record(0, train)
     else:
         done, train, recorded = restored
-        train = jax.tree.map(jnp.asarray, train)
         history.restore(recorded)
     with _reporter(progress, config.epochs) as report:
         for epoch in range(done + 1, config.epochs + 1):

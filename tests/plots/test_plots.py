@@ -1,0 +1,247 @@
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy import stats
+
+from landscape.plots import (
+    look,
+    mean_interval,
+    plot_density,
+    plot_fraction_curve,
+    plot_through_training,
+)
+
+NAMES = ["plain", "residual", "hyper-residual"]
+EPSILONS = np.logspace(-7, 2, 19)
+
+
+def results(along, coordinate, values=None, names=NAMES, seeds=3):
+    """Labelled values with a different level for each architecture and a spread over seeds."""
+    coordinate = np.asarray(coordinate)
+    if values is None:
+        level = np.linspace(0.2, 0.6, len(names))[:, None, None]
+        spread = np.linspace(-0.05, 0.05, seeds)[:, None]
+        values = level + spread + 0.1 * np.linspace(0, 1, len(coordinate))
+    return xr.DataArray(
+        values,
+        dims=("architecture", "seed", along),
+        coords={"architecture": names, "seed": np.arange(seeds), along: coordinate},
+    )
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def labelled(ax):
+    return ax.get_legend_handles_labels()[1]
+
+
+def draw(ax):
+    """Render: mistakes in labels and scales show only then."""
+    ax.figure.savefig("/dev/null", format="png")
+
+
+DRAWINGS = {
+    "through training": lambda ax: plot_through_training(results("epoch", range(5)), ax=ax),
+    "points": lambda ax: plot_through_training(
+        results("spectrum_epoch", [0, 50, 100]), ax=ax, points=True
+    ),
+    "fraction curve": lambda ax: plot_fraction_curve(results("eps", EPSILONS), ax=ax),
+    "density": lambda ax: plot_density(
+        results("eigenvalue", np.linspace(-20, 20, 41)), linear_width=1e-3, eps=1e-3, ax=ax
+    ),
+}
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_the_axes_given_are_drawn_on_and_returned(ax, drawing):
+    assert DRAWINGS[drawing](ax) is ax
+    assert ax.has_data()
+    draw(ax)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_without_axes_new_ones_come_that_no_window_holds(drawing):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    new = DRAWINGS[drawing](None)
+    assert new.has_data()
+    assert DRAWINGS[drawing](None) is not new
+    assert pyplot.get_fignums() == before
+    draw(new)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_there_is_one_labelled_series_per_architecture_in_its_own_look(ax, drawing):
+    DRAWINGS[drawing](ax)
+    assert labelled(ax) == NAMES
+    handles = ax.get_legend_handles_labels()[0]
+    lines = [handle.lines[0] if hasattr(handle, "lines") else handle for handle in handles]
+    assert [line.get_color() for line in lines] == [look(name).color for name in NAMES]
+
+
+def test_lines_are_means_over_seeds_in_percent_and_bands_their_intervals(ax):
+    data = results("epoch", [0, 10, 20])
+    plot_through_training(data, ax=ax)
+    for index, line in enumerate(ax.get_lines()):
+        mean, half = mean_interval(100 * data.values[index], 0)
+        np.testing.assert_array_equal(line.get_xdata(), [0, 10, 20])
+        np.testing.assert_allclose(line.get_ydata(), mean)
+        band = ax.collections[index].get_paths()[0].vertices
+        assert band[:, 1].min() == pytest.approx((mean - half).min())
+        assert band[:, 1].max() == pytest.approx((mean + half).max())
+
+
+def test_values_are_left_as_they_are_without_percent(ax):
+    data = results("epoch", [0, 1])
+    plot_through_training(data, ax=ax, percent=False)
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), data[0].mean("seed"))
+
+
+@pytest.mark.parametrize(
+    ("along", "label"),
+    [("epoch", "epoch"), ("spectrum_epoch", "spectrum epoch"), ("images", "examples N")],
+)
+def test_the_abscissa_is_named_after_its_dimension(ax, along, label):
+    plot_through_training(results(along, [0, 1, 2]), ax=ax)
+    assert ax.get_xlabel() == label
+
+
+def test_points_stand_at_evenly_spaced_places_labelled_with_their_epochs(ax):
+    plot_through_training(results("epoch", [0, 50, 1000]), ax=ax, points=True)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "50", "1000"]
+    places = [container.lines[0].get_xdata() for container in ax.containers]
+    # Beside each other, so that their bars can be told apart.
+    assert len({x[0] for x in places}) == len(NAMES)
+    np.testing.assert_allclose(np.mean(places, 0), [0, 1, 2], atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_missing_seeds_are_left_out_of_the_mean(ax, points):
+    data = results("epoch", [0, 1, 2])
+    data[0, 1] = np.nan
+    plot_through_training(data, ax=ax, points=points)
+    drawn = (ax.containers[0].lines[0] if points else ax.get_lines()[0]).get_ydata()
+    np.testing.assert_allclose(drawn, 100 * data.values[0, [0, 2]].mean(0))
+    draw(ax)
+
+
+@pytest.mark.parametrize("drawing", [plot_through_training, plot_fraction_curve])
+def test_an_architecture_without_any_value_keeps_its_place_in_the_legend(ax, drawing):
+    data = results("eps", EPSILONS)
+    data[1] = np.nan
+    drawing(data, ax=ax)
+    assert labelled(ax) == NAMES
+    assert np.isnan(ax.get_lines()[1].get_ydata()).all()
+    draw(ax)
+
+
+def test_one_seed_has_a_line_and_no_band(ax):
+    data = results("epoch", [0, 1, 2], values=np.ones((3, 1, 3)) / 2, seeds=1)
+    plot_through_training(data, ax=ax)
+    np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), [50, 50, 50])
+    draw(ax)
+
+
+def test_architectures_of_other_names_have_looks_that_differ():
+    assert len({look("mine", 0), look("yours", 1), *(look(name) for name in NAMES)}) == 5
+
+
+def test_the_fraction_curve_has_its_axes_named_and_in_range(ax):
+    plot_fraction_curve(results("eps", EPSILONS), ax=ax)
+    assert ax.get_xscale() == "log"
+    assert ax.get_ylim() == (0, 100)
+    assert ax.get_xlim() == pytest.approx((EPSILONS[0], EPSILONS[-1]))
+    assert ax.get_xlabel() == "ε"
+    assert "|λ| ≤ ε" in ax.get_ylabel()
+    assert "%" in ax.get_ylabel()
+
+
+def test_the_fraction_curve_takes_its_label_from_the_coordinate(ax):
+    data = results("eps", EPSILONS)
+    data["eps"].attrs["label"] = "ε / ‖H‖"
+    plot_fraction_curve(data, ax=ax)
+    assert ax.get_xlabel() == "ε / ‖H‖"
+
+
+def test_what_lies_below_the_noise_floor_is_shaded_and_named(ax):
+    plot_fraction_curve(results("eps", EPSILONS), ax=ax, noise_floor=1e-5)
+    assert labelled(ax) == [*NAMES, "below the noise floor"]
+    shaded = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert (shaded.x0, shaded.x1) == pytest.approx((EPSILONS[0], 1e-5))
+
+
+def test_a_noise_floor_below_the_curve_is_not_drawn(ax):
+    plot_fraction_curve(results("eps", EPSILONS), ax=ax, noise_floor=1e-9)
+    assert labelled(ax) == NAMES
+    assert not ax.patches
+
+
+def test_densities_have_both_signs_zero_and_the_degenerate_band(ax):
+    grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
+    plot_density(results("eigenvalue", grid), linear_width=1e-3, eps=1e-3, ax=ax)
+    assert ax.get_xscale() == "asinh"
+    assert ax.get_yscale() == "log"
+    assert ax.get_xlabel() == "eigenvalue λ"
+    assert ax.get_ylabel()
+    assert ax.get_xlim() == pytest.approx((grid[0], grid[-1]))
+    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert "0" in ticks
+    assert "$10^{-3}$" in ticks
+    assert "$-10^{-3}$" in ticks
+    # Every label says where its tick is.
+    for place, text in zip(ax.get_xticks(), ticks, strict=True):
+        if text != "0":
+            assert place == pytest.approx(float(text.strip("$").replace("10^{", "1e").strip("}")))
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((-1e-3, 1e-3))
+
+
+def test_a_density_is_the_mean_over_the_seeds_that_have_one(ax):
+    data = results("eigenvalue", np.linspace(-1, 1, 9))
+    data[0, 0] = np.nan
+    plot_density(data, linear_width=1e-3, eps=1e-3, ax=ax)
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), data.values[0, 1:].mean(0))
+    draw(ax)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_interval_is_students_of_scipy(axis):
+    values = np.random.default_rng(0).normal(size=(5, 5))
+    mean, half = mean_interval(values, axis)
+    expected = stats.t.interval(0.95, 4, values.mean(axis), stats.sem(values, axis))
+    np.testing.assert_allclose((mean - half, mean + half), expected, rtol=1e-12)
+
+
+def test_the_interval_leaves_missing_seeds_out():
+    values = np.random.default_rng(0).normal(size=(5, 2))
+    values[[1, 3], 0] = np.nan
+    mean, half = mean_interval(values, 0)
+    for column, kept in ((0, [0, 2, 4]), (1, [0, 1, 2, 3, 4])):
+        alone = stats.ttest_1samp(values[kept, column], 0).confidence_interval(0.95)
+        assert (mean - half)[column] == pytest.approx(alone.low)
+        assert (mean + half)[column] == pytest.approx(alone.high)
+
+
+def test_the_interval_of_one_seed_or_none_is_unknown():
+    mean, half = mean_interval(np.array([[1.0, np.nan], [np.nan, np.nan]]), 0)
+    np.testing.assert_array_equal(mean, [1.0, np.nan])
+    assert np.isnan(half).all()
+
+
+def test_the_interval_of_equal_values_is_empty():
+    mean, half = mean_interval(np.full(4, 0.5), 0)
+    assert (float(mean), float(half)) == (0.5, 0.0)

@@ -1,0 +1,252 @@
+import os
+import signal
+import textwrap
+import time
+
+import pytest
+import xarray as xr
+
+from landscape.errors import (
+    InputError,
+    ResourceError,
+    StoppedError,
+    StorageError,
+    UnitsFailedError,
+)
+from landscape.runs import StopFlag, Unit, run_units, worker_pool
+
+
+class Work:
+    """Makes units that note when they are computed."""
+
+    def __init__(self, result):
+        self.result, self.computed = result, []
+
+    def unit(self, name, action=lambda: None):
+        def compute(checkpoints, should_stop):
+            self.computed.append(name)
+            action()
+            return self.result(float(len(name)))
+
+        return Unit(name, {"name": name}, compute)
+
+
+@pytest.fixture
+def work(result):
+    return Work(result)
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+def unit_names(folder):
+    return sorted(path.name.split(".")[0] for path in (folder.path / "units").iterdir())
+
+
+def test_units_are_done_in_order_and_so_are_the_results(folder, work, result):
+    names = ["dddd", "a", "ccc", "bb"]
+    found = run_units(folder, [work.unit(name) for name in names])
+    assert work.computed == names
+    for dataset, value in zip(found, (4.0, 1.0, 3.0, 2.0), strict=True):
+        xr.testing.assert_identical(dataset, result(value))
+    assert unit_names(folder) == sorted(names)
+
+
+def test_only_what_is_missing_is_done(folder, work, result):
+    units = [work.unit(name) for name in ("a", "bb", "ccc")]
+    folder.write_unit("bb", {"name": "bb"}, result(9.0))
+    reports = []
+    found = run_units(folder, units, report=lambda *told: reports.append(told))
+    assert work.computed == ["a", "ccc"]
+    assert [float(dataset["loss"][0, 0]) for dataset in found] == [1.0, 9.0, 3.0]
+    assert reports == [("a", 2, 3), ("ccc", 3, 3)]
+    run_units(folder, units)
+    assert work.computed == ["a", "ccc"]
+
+
+def test_no_units_are_no_results(folder):
+    assert run_units(folder, []) == []
+
+
+def test_each_unit_has_a_checkpoint_folder_of_its_own(folder, result):
+    given = []
+
+    def compute(path, should_stop):
+        given.append(path)
+        return result(0.0)
+
+    run_units(folder, [Unit("same name", {"seed": seed}, compute) for seed in (0, 1)])
+    assert len(set(given)) == 2
+    assert all(path.parent == folder.path / "checkpoints" for path in given)
+    assert given == [folder.checkpoint_path("same name", {"seed": seed}) for seed in (0, 1)]
+
+
+def test_failures_are_named_and_the_others_kept(folder, work):
+    units = [
+        work.unit("a"),
+        work.unit("broken", raising(ZeroDivisionError("no\nsecond line"))),
+        work.unit("refused", raising(InputError("too small"))),
+        work.unit("d"),
+    ]
+    with pytest.raises(UnitsFailedError) as caught:
+        run_units(folder, units)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).splitlines() == [
+        "2 of 4 units failed; the others are kept:",
+        "  broken: ZeroDivisionError: no",
+        "  refused: too small",
+    ]
+    assert unit_names(folder) == ["a", "d"]
+    # Only the failed ones are tried again.
+    work.computed.clear()
+    run_units(folder, [units[0], work.unit("broken"), work.unit("refused"), units[3]])
+    assert work.computed == ["broken", "refused"]
+
+
+def test_a_stop_keeps_what_is_finished_and_can_be_continued(folder, work):
+    flag = StopFlag()
+    units = [work.unit("a"), work.unit("b", lambda: flag.set("SIGTERM")), work.unit("c")]
+    with pytest.raises(StoppedError, match="with 2 of 3 units done; run again with") as caught:
+        run_units(folder, units, should_stop=flag)
+    assert caught.value.exit_code == 75
+    assert unit_names(folder) == ["a", "b"]
+    work.computed.clear()
+    assert len(run_units(folder, units)) == 3
+    assert work.computed == ["c"]
+
+
+def test_a_unit_is_given_the_flag_and_may_stop_at_its_own_safe_points(folder, work):
+    flag = StopFlag()
+
+    def compute(checkpoints, should_stop):
+        assert not should_stop()
+        flag.set("SIGTERM")
+        assert should_stop()
+        raise StoppedError("after epoch 3")
+
+    with pytest.raises(StoppedError, match="1 of 2 units done"):
+        run_units(folder, [work.unit("a"), Unit("b", {}, compute)], should_stop=flag)
+    assert unit_names(folder) == ["a"]
+
+
+def test_a_storage_error_ends_the_run_at_once(folder, work):
+    units = [work.unit("a"), work.unit("full", raising(StorageError("disk full"))), work.unit("c")]
+    with pytest.raises(StorageError, match="disk full"):
+        run_units(folder, units)
+    assert work.computed == ["a", "full"]
+    assert unit_names(folder) == ["a"]
+
+
+def test_a_damaged_result_is_refused_before_any_work(folder, work):
+    run_units(folder, [work.unit("a")])
+    path = folder.unit_path("a", {"name": "a"})
+    path.write_bytes(path.read_bytes()[:-1])
+    work.computed.clear()
+    with pytest.raises(StorageError, match="is damaged") as caught:
+        run_units(folder, [work.unit("before"), work.unit("a")])
+    assert str(path) in str(caught.value)
+    assert work.computed == []
+
+
+def test_one_worker_is_this_process():
+    with worker_pool(1) as pool:
+        assert pool is None
+
+
+# Workers import what they are given by name; a test module has none that they can import.
+ELSEWHERE = """
+    import dataclasses
+    import os
+    import time
+
+    import xarray as xr
+    from landscape.errors import StoppedError
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Compute:
+        action: str
+        value: float = 0.0
+
+        def __call__(self, checkpoints, should_stop):
+            if self.action == "fail":
+                raise ZeroDivisionError("no")
+            if self.action == "die":
+                os._exit(9)
+            if self.action == "wait":
+                checkpoints.mkdir(parents=True)
+                (checkpoints / "pid").write_text(str(os.getpid()))
+                end = time.monotonic() + 60
+                while time.monotonic() < end:
+                    if should_stop():
+                        raise StoppedError("stopped at a safe point")
+                    time.sleep(0.01)
+            return xr.Dataset({"value": self.value, "pid": os.getpid()})
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "landscape_test_units.py").write_text(textwrap.dedent(ELSEWHERE))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from importlib import import_module
+
+    compute = import_module("landscape_test_units").Compute
+    return lambda name, action="", value=0.0: Unit(name, {"name": name}, compute(action, value))
+
+
+def test_processes_give_results_in_order_and_keep_what_does_not_fail(folder, elsewhere):
+    flags = os.environ.get("XLA_FLAGS")
+    units = [elsewhere("a", value=1.0), elsewhere("broken", "fail"), elsewhere("c", value=3.0)]
+    with worker_pool(2) as pool:
+        with pytest.raises(UnitsFailedError, match="1 of 3 units failed") as caught:
+            run_units(folder, units, executor=pool)
+        assert "broken: ZeroDivisionError: no" in str(caught.value)
+        assert unit_names(folder) == ["a", "c"]
+        found = run_units(folder, [units[0], elsewhere("b", value=2.0), units[2]], executor=pool)
+    assert [float(dataset["value"]) for dataset in found] == [1.0, 2.0, 3.0]
+    assert os.getpid() not in [int(dataset["pid"]) for dataset in found]
+    assert os.environ.get("XLA_FLAGS") == flags
+
+
+class StopOnceWaiting:
+    """Asks for a stop once a unit waits in a worker, and does something to that worker."""
+
+    def __init__(self, folder, action=lambda pid: None):
+        self.folder, self.action, self.waiting = folder, action, False
+
+    def __call__(self):
+        for path in (self.folder.path / "checkpoints").glob("*/pid"):
+            if not self.waiting and path.read_text():
+                self.waiting = True
+                self.action(int(path.read_text()))
+        return self.waiting
+
+
+def test_a_stop_reaches_the_processes(folder, elsewhere):
+    units = [elsewhere("waits", "wait"), elsewhere("done", value=2.0)]
+    start = time.monotonic()
+    with (
+        worker_pool(2) as pool,
+        pytest.raises(StoppedError, match=r"stopped with [01] of 2 units done"),
+    ):
+        run_units(folder, units, executor=pool, should_stop=StopOnceWaiting(folder))
+    assert time.monotonic() - start < 40
+
+
+def test_a_signal_to_every_process_is_a_stop_and_no_failure(folder, elsewhere):
+    """Batch systems and timeout(1) do not spare the workers."""
+    stop = StopOnceWaiting(folder, lambda pid: os.kill(pid, signal.SIGTERM))
+    units = [elsewhere("waits", "wait"), elsewhere("waits too", "wait")]
+    with worker_pool(2) as pool, pytest.raises(StoppedError, match="0 of 2 units done"):
+        run_units(folder, units, executor=pool, should_stop=stop)
+
+
+def test_a_process_that_dies_is_a_resource_error(folder, elsewhere):
+    with worker_pool(2) as pool, pytest.raises(ResourceError, match="a worker process died"):
+        run_units(folder, [elsewhere("dies", "die")], executor=pool)
+    assert unit_names(folder) == []
