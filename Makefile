@@ -29,7 +29,7 @@ demo: $(BIN)/.installed  ## train, measure and report on the digits; SCALE=smoke
 	@$(BIN)/landscape reproduce fig3 --scale $(SCALE) --out $(OUT) --resume
 
 test: $(BIN)/.installed  ## the whole suite, doctests included
-	$(BIN)/python -m pytest -n $(WORKERS) -q
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q
 
 check: $(BIN)/.installed  ## ruff, types, layers
 	$(BIN)/ruff check .

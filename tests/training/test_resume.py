@@ -128,7 +128,7 @@ def test_momentum_survives_an_interruption(model, digits, config, tmp_path, asse
     assert_same_bits(train(checkpoint_dir=tmp_path), train())
 
 
-def test_checkpoint_every_may_change_between_sessions(
+def test_checkpoint_every_may_change_at_a_restart(
     stopped, model, digits, config, probe, undisturbed, assert_same_bits
 ):
     often = dataclasses.replace(config, checkpoint_every=1)

@@ -213,7 +213,7 @@ def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
     level = results["loss"].isel(epoch=-1).values.max(0)
     matched = np.full(loss.shape[:2], np.nan)
     for i, j in np.ndindex(loss.shape[:2]):
-        matched[i, j] = _interpolate(loss[i, j], fraction[i, j], level[j])
+        matched[i, j] = _interpolate(loss[i, j], fraction[i, j], float(level[j]))
     return xr.DataArray(
         matched,
         dims=("architecture", "seed"),
