@@ -82,11 +82,12 @@ class DataVerify:
         statuses = verify(self.name)
         for status in statuses:
             console.print(str(status), highlight=False, soft_wrap=True)
-        if not statuses:
-            console.print(f"{self.name} ships with scikit-learn; there are no files to check")
         bad = [status for status in statuses if not status.ok]
         if bad:
-            raise DataError(f"{len(bad)} of {len(statuses)} files of {self.name} are not usable")
+            raise DataError(
+                f"{len(bad)} of {len(statuses)} files of {self.name} are not usable; missing ones "
+                f"come with landscape data download {self.name}, damaged ones must be deleted first"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Reproduce:
     dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
     """Data set; all but digits must be there (landscape data list)."""
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
-    """smoke: seconds. laptop: minutes on 2 cores. paper: an accelerator."""
+    """smoke: a minute. laptop: minutes on 2 cores. paper: an accelerator."""
     seeds: int | None = None
     """Networks per architecture. Default: the scale's."""
     seed: int = 0
@@ -183,7 +184,7 @@ Command = (
 
 _DESCRIPTION = """How degenerate is a neural network's loss landscape, and why.
 
-Start with: landscape reproduce fig3
+Start with: landscape reproduce fig3. Version: landscape --version
 
 Exit codes: 0 done, 1 internal error, 2 usage or input, 3 some units failed, 4 storage, 5 memory or
 device, 75 stopped by a signal."""

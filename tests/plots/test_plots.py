@@ -200,8 +200,8 @@ def test_densities_have_both_signs_zero_and_the_degenerate_band(ax):
     assert ax.get_xlim() == pytest.approx((grid[0], grid[-1]))
     ticks = [tick.get_text() for tick in ax.get_xticklabels()]
     assert "0" in ticks
-    assert "$10^{-3}$" in ticks
-    assert "$-10^{-3}$" in ticks
+    assert "$10^{-1}$" in ticks
+    assert "$-10^{-1}$" in ticks
     # Every label says where its tick is.
     for place, text in zip(ax.get_xticks(), ticks, strict=True):
         if text != "0":

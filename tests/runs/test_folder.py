@@ -89,7 +89,7 @@ def test_another_configuration_is_refused_with_the_differences(folder, settings)
     message = str(caught.value)
     assert "seeds was 2, now 3" in message
     assert "extra was null, now true" in message
-    assert '"depths": [10]}' in message
+    assert "scale.depths was [10, 20], now [10]" in message
     assert "experiment" not in message
     assert contents(folder.path) == before
 

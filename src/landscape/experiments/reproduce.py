@@ -20,7 +20,7 @@ from landscape.experiments import fig3
 from landscape.experiments.claims import Verdict, decide
 from landscape.experiments.fig3_report import make_page
 from landscape.experiments.networks import Family, prepare, spectrum_units, training_units
-from landscape.experiments.scales import Scale, fig3_scale
+from landscape.experiments.scales import Scale, fig3_scale, scale_from_json
 from landscape.report import Page
 from landscape.runs import (
     RunFolder,
@@ -246,14 +246,14 @@ def _doing(console: Any, what: str) -> Iterator[None]:
 
 
 def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
+    # The recorded scale, not the one of that name today: a report tells what was run.
     try:
-        request = Request(**folder.config["request"])
+        return Request(**folder.config["request"]), scale_from_json(folder.config["scale"])
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} does not say which experiment was run; it was made by "
             "another program, or changed by hand"
         ) from error
-    return request, fig3_scale(request.scale, request.dataset, request.seeds)
 
 
 def _read_results(folder: RunFolder, name: str) -> xr.Dataset:

@@ -9,6 +9,8 @@ report.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from landscape.errors import InputError
 
@@ -127,6 +129,24 @@ def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
         for g in (scale.accuracy, scale.fractions)
     )
     return dataclasses.replace(scale, accuracy=accuracy, fractions=fractions)
+
+
+def scale_from_json(record: Mapping[str, Any]) -> Scale:
+    """A scale from its JSON form, as a run folder records it."""
+
+    def group(values: Mapping[str, Any]) -> Group:
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return Group(**fields)
+
+    return Scale(
+        record["name"],
+        group(record["accuracy"]),
+        group(record["fractions"]),
+        tuple(record["deviations"]),
+    )
 
 
 def _smoke(digits: bool) -> Scale:

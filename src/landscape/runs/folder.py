@@ -242,7 +242,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _expect_config(path: Path, config: Mapping[str, Any]) -> None:
-    found = _read_config(path)["config"]
+    found, config = _flat(_read_config(path)["config"]), _flat(config)
     different = [key for key in {**found, **config} if found.get(key) != config.get(key)]
     if different:
         listed = "; ".join(
@@ -253,6 +253,17 @@ def _expect_config(path: Path, config: Mapping[str, Any]) -> None:
             f"{path} holds a run of another configuration ({listed}); use the same options, or "
             "choose another --out"
         )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys written with dots, so that a difference is named where it is."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _shown(value: Any) -> str:
