@@ -80,3 +80,12 @@ def test_threads_write_side_by_side(tmp_path):
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(save, range(3)))
+
+
+def test_a_relative_folder_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = {"a": jnp.arange(3.0)}
+    save_checkpoint(Path("run"), 2, tree, {"loss": np.zeros(3)}, "me")
+    epoch, found, _ = load_checkpoint(Path("run"), tree, "me")
+    assert epoch == 2
+    np.testing.assert_array_equal(found["a"], tree["a"])

@@ -188,7 +188,8 @@ def _orbax_save(path: Path, payload: Any) -> None:
     orbax = _orbax()
     try:
         with _one_at_a_time:
-            orbax.save(path, payload)
+            # Orbax refuses relative paths.
+            orbax.save(path.absolute(), payload)
     # A full disk reaches us as TensorStore's ValueError, among other types.
     except Exception as error:
         raise OSError(str(error).partition("\n")[0]) from error
@@ -197,7 +198,7 @@ def _orbax_save(path: Path, payload: Any) -> None:
 def _orbax_load(path: Path) -> dict[str, dict[str, np.ndarray]]:
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded = _orbax().load(path)
+        loaded = _orbax().load(path.absolute())
     return {
         group: {name: np.asarray(value) for name, value in arrays.items()}
         for group, arrays in loaded.items()
