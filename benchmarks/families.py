@@ -1,7 +1,8 @@
-"""Training many small networks: one after the other, side by side in ``vmap``, or on threads.
+"""Training many small networks: one after the other, or side by side in ``vmap``.
 
 Prints seconds per network and epoch for networks of several widths on the digits, the ratio of each
-way to the plain loop, and the machine. Run as ``python benchmarks/families.py``.
+way to the plain loop, and the machine. Threads are left out on purpose: two that drive XLA's CPU
+client at once can wait for each other for ever. Run as ``python benchmarks/families.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import os
 import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
@@ -43,25 +43,16 @@ def main() -> None:
     data = load("digits").standardized()
     config = TrainConfig(epochs=options.epochs, batch_size=18)
     keys = jax.random.split(jax.random.key(0), options.networks)
-    cores, networks = os.cpu_count() or 1, options.networks
+    networks = options.networks
     for width in options.widths:
         model = MLP(20, width, 10, skip="identity")
 
         def train(keys, block, model=model):
             fit_many(model, data, config, keys, block_size=block)
 
-        def threads(model=model):
-            with ThreadPoolExecutor(cores) as pool:
-                list(
-                    pool.map(
-                        lambda part: train(part, 1, model), [keys[i::cores] for i in range(cores)]
-                    )
-                )
-
         ways = {
             "loop": lambda: train(keys, 1),
             "vmap": lambda: train(keys, options.networks),
-            "threads": threads,
         }
         times = {name: seconds(way, options.repeats) for name, way in ways.items()}
         cells = "  ".join(

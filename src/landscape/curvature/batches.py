@@ -87,7 +87,6 @@ def weighted_mean(
 
 def _weight(chunk: Any, weight: Weight | None) -> Array:
     if weight is None:
-        # A count above 2²⁴ is still exact as the sum of chunk counts below it in float32's range
-        # of integers only up to 16.8 M examples; weak float keeps float64 where that is enabled.
+        # Exact in float32 up to 2²⁴ examples; the default float is float64 where that is enabled.
         return jnp.asarray(num_examples(chunk), jnp.result_type(float))
     return jnp.asarray(weight(chunk))

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from landscape.data import Dataset
 from landscape.experiments.claims import Claim
 from landscape.experiments.networks import ARCHITECTURES, Family, from_dataset, spectrum_places
 from landscape.experiments.scales import Group
@@ -135,9 +136,9 @@ def collect(
     )
 
 
-def make_families(dataset: object, group: Group, seed: int) -> list[Family]:
+def make_families(dataset: Dataset, group: Group, seed: int) -> list[Family]:
     """One family per architecture."""
-    return [Family(name, group, dataset, seed) for name in ARCHITECTURES]  # type: ignore[arg-type]
+    return [Family(name, group, dataset, seed) for name in ARCHITECTURES]
 
 
 def data_ratio(results: xr.Dataset) -> float:

@@ -209,7 +209,8 @@ def fit_many(
         JAX random keys, shape (S,).
     block_size
         Networks trained together through ``vmap``. Default: all on an accelerator; one on a CPU,
-        where ``vmap`` over models brings nothing (``benchmarks/families.py``).
+        where wide networks keep the cores busy by themselves. Small ones gain from blocks there
+        too; ``benchmarks/families.py`` measures from which width they do not.
 
     Returns
     -------
