@@ -201,9 +201,18 @@ def test_nothing_compiles_for_another_key_or_another_data_set_of_the_same_shape(
         assert not [r for r in caplog.records if "ompil" in r.getMessage()]
         jax.jit(lambda x: x + 17)(1.0)
         assert [r for r in caplog.records if "ompil" in r.getMessage()], "compilation is logged"
-    program = compile_program(MLP(2, 7, 10), adam(3e-3), 25, False)
+    program = compile_program(MLP(2, 7, 10), adam(3e-3), 25, False, "threefry2x32")
     sizes = [f._cache_size() for f in (program.init, program.run, program.evaluate)]
     assert sizes == [1, 1, 1]
+
+
+def test_keys_of_another_generator_train_and_give_other_numbers(model, digits, config):
+    runs = [
+        fit(model, digits, config, jax.random.key(0, impl=impl)) for impl in ("threefry2x32", "rbg")
+    ]
+    assert not (runs[0].loss == runs[1].loss).any()
+    many = fit_many(model, digits, config, jax.random.split(jax.random.key(0, impl="rbg"), 2))
+    assert np.isfinite(many.loss).all()
 
 
 def test_snapshots_stay_valid_and_the_key_is_left_alone(model, digits, config):

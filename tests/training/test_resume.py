@@ -143,7 +143,9 @@ def test_a_function_inside_a_partial_does_not_name_the_run_by_its_address(digits
             return jax.nn.leaky_relu(x, slope)
 
         model = MLP(1, 6, 10, activation=partial(leaky, slope=slope))
-        return _identity(model, config, None, digits, jax.random.key_data(jax.random.key(0)), ())
+        return _identity(
+            model, config, None, digits, jax.random.key_data(jax.random.key(0)), "", ()
+        )
 
     assert identity(0.1) == identity(0.1)
     assert identity(0.1) != identity(0.2)

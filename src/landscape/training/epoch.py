@@ -74,12 +74,20 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
 
 @functools.lru_cache(maxsize=64)
 def compile_program(
-    model: nn.Module, optimizer: optax.GradientTransformation, batch_size: int, vectorized: bool
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    vectorized: bool,
+    generator: str = "threefry2x32",
 ) -> Program:
-    """The program of a model; ``vectorized`` adds a leading network axis to state and metrics."""
+    """The program of a model; ``vectorized`` adds a leading network axis to state and metrics.
+
+    ``generator`` names the implementation of the random keys, whose raw data the state carries.
+    """
+    wrap = functools.partial(jax.random.wrap_key_data, impl=generator)
 
     def init(key: Array, example: Array) -> TrainState:
-        variables = dict(model.init(jax.random.wrap_key_data(key), example))
+        variables = dict(model.init(wrap(key), example))
         params = variables.pop("params")
         return TrainState(params, variables, optimizer.init(params), key)
 
@@ -96,7 +104,7 @@ def compile_program(
         return TrainState(params, state, opt_state, train.key), None
 
     def run(train: TrainState, inputs: Array, labels: Array, epoch: Array) -> TrainState:
-        key = jax.random.fold_in(jax.random.wrap_key_data(train.key), epoch)
+        key = jax.random.fold_in(wrap(train.key), epoch)
         order = jax.random.permutation(key, inputs.shape[0])
         with jax.named_scope("epoch"):
             train, _ = jax.lax.scan(

@@ -181,8 +181,8 @@ def fit(
     if keys.ndim != 1:
         raise InputError(f"fit takes one key; got an array of {keys.shape[0]}: use fit_many")
     return _fit(
-        model, dataset, config, keys, False, optimizer, callbacks, checkpoint_dir, should_stop,
-        progress,
+        model, dataset, config, keys, str(jax.random.key_impl(key)), False, optimizer, callbacks,
+        checkpoint_dir, should_stop, progress,
     )  # fmt: skip
 
 
@@ -243,6 +243,7 @@ def fit_many(
                 dataset,
                 config,
                 raw[start : start + block_size],
+                str(jax.random.key_impl(keys)),
                 True,
                 optimizer,
                 callbacks,
@@ -259,6 +260,7 @@ def _fit(
     dataset: Labelled,
     config: TrainConfig,
     key: Array,
+    generator: str,
     vectorized: bool,
     optimizer: optax.GradientTransformation | None,
     callbacks: Sequence[Callback],
@@ -268,9 +270,9 @@ def _fit(
 ) -> TrainingRun:
     inputs, labels = dataset.arrays()
     _check(config, inputs.shape[0], callbacks)
-    identity = _identity(model, config, optimizer, dataset, key, callbacks)
+    identity = _identity(model, config, optimizer, dataset, key, generator, callbacks)
     program = compile_program(
-        model, optimizer or adam(config.learning_rate), config.batch_size, vectorized
+        model, optimizer or adam(config.learning_rate), config.batch_size, vectorized, generator
     )
     train = program.init(key, inputs[:1])
     history = _History(program, callbacks, vectorized, inputs, labels)
@@ -381,6 +383,7 @@ def _identity(
     optimizer: optax.GradientTransformation | None,
     dataset: Labelled,
     key: Array,
+    generator: str,
     callbacks: Sequence[Callback],
 ) -> str:
     """Names a run: two runs with one identity give the same numbers."""
@@ -392,7 +395,7 @@ def _identity(
         repr(dataclasses.replace(config, checkpoint_every=1)),
         "adam" if optimizer is None else "custom",
         dataset.digest,
-        np.asarray(key).tobytes().hex(),
+        f"{generator} {np.asarray(key).tobytes().hex()}",
         repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
