@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import xarray as xr
@@ -35,6 +37,8 @@ _logger = logging.getLogger("landscape")
 
 # How often a run looks whether it was asked to stop while its workers are busy.
 _POLL_SECONDS = 0.2
+# How many looks a terminated worker stays after its last unit, so that the outcome is sent.
+_IDLE_POLLS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +125,14 @@ def run_units(
             results[index] = folder.read_unit(path)
             done += 1
             report(name, done, len(units))
+    failed = _failure_message(failures, len(units)) if failures else ""
     if stopped:
         raise StoppedError(
             f"stopped with {done} of {len(units)} units done; run again with --resume to continue"
+            + (f"\n{failed}" if failed else "")
         )
     if failures:
-        raise UnitsFailedError(_failure_message(failures, len(units)))
+        raise UnitsFailedError(failed)
     return [result for result in results if result is not None]
 
 
@@ -149,7 +155,7 @@ def _outcomes(
         while pending:
             finished, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             if should_stop():
-                _tell_workers_to_stop(executor)
+                getattr(executor, "ask_to_stop", lambda: None)()
             for future in finished:
                 yield pending.pop(future), lambda future=future: _result(future, should_stop)  # type: ignore[misc]
     finally:
@@ -187,6 +193,12 @@ def _failure_message(failures: Mapping[str, Exception], total: int) -> str:
     return "\n".join(lines)
 
 
+class _WorkerPool(ProcessPoolExecutor):
+    """A process pool whose workers can be asked to stop at their next safe point."""
+
+    ask_to_stop: Callable[[], None]
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor | None]:
     """Processes for units, each with one core's worth of threads; None for a single worker.
@@ -199,7 +211,8 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
     Notes
     -----
     Workers ignore the terminal's interrupt: the run asks them to stop. They end with it, however
-    it ends.
+    it ends. What one has compiled the others read from a cache, which lives as long as the pool
+    unless ``JAX_COMPILATION_CACHE_DIR`` names a lasting one.
     """
     if workers == 1:
         with nullcontext() as nothing:
@@ -207,49 +220,98 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    # Read by XLA when a worker starts. Workers share the cores; threads inside each would make
-    # them wait for one another (small networks: 1.8 times as long).
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_multi_thread_eigen=false".strip()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid())
-    )
-    pool._landscape_stop = stop  # type: ignore[attr-defined]
+    with TemporaryDirectory(prefix="landscape-") as cache, _environment(_worker_settings(cache)):
+        pool = _WorkerPool(
+            workers, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid())
+        )
+        pool.ask_to_stop = stop.set
+        try:
+            yield pool
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _worker_settings(cache: str) -> dict[str, str]:
+    """Environment variables that JAX reads when a worker starts."""
+    # Workers share the cores; threads inside each would make them wait for one another (small
+    # networks: 1.8 times as long).
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    return {"XLA_FLAGS": flags.strip()} | {
+        name: os.environ.get(name, value) for name, value in settings.items()
+    }
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the processes started within the block."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
-        yield pool
+        yield
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        if before is None:
-            del os.environ["XLA_FLAGS"]
-        else:
-            os.environ["XLA_FLAGS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _tell_workers_to_stop(executor: Executor) -> None:
-    stop = getattr(executor, "_landscape_stop", None)
-    if stop is not None:
-        stop.set()
+# What a worker process knows of itself; set once, when it starts.
+_worker: _Worker | None = None
 
 
-# A worker's own view of the stop event; set once, when the process starts.
-_stop_event: Any = None
+class _Worker:
+    """A worker process: when it must stop, and when it must end."""
+
+    def __init__(self, stop: Any, parent: int) -> None:
+        self._stop, self._parent = stop, parent
+        self._terminated = self._busy = False
+
+    def start(self) -> None:
+        # Batch systems and timeout(1) send SIGTERM to the whole process group: the unit in work
+        # then goes on to its next safe point, as it does when the run asks.
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def must_stop(self) -> bool:
+        return self._terminated or bool(self._stop.is_set())
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+    def _follow(self) -> None:
+        """End when the run was killed, and when terminated, once the outcome has been sent."""
+        # A worker that outlived its run would write beside its successor.
+        idle = 0
+        while os.getppid() == self._parent and idle < _IDLE_POLLS:
+            time.sleep(_POLL_SECONDS)
+            idle = idle + 1 if self._terminated and not self._busy else 0
+        os._exit(1)
 
 
 def _start_worker(stop: Any, parent: int) -> None:
-    global _stop_event
-    _stop_event = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-    def follow() -> None:
-        # A worker must not outlive a run that was killed: it would write beside its successor.
-        while os.getppid() == parent:
-            time.sleep(_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    global _worker
+    _worker = _Worker(stop, parent)
+    _worker.start()
 
 
 def _work_elsewhere(folder: RunFolder, unit: Unit) -> Path:
-    return _work(folder, unit, lambda: _stop_event is not None and _stop_event.is_set())
+    if _worker is None:
+        return _work(folder, unit, lambda: False)
+    with _worker.working():
+        return _work(folder, unit, _worker.must_stop)
