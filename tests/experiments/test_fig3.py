@@ -122,12 +122,12 @@ def test_the_level_is_a_final_loss_and_spectra_are_matched_by_their_own_epochs()
 def test_fractions_with_a_wide_interval_or_below_the_noise_floor_are_not_resolved():
     results = planted(by_architecture([2, 1], [2, 1], [2, 1]), np.full((3, 1, 2), 0.5),
                       spectrum_epochs=(0, 1))  # fmt: skip
-    assert resolved(results).values.tolist() == [[[0.5, 0.5]]] * 3
+    assert resolved(results).isel(images=0).values.tolist() == [[[0.5, 0.5]]] * 3
     results["degenerate_upper"][0, 0, 1] = results["degenerate_lower"][0, 0, 1] + WIDEST + 0.01
     for name in ("degenerate", "degenerate_lower", "degenerate_upper"):
         results[name][1, 0, 1] = np.nan
     np.testing.assert_array_equal(
-        resolved(results).values[:, 0], [[0.5, np.nan], [0.5, np.nan], [0.5, 0.5]]
+        resolved(results).isel(images=0).values[:, 0], [[0.5, np.nan], [0.5, np.nan], [0.5, 0.5]]
     )
     assert np.isnan(matched(results)["plain"][0])
     last = claims(results, results)[2]

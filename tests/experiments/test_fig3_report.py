@@ -29,17 +29,19 @@ def planted(group, num_parameters, images):
     values["norm"], values["noise_floor"] = np.full(shape, 30.0), np.full(shape, 4e-6)
     grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
     history = np.linspace(0.1, 0.9, len(epochs)) + 0.01 * rng.normal(size=(*networks, 1))
-    rising = np.linspace(0.2, 1, len(EPSILONS))
     return xr.Dataset(
         {
             "loss": (("architecture", "seed", "epoch"), 2 - history),
             "accuracy": (("architecture", "seed", "epoch"), history),
             **{name: (where, np.array(array)) for name, array in values.items()},
-            "curve": ((*where, "eps"), np.broadcast_to(rising, (*shape, len(EPSILONS)))),
-            "relative_curve": (
-                (*where, "relative"),
-                np.broadcast_to(np.linspace(0.1, 1, len(RELATIVE)), (*shape, len(RELATIVE))),
-            ),
+            **{
+                name: ((*where, axis), np.broadcast_to(rising + shift, (*shape, len(rising))))
+                for part, shift in (("", 0), ("_lower", -0.1), ("_upper", 0.1))
+                for name, axis, rising in (
+                    (f"curve{part}", "eps", np.linspace(0.2, 1, len(EPSILONS))),
+                    (f"relative_curve{part}", "relative", np.linspace(0.1, 1, len(RELATIVE))),
+                )
+            },
             "density": ((*where, "eigenvalue"), np.full((*shape, len(grid)), 0.05)),
         },
         coords={

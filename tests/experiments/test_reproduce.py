@@ -177,6 +177,13 @@ def test_curves_rise_from_the_noise_floor_to_one(smoke, name, axis):
     assert (steps[np.isfinite(steps)] >= -1e-12).all()
     np.testing.assert_allclose(curve[..., -1], 1, atol=ROUNDING)
     assert (curve[known] >= 0).all()
+    lower, upper = (
+        results[f"{name}_{end}"].transpose(..., axis).values for end in ("lower", "upper")
+    )
+    assert (lower[known] <= curve[known] + ROUNDING).all()
+    assert (curve[known] <= upper[known] + ROUNDING).all()
+    assert (lower[known] > 0).any()
+    assert (upper[known] < 1).any()
     floor = results["noise_floor"].values[..., None]
     scale = results["norm"].values[..., None] if axis == "relative" else 1.0
     np.testing.assert_array_equal(known, results[axis].values * scale >= floor)

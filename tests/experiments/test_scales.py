@@ -107,7 +107,8 @@ def test_the_laptop_scale_takes_the_protocols_subset_of_cifar():
 def test_what_differs_from_the_standard_protocol_is_said():
     for scale, dataset in RUNNABLE:
         deviations = fig3_scale(scale, dataset, None).deviations
-        assert bool(deviations) == (scale != "paper")
+        assert bool(deviations) == ((scale, dataset) != ("paper", "cifar100"))
+        assert (f"{dataset} instead of CIFAR-100" in deviations) == (dataset != "cifar100")
     assert "200 images" in " ".join(fig3_scale("smoke", "digits", None).deviations)
     assert "10,000 images" in " ".join(fig3_scale("laptop", "cifar100", None).deviations)
 

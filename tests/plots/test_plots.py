@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -11,6 +12,7 @@ from landscape.plots import (
     mean_interval,
     plot_density,
     plot_fraction_curve,
+    plot_fractions,
     plot_through_training,
 )
 
@@ -30,6 +32,12 @@ def results(along, coordinate, values=None, names=NAMES, seeds=3):
         dims=("architecture", "seed", along),
         coords={"architecture": names, "seed": np.arange(seeds), along: coordinate},
     )
+
+
+def bounded(along, coordinate, **options):
+    """An estimate and bounds 0.1 below and 0.2 above it."""
+    estimate = results(along, coordinate, **options)
+    return estimate, estimate - 0.1, estimate + 0.2
 
 
 @pytest.fixture
@@ -55,10 +63,8 @@ def draw(ax):
 
 DRAWINGS = {
     "through training": lambda ax: plot_through_training(results("epoch", range(5)), ax=ax),
-    "points": lambda ax: plot_through_training(
-        results("spectrum_epoch", [0, 50, 100]), ax=ax, points=True
-    ),
-    "fraction curve": lambda ax: plot_fraction_curve(results("eps", EPSILONS), ax=ax),
+    "fractions": lambda ax: plot_fractions(*bounded("spectrum_epoch", [0, 50, 100]), ax=ax),
+    "fraction curve": lambda ax: plot_fraction_curve(*bounded("eps", EPSILONS), ax=ax),
     "density": lambda ax: plot_density(
         results("eigenvalue", np.linspace(-20, 20, 41)), linear_width=1e-3, eps=1e-3, ax=ax
     ),
@@ -113,37 +119,81 @@ def test_values_are_left_as_they_are_without_percent(ax):
 
 @pytest.mark.parametrize(
     ("along", "label"),
-    [("epoch", "epoch"), ("spectrum_epoch", "spectrum epoch"), ("images", "examples N")],
+    [("spectrum_epoch", "epoch"), ("images", "examples N")],
 )
 def test_the_abscissa_is_named_after_its_dimension(ax, along, label):
-    plot_through_training(results(along, [0, 1, 2]), ax=ax)
+    plot_fractions(*bounded(along, [0, 1, 2]), ax=ax)
     assert ax.get_xlabel() == label
 
 
-def test_points_stand_at_evenly_spaced_places_labelled_with_their_epochs(ax):
-    plot_through_training(results("epoch", [0, 50, 1000]), ax=ax, points=True)
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "50", "1000"]
-    places = [container.lines[0].get_xdata() for container in ax.containers]
+def markers(ax):
+    """The error-bar containers among all containers."""
+    return [container for container in ax.containers if isinstance(container, ErrorbarContainer)]
+
+
+def test_fractions_stand_at_evenly_spaced_places_labelled_with_their_epochs(ax):
+    plot_fractions(*bounded("spectrum_epoch", [0, 50, 1000]), ax=ax)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "50", "1,000"]
+    places = [container.lines[0].get_xdata() for container in markers(ax)]
     # Beside each other, so that their bars can be told apart.
     assert len({x[0] for x in places}) == len(NAMES)
     np.testing.assert_allclose(np.mean(places, 0), [0, 1, 2], atol=1e-12)
 
 
-@pytest.mark.parametrize("points", [False, True])
-def test_missing_seeds_are_left_out_of_the_mean(ax, points):
+def test_missing_seeds_are_left_out_of_the_mean(ax):
     data = results("epoch", [0, 1, 2])
     data[0, 1] = np.nan
-    plot_through_training(data, ax=ax, points=points)
-    drawn = (ax.containers[0].lines[0] if points else ax.get_lines()[0]).get_ydata()
-    np.testing.assert_allclose(drawn, 100 * data.values[0, [0, 2]].mean(0))
+    plot_through_training(data, ax=ax)
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), 100 * data.values[0, [0, 2]].mean(0))
     draw(ax)
 
 
-@pytest.mark.parametrize("drawing", [plot_through_training, plot_fraction_curve])
-def test_an_architecture_without_any_value_keeps_its_place_in_the_legend(ax, drawing):
-    data = results("eps", EPSILONS)
-    data[1] = np.nan
-    drawing(data, ax=ax)
+def segments(container):
+    """The bars of an error-bar container."""
+    return container.lines[2][0].get_segments()
+
+
+def test_fractions_show_resolved_estimates_and_every_certified_interval(ax):
+    estimate, lower, upper = bounded("spectrum_epoch", [0, 1, 2])
+    estimate[0, 1] = np.nan
+    estimate[0, :, 2] = np.nan
+    plot_fractions(estimate, lower, upper, ax=ax)
+    drawn = markers(ax)[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn[:2], 100 * estimate.values[0, [0, 2], :2].mean(0))
+    assert np.isnan(drawn[2])
+    # From two seeds no interval is drawn, from three one is.
+    first, second = (
+        np.array([np.ptp(bar, axis=0)[1] if len(bar) else np.nan for bar in segments(container)])
+        for container in markers(ax)[:2]
+    )
+    assert not (first[1:] > 0).any()
+    assert (second > 0).all()
+    boxes = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in ax.patches[:3]]
+    expected = [100 * bound.values[0].mean(0) for bound in (lower, upper)]
+    np.testing.assert_allclose(np.transpose(boxes), expected)
+    draw(ax)
+
+
+def test_a_curve_is_drawn_where_every_seed_is_resolved_its_bounds_everywhere(ax):
+    estimate, lower, upper = bounded("eps", EPSILONS)
+    estimate[0, 1, :3] = np.nan
+    plot_fraction_curve(estimate, lower, upper, ax=ax)
+    line = ax.get_lines()[0].get_ydata()
+    assert np.isnan(line[:3]).all()
+    np.testing.assert_allclose(line[3:], 100 * estimate.values[0, :, 3:].mean(0))
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(100 * lower.values[0].mean(0).min())
+    assert band[:, 1].max() == pytest.approx(100 * upper.values[0].mean(0).max())
+
+
+@pytest.mark.parametrize("kind", ["through training", "fraction curve"])
+def test_an_architecture_without_any_value_keeps_its_place_in_the_legend(ax, kind):
+    estimate, *bounds = bounded("eps", EPSILONS)
+    estimate[1] = np.nan
+    if kind == "fraction curve":
+        plot_fraction_curve(estimate, *bounds, ax=ax)
+    else:
+        plot_through_training(estimate, ax=ax)
     assert labelled(ax) == NAMES
     assert np.isnan(ax.get_lines()[1].get_ydata()).all()
     draw(ax)
@@ -161,7 +211,7 @@ def test_architectures_of_other_names_have_looks_that_differ():
 
 
 def test_the_fraction_curve_has_its_axes_named_and_in_range(ax):
-    plot_fraction_curve(results("eps", EPSILONS), ax=ax)
+    plot_fraction_curve(*bounded("eps", EPSILONS), ax=ax)
     assert ax.get_xscale() == "log"
     assert ax.get_ylim() == (0, 100)
     assert ax.get_xlim() == pytest.approx((EPSILONS[0], EPSILONS[-1]))
@@ -170,22 +220,15 @@ def test_the_fraction_curve_has_its_axes_named_and_in_range(ax):
     assert "%" in ax.get_ylabel()
 
 
-def test_the_fraction_curve_takes_its_label_from_the_coordinate(ax):
-    data = results("eps", EPSILONS)
-    data["eps"].attrs["label"] = "ε / ‖H‖"
-    plot_fraction_curve(data, ax=ax)
-    assert ax.get_xlabel() == "ε / ‖H‖"
-
-
 def test_what_lies_below_the_noise_floor_is_shaded_and_named(ax):
-    plot_fraction_curve(results("eps", EPSILONS), ax=ax, noise_floor=1e-5)
+    plot_fraction_curve(*bounded("eps", EPSILONS), ax=ax, noise_floor=1e-5)
     assert labelled(ax) == [*NAMES, "below the noise floor"]
     shaded = ax.patches[0].get_extents().transformed(ax.transData.inverted())
     assert (shaded.x0, shaded.x1) == pytest.approx((EPSILONS[0], 1e-5))
 
 
 def test_a_noise_floor_below_the_curve_is_not_drawn(ax):
-    plot_fraction_curve(results("eps", EPSILONS), ax=ax, noise_floor=1e-9)
+    plot_fraction_curve(*bounded("eps", EPSILONS), ax=ax, noise_floor=1e-9)
     assert labelled(ax) == NAMES
     assert not ax.patches
 

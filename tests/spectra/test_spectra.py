@@ -287,9 +287,38 @@ def test_fraction_curve_agrees_with_fractions(x64):
     )
     epsilons = np.logspace(-5, 0, 20)
     curve = fraction_curve(spectrum, epsilons)
-    expected = [float(degenerate_fraction(spectrum, e).estimate) for e in epsilons]
-    np.testing.assert_allclose(curve, expected, atol=1e-12)
-    assert (np.diff(curve) >= 0).all()
+    expected = [degenerate_fraction(spectrum, e) for e in epsilons]
+    for name in ("estimate", "stderr", "noise_floor"):
+        values = [float(getattr(fraction, name)) for fraction in expected]
+        np.testing.assert_allclose(getattr(curve, name), values, atol=1e-12)
+    assert (np.diff(curve.estimate) >= 0).all()
+    # The free bounds enclose the tight ones, and by no more than the weight of two nodes an end.
+    lower, upper = (np.array([float(getattr(f, n)) for f in expected]) for n in ("lower", "upper"))
+    assert (curve.lower <= lower + 1e-9).all()
+    assert (curve.upper >= upper - 1e-9).all()
+    assert (curve.upper - curve.lower <= upper - lower + 4 * spectrum.weights.max()).all()
+    assert (curve.upper - curve.lower < 0.5).any()
+
+
+def test_a_dense_curve_is_exact(x64):
+    curve = fraction_curve(dense_spectrum(DiagonalOperator(jnp.arange(4.0))), np.array([0.5, 2.0]))
+    assert curve.estimate.tolist() == curve.lower.tolist() == curve.upper.tolist() == [0.25, 0.75]
+    assert curve.stderr.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_separation_bounds_hold_for_the_probes_own_measure(kind, x64):
+    values = spectrum_of(kind)
+    key = jax.random.key(3)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=30)
+    mass = probe_measure(values, key)
+    epsilons = np.concatenate([np.logspace(-5, 0, 40), np.abs(values[values != 0])[:10]])
+    curve = fraction_curve(spectrum, epsilons)
+    for i, eps in enumerate(epsilons):
+        inner = mass[np.abs(values) <= eps * (1 - 1e-9) - 1e-12].sum()
+        outer = mass[np.abs(values) <= eps * (1 + 1e-9) + 1e-12].sum()
+        assert curve.lower[i] - 1e-9 <= outer
+        assert curve.upper[i] + 1e-9 >= inner
 
 
 def test_density_is_the_gaussian_mixture_of_the_eigenvalues(x64):

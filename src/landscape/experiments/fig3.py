@@ -44,6 +44,7 @@ WIDEST = 0.5
 FRACTIONS = ("degenerate", "degenerate_lower", "degenerate_upper", "degenerate_stderr",
              "negative", "negative_lower", "negative_upper", "negative_stderr",
              "norm", "noise_floor")  # fmt: skip
+CURVES = ("curve", "curve_lower", "curve_upper")
 
 
 def collect(
@@ -78,8 +79,8 @@ def collect(
     grid = EPS * np.sinh(np.linspace(-limit, limit, 401))
     shape = (len(families), group.seeds, len(epochs), len(images))
     values = {name: np.full(shape, np.nan) for name in FRACTIONS}
-    curve = np.full((*shape, len(EPSILONS)), np.nan)
-    relative = np.full((*shape, len(RELATIVE)), np.nan)
+    curves = {name: np.full((*shape, len(EPSILONS)), np.nan) for name in CURVES}
+    relative = {name: np.full((*shape, len(RELATIVE)), np.nan) for name in CURVES}
     densities = np.full((*shape, len(grid)), np.nan)
     for i, family in enumerate(families):
         name = family.architecture
@@ -99,9 +100,13 @@ def collect(
             values["norm"][at] = spectrum.norm
             values["noise_floor"][at] = spectrum.noise_floor
             floor, norm = float(spectrum.noise_floor), float(spectrum.norm)
-            resolved, relatively = floor <= EPSILONS, RELATIVE * norm >= floor
-            curve[at][resolved] = fraction_curve(spectrum, EPSILONS[resolved])
-            relative[at][relatively] = fraction_curve(spectrum, RELATIVE[relatively] * norm)
+            for into, epsilons in ((curves, EPSILONS), (relative, RELATIVE * norm)):
+                above = epsilons >= floor
+                found = fraction_curve(spectrum, epsilons[above])
+                for name, part in zip(
+                    CURVES, (found.estimate, found.lower, found.upper), strict=True
+                ):
+                    into[name][at][above] = part
             densities[at] = asinh_density(spectrum, grid, linear_width=EPS, bandwidth=BANDWIDTH)
     where = ("architecture", "seed", "spectrum_epoch", "images")
     names = [family.architecture for family in families]
@@ -113,8 +118,11 @@ def collect(
                 np.stack([trained[n]["accuracy"].values for n in names]),
             ),
             **{name: (where, array) for name, array in values.items()},
-            "curve": ((*where, "eps"), curve),
-            "relative_curve": ((*where, "relative"), relative),
+            **{name: ((*where, "eps"), array) for name, array in curves.items()},
+            **{
+                f"relative_{name}": ((*where, "relative"), array)
+                for name, array in relative.items()
+            },
             "density": ((*where, "eigenvalue"), densities),
         },
         coords={
@@ -156,7 +164,7 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
         Collected results of the group judged for each.
     """
     through = accuracy["accuracy"].isel(epoch=slice(1, None)).mean("epoch")
-    last = resolved(fractions).isel(spectrum_epoch=-1)
+    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
     matched = at_matched_loss(fractions)
     ratio = data_ratio(fractions)
     short = "" if ratio >= ENOUGH_DATA else f"too few data: N(C−1)/P = {ratio:.2f} < {ENOUGH_DATA}"
@@ -196,11 +204,10 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     return result
 
 
-def resolved(results: xr.Dataset) -> xr.DataArray:
-    """Degenerate fractions at the largest N; NaN where they are not resolved."""
-    part = results.isel(images=-1)
-    width = part["degenerate_upper"] - part["degenerate_lower"]
-    return part["degenerate"].where(width <= WIDEST)
+def resolved(results: xr.Dataset, kind: str = "degenerate") -> xr.DataArray:
+    """Shares of a kind (``"degenerate"``, ``"negative"``, ``"curve"``); NaN where not resolved."""
+    width = results[f"{kind}_upper"] - results[f"{kind}_lower"]
+    return results[kind].where(width <= WIDEST)
 
 
 def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
@@ -210,7 +217,9 @@ def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
     losses never pass it, and where the fraction is not resolved. Dimensions architecture, seed.
     """
     loss = results["loss"].sel(epoch=results["spectrum_epoch"].values).values
-    fraction = resolved(results).transpose("architecture", "seed", "spectrum_epoch").values
+    fraction = (
+        resolved(results).isel(images=-1).transpose("architecture", "seed", "spectrum_epoch").values
+    )
     level = results["loss"].isel(epoch=-1).values.max(0)
     matched = np.full(loss.shape[:2], np.nan)
     for i, j in np.ndindex(loss.shape[:2]):

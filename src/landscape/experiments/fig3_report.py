@@ -12,12 +12,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.experiments.claims import Verdict
-from landscape.experiments.fig3 import ENOUGH_DATA, EPS, FRACTIONS, WIDEST, data_ratio
+from landscape.experiments.fig3 import ENOUGH_DATA, EPS, WIDEST, data_ratio, resolved
 from landscape.experiments.scales import Scale
 from landscape.plots import (
     mean_interval,
     plot_density,
     plot_fraction_curve,
+    plot_fractions,
     plot_through_training,
 )
 from landscape.report import Page, Picture, Table
@@ -55,16 +56,19 @@ def make_page(
         _claims_table(verdicts),
         Picture(
             "Through training",
-            "Mean over seeds; bands and bars: 95 % intervals of the mean. Accuracy is that of the "
-            "whole training set. Spectra are those of the Hessian of the training loss.",
+            "Mean over seeds; bands and thin bars: 95 % intervals of the mean. Accuracy is that of "
+            "the whole training set. Fractions are of the Hessian of the training loss; broad "
+            "light bars are the certified intervals, and where these are wider than "
+            f"{100 * WIDEST:.0f} points no estimate is drawn.",
             _save(_overview(accuracy, fractions), figures / "fig3-through-training"),
         ),
         _networks_table(results),
         Picture(
             "How many eigenvalues lie within ε of zero, at the last epoch",
             "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with "
-            "architecture and loss. The dotted line is ε = 10⁻³. Shaded: below the noise floor of "
-            "the arithmetic.",
+            "architecture and loss. Lines: mean over seeds; bands: certified bounds, means over "
+            f"seeds; where these are more than {100 * WIDEST:.0f} points apart no line is drawn. "
+            "The dotted line is ε = 10⁻³. Shaded: below the noise floor of the arithmetic.",
             _save(_curves(fractions), figures / "fig3-fraction-curves"),
         ),
         Picture(
@@ -184,7 +188,7 @@ def _networks_table(results: Mapping[str, xr.Dataset]) -> Table:
         ("networks", "architecture", "P", "images", "accuracy, mean through training (%)",
          "accuracy, last epoch (%)", "training loss, last epoch"),
         rows,
-        "Mean over seeds ± half-width of its 95 % interval. Loss in nats.",
+        "Mean over seeds ± half-width of its 95 % interval (from three seeds). Loss in nats.",
     )  # fmt: skip
 
 
@@ -202,32 +206,35 @@ def _fractions_table(results: xr.Dataset) -> Table:
          "certified (%)", "‖H‖", "noise floor"),
         rows,
         f"Degenerate: |λ| ≤ {EPS:g}; negative: λ < −{EPS:g}. Mean over seeds ± half-width of its "
-        "95 % interval; certified: means over seeds of the bounds. Networks whose noise floor is "
-        f"above {EPS:g} are left out: (k of S) says how many remain. Sampling error of one probe: "
-        f"at most {100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Noise "
-        "floor: largest over seeds.",
+        "95 % interval (from three seeds); certified: means over seeds of the bounds. Not "
+        f"resolved: a certified interval wider than {100 * WIDEST:.0f} points, or a noise floor "
+        f"above {EPS:g}; (k of S) says how many networks remain. More steps, or float64, would "
+        "resolve them. Sampling error of one probe: at most "
+        f"{100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Noise floor: "
+        "largest over seeds.",
     )  # fmt: skip
 
 
 def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
     """One row of the table of fractions, from its N on."""
-    resolved = np.isfinite(part["degenerate"].values)
-    count, total = int(resolved.sum()), resolved.size
     images, norm = int(part["images"]), f"{np.mean(part['norm'].values):.3g}"
     floor = f"{np.max(part['noise_floor'].values):.0e}"
-    if not count:
+    if not np.isfinite(part["degenerate"].values).any():
         return (f"{images:,}", "below the noise floor", "—", "—", "—", norm, floor)
-    some = "" if count == total else f" ({count} of {total})"
-    values = {name: part[name].values[resolved] for name in part.data_vars if name in FRACTIONS}
-    return (
-        f"{images:,}",
-        _percent(values["degenerate"]) + some,
-        _interval(values["degenerate_lower"], values["degenerate_upper"]),
-        _percent(values["negative"]) + some,
-        _interval(values["negative_lower"], values["negative_upper"]),
-        norm,
-        floor,
+    cells = [cell for kind in ("degenerate", "negative") for cell in _estimate_cells(part, kind)]
+    return (f"{images:,}", *cells, norm, floor)
+
+
+def _estimate_cells(part: xr.Dataset, kind: str) -> tuple[str, str]:
+    """Mean of the resolved estimates of a kind, and the mean certified interval."""
+    estimates = resolved(part, kind).values
+    known = np.isfinite(estimates)
+    some = "" if known.all() else f" ({known.sum()} of {known.size})"
+    interval = (
+        f"[{100 * np.nanmean(part[f'{kind}_lower'].values):.1f}, "
+        f"{100 * np.nanmean(part[f'{kind}_upper'].values):.1f}]"
     )
+    return (_percent(estimates[known]) + some if known.any() else "not resolved", interval)
 
 
 def _percent(values: np.ndarray) -> str:
@@ -236,11 +243,9 @@ def _percent(values: np.ndarray) -> str:
 
 def _plus_minus(values: np.ndarray, form: str = "{:.3g}") -> str:
     mean, half = mean_interval(np.asarray(values, float), 0)
-    return form.format(mean) + (f" ± {form.format(half)}" if np.isfinite(half) else "")
-
-
-def _interval(lower: np.ndarray, upper: np.ndarray) -> str:
-    return f"[{100 * np.mean(lower):.1f}, {100 * np.mean(upper):.1f}]"
+    # From two values Student's interval is 9 standard deviations wide: it says nothing.
+    enough = np.isfinite(values).sum() > 2 and np.isfinite(half)
+    return form.format(mean) + (f" ± {form.format(half)}" if enough else "")
 
 
 def _listed(values: Sequence[int]) -> str:
@@ -253,15 +258,7 @@ def _overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Figure:
     plot_through_training(accuracy["accuracy"], ax=first)
     first.set_ylabel("training accuracy (%)")
     first.legend(frameon=False)
-    biggest = fractions.isel(images=-1)
-    plot_through_training(biggest["degenerate"], ax=second, points=True)
-    second.set_ylabel("eigenvalues with |λ| ≤ 10⁻³ (%)")
-    plot_through_training(biggest["negative"], ax=third, points=True)
-    third.set_ylabel("eigenvalues with λ < −10⁻³ (%)")
-    for ax in (second, third):
-        ax.set_xlabel("epoch")
-        low, high = ax.get_ylim()
-        ax.set_ylim(max(low, -2), min(high, 102))
+    _draw_fractions(fractions.isel(images=-1), second, third)
     for ax, title in zip(
         (first, second, third), ("accuracy", "degenerate", "negative"), strict=True
     ):
@@ -274,12 +271,15 @@ def _curves(fractions: xr.Dataset) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
     floor = float(last["noise_floor"].max())
-    plot_fraction_curve(last["curve"], ax=left, noise_floor=floor)
+    absolute = resolved(last, "curve"), last["curve_lower"], last["curve_upper"]
+    plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
     left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
     left.legend(frameon=False, loc="lower right")
-    relative = last["relative_curve"].rename(relative="eps")
-    relative["eps"].attrs["label"] = "ε / ‖H‖"
-    plot_fraction_curve(relative, ax=right)
+    arrays = (
+        resolved(last, "relative_curve"), last["relative_curve_lower"], last["relative_curve_upper"]
+    )  # fmt: skip
+    plot_fraction_curve(*(array.rename(relative="eps") for array in arrays), ax=right)
+    right.set_xlabel("ε / ‖H‖")
     right.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
     return figure
 
@@ -302,16 +302,21 @@ def _densities(fractions: xr.Dataset) -> Figure:
 def _against_images(results: xr.Dataset) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    last = results.isel(spectrum_epoch=-1)
-    for ax, name, label in (
-        (left, "degenerate", "eigenvalues with |λ| ≤ 10⁻³ (%)"),
-        (right, "negative", "eigenvalues with λ < −10⁻³ (%)"),
-    ):
-        plot_through_training(last[name], ax=ax, points=True)
-        ax.set_xlabel("examples N")
-        ax.set_ylabel(label)
-    left.legend(frameon=False)
+    _draw_fractions(results.isel(spectrum_epoch=-1), left, right)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
     return figure
+
+
+def _draw_fractions(results: xr.Dataset, degenerate: Any, negative: Any) -> None:
+    for ax, kind, label in (
+        (degenerate, "degenerate", "eigenvalues with |λ| ≤ 10⁻³ (%)"),
+        (negative, "negative", "eigenvalues with λ < −10⁻³ (%)"),
+    ):
+        bounds = results[f"{kind}_lower"], results[f"{kind}_upper"]
+        plot_fractions(resolved(results, kind), *bounds, ax=ax)
+        ax.set_ylabel(label)
 
 
 def _save(figure: Figure, stem: Path) -> bytes:

@@ -167,12 +167,14 @@ def _run_group(
     for family, units in training:
         mine, blocks = blocks[: len(units)], blocks[len(units) :]
         trained[family.architecture] = xr.concat(mine, "seed")
-    work = [(family, spectrum_units(family, trained[family.architecture])) for family in families]
-    flat = [unit for _, units in work for unit in units]
+    work = [spectrum_units(family, trained[family.architecture]) for family in families]
+    # The architectures in turn: workers then compile different programs at the same time, and
+    # find each other's in the cache they share.
+    flat = [unit for units in zip(*work, strict=True) for unit in units]
     found = _run(folder, flat, pool, stop, console, f"{len(flat)} Hessian spectra of {size}")
-    spectra: dict[str, list[xr.Dataset]] = {}
-    for family, units in work:
-        spectra[family.architecture], found = found[: len(units)], found[len(units) :]
+    spectra = {
+        family.architecture: found[index :: len(families)] for index, family in enumerate(families)
+    }
     return fig3.collect(families, trained, spectra)
 
 

@@ -1,6 +1,11 @@
 """Figures: functions that take a result and optional axes, and return the axes."""
 
-from landscape.plots.curves import plot_density, plot_fraction_curve, plot_through_training
+from landscape.plots.curves import (
+    plot_density,
+    plot_fraction_curve,
+    plot_fractions,
+    plot_through_training,
+)
 from landscape.plots.style import look, mean_interval
 
 __all__ = [
@@ -8,5 +13,6 @@ __all__ = [
     "mean_interval",
     "plot_density",
     "plot_fraction_curve",
+    "plot_fractions",
     "plot_through_training",
 ]

@@ -11,7 +11,7 @@ from landscape.plots.style import look, mean_interval, new_axes, tidy
 
 
 def plot_through_training(
-    results: xr.DataArray, *, ax: Any | None = None, points: bool = False, percent: bool = True
+    results: xr.DataArray, *, ax: Any | None = None, percent: bool = True
 ) -> Any:
     """Draw a quantity against epochs.
 
@@ -22,14 +22,12 @@ def plot_through_training(
         A fraction of 1, drawn in percent unless ``percent`` is False.
     ax
         Matplotlib axes; new ones by default.
-    points
-        Few epochs: markers with error bars instead of a band.
     percent
         Multiply by 100.
 
     Returns
     -------
-    The axes. Mean over seeds; bands and bars are 95 % Student intervals of the mean.
+    The axes. Mean over seeds; bands are 95 % Student intervals of the mean.
     """
     ax = tidy(new_axes(ax))
     factor = 100.0 if percent else 1.0
@@ -40,37 +38,74 @@ def plot_through_training(
         style = look(name, index)
         values = factor * results.isel(architecture=index).transpose("seed", along).values
         mean, half = mean_interval(values, 0)
-        if points:
-            # A small shift keeps the bars of different architectures apart.
-            ax.errorbar(
-                np.arange(len(epochs)) + 0.08 * (index - (len(names) - 1) / 2),
-                mean,
-                half,
-                color=style.color,
-                linestyle=style.linestyle,
-                marker=style.marker,
-                capsize=3,
-                label=name,
-            )
-            ax.set_xticks(np.arange(len(epochs)), [str(epoch) for epoch in epochs])
-        else:
-            ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
-            ax.fill_between(
-                epochs, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0
-            )
-    ax.set_xlabel("examples N" if along == "images" else along.replace("_", " "))
+        ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
+        ax.fill_between(epochs, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0)
+    ax.set_xlabel(along.replace("_", " "))
+    return ax
+
+
+def plot_fractions(
+    estimate: xr.DataArray, lower: xr.DataArray, upper: xr.DataArray, *, ax: Any | None = None
+) -> Any:
+    """Draw shares of a spectrum at a few epochs, or for a few N, with their certified intervals.
+
+    Parameters
+    ----------
+    estimate
+        Dimensions architecture, seed, and one along the abscissa; fractions of 1. NaN where the
+        share is not resolved.
+    lower, upper
+        Certified bounds, same dimensions; NaN where nothing is known.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes. Light bars: means over seeds of the bounds. Markers: mean over the seeds with an
+    estimate, with its 95 % Student interval from three seeds on.
+    """
+    ax = tidy(new_axes(ax))
+    names = [str(name) for name in estimate["architecture"].values]
+    along = str(next(dim for dim in estimate.dims if dim not in ("architecture", "seed")))
+    places = estimate[along].values
+    for index, name in enumerate(names):
+        style = look(name, index)
+        values, low, high = (
+            100 * array.isel(architecture=index).transpose("seed", along).values
+            for array in (estimate, lower, upper)
+        )
+        # A small shift keeps the bars of different architectures apart.
+        x = np.arange(len(places)) + 0.14 * (index - (len(names) - 1) / 2)
+        (bottom, _), (top, _) = mean_interval(low, 0), mean_interval(high, 0)
+        ax.bar(x, top - bottom, 0.1, bottom, color=style.color, alpha=0.25, linewidth=0)
+        mean, half = mean_interval(values, 0)
+        half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)
+        ax.errorbar(
+            x, mean, half, color=style.color, linestyle=style.linestyle, marker=style.marker,
+            capsize=3, label=name,
+        )  # fmt: skip
+    ax.set_xticks(np.arange(len(places)), [f"{place:,}" for place in places])
+    ax.set_ylim(-3, 103)
+    ax.set_xlabel("examples N" if along == "images" else "epoch")
     return ax
 
 
 def plot_fraction_curve(
-    results: xr.DataArray, *, ax: Any | None = None, noise_floor: float | None = None
+    estimate: xr.DataArray,
+    lower: xr.DataArray,
+    upper: xr.DataArray,
+    *,
+    ax: Any | None = None,
+    noise_floor: float | None = None,
 ) -> Any:
-    """Draw f(ε), the share of eigenvalues within ε of zero, against ε.
+    """Draw f(ε), the share of eigenvalues within ε of zero, against ε, between certified bounds.
 
     Parameters
     ----------
-    results
-        Dimensions architecture, seed, eps; fractions of 1.
+    estimate
+        Dimensions architecture, seed, eps; fractions of 1. NaN where it is not resolved.
+    lower, upper
+        Certified bounds, same dimensions; NaN where nothing is known.
     ax
         Matplotlib axes; new ones by default.
     noise_floor
@@ -78,16 +113,25 @@ def plot_fraction_curve(
 
     Returns
     -------
-    The axes.
+    The axes. Lines: mean over seeds, where every seed's share is resolved. Bands: means over
+    seeds of the bounds.
     """
-    ax = plot_through_training(results, ax=ax)
+    ax = tidy(new_axes(ax))
+    epsilons = estimate["eps"].values
+    for index, name in enumerate(str(name) for name in estimate["architecture"].values):
+        style = look(name, index)
+        middle, low, high = (
+            100 * array.isel(architecture=index).transpose("seed", "eps").values.mean(0)
+            for array in (estimate, lower, upper)
+        )
+        ax.plot(epsilons, middle, color=style.color, linestyle=style.linestyle, label=name)
+        ax.fill_between(epsilons, low, high, color=style.color, alpha=0.2, linewidth=0)
     ax.set_xscale("log")
-    epsilons = results["eps"].values
     if noise_floor is not None and noise_floor > epsilons[0]:
         ax.axvspan(epsilons[0], noise_floor, color="0.85", zorder=0, label="below the noise floor")
     ax.set_xlim(epsilons[0], epsilons[-1])
     ax.set_ylim(0, 100)
-    ax.set_xlabel(results["eps"].attrs.get("label", "ε"))
+    ax.set_xlabel("ε")
     ax.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
     return ax
 

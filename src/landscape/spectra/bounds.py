@@ -57,6 +57,37 @@ def distribution_bounds(
     return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
 
 
+def separation_bounds(
+    ritz: np.ndarray, weights: np.ndarray, exhausted: bool, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds that the Gauss rule gives without further work, at any number of points.
+
+    At its own nodes the inequalities hold for the Gauss rule too; between them Ψ's monotonicity
+    carries them on. Never tighter than ``distribution_bounds``.
+
+    Parameters
+    ----------
+    ritz, weights
+        (m,) nodes of the Gauss rule in ascending order, and their weights.
+    exhausted
+        Whether the Krylov space is: the rule is then the measure itself.
+    points
+        (n,) values of x, infinite ones included.
+
+    Returns
+    -------
+    lower, upper
+        (n,) with ``lower ≤ Ψ(x⁻)`` and ``Ψ(x) ≤ upper``.
+    """
+    near = _NEAR_RITZ * max(np.abs(ritz).max(), np.finfo(float).tiny)
+    cumulative = np.minimum(np.concatenate([[0.0], np.cumsum(weights)]), 1)
+    below = np.searchsorted(ritz, points - near, "left")
+    upto = np.searchsorted(ritz, points + near, "right")
+    if exhausted:
+        return cumulative[below], cumulative[upto]
+    return cumulative[np.maximum(below - 1, 0)], cumulative[np.minimum(upto + 1, len(ritz))]
+
+
 def _away(x: float, ritz: np.ndarray, near: float, direction: int) -> float:
     """The first point from x in a direction that keeps its distance from every Ritz value."""
     while True:

@@ -10,13 +10,14 @@ Gaussian probes the pooled mass of k probes is Beta(kPf/2, kP(1−f)/2), of vari
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from landscape.errors import InputError
-from landscape.spectra.bounds import distribution_bounds
+from landscape.spectra.bounds import distribution_bounds, separation_bounds
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
 
 
@@ -93,24 +94,9 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
     estimate = np.asarray(np.where(inside, spectrum.weights, 0).sum(-1))
     if isinstance(spectrum, SpectralMeasure):
-        bounds, stderr, certified = (estimate, estimate), np.zeros_like(estimate), True
-    else:
-        estimate = np.asarray(np.clip(estimate, 0, 1))
-        bounds = _mass_bounds(spectrum, low, high)
-        spread = estimate * (1 - estimate)
-        stderr = np.asarray(
-            np.sqrt(spread / (spectrum.num_probes * spectrum.num_parameters / 2 + 1))
-        )
-        certified = spectrum.reorthogonalize == "full"
-    return Fraction(
-        estimate=estimate,
-        lower=bounds[0],
-        upper=bounds[1],
-        stderr=stderr,
-        noise_floor=np.broadcast_to(spectrum.noise_floor, estimate.shape),
-        interval=(lower, upper),
-        certified=certified,
-    )
+        return _fraction(spectrum, estimate, estimate, estimate, (lower, upper))
+    bounds = _mass_bounds(spectrum, low, high)
+    return _fraction(spectrum, np.asarray(np.clip(estimate, 0, 1)), *bounds, (lower, upper))
 
 
 def degenerate_fraction(
@@ -176,31 +162,98 @@ def negative_fraction(
 
 def fraction_curve(
     spectrum: Spectrum, epsilons: Float[np.ndarray, " n"], *, center: float = 0.0
-) -> Float[np.ndarray, "*batch n"]:
-    """The estimate of ``degenerate_fraction`` as a curve f(ε).
+) -> Fraction:
+    """Share of the eigenvalues within ε of a centre as a curve f(ε).
 
     Parameters
     ----------
     spectrum
         Dense or Lanczos.
     epsilons
-        (n,) positive half-widths.
+        (n,) positive half-widths. None is refused: what lies below the spectrum's ``noise_floor``
+        is rounding.
     center
         Middle of the intervals.
 
     Returns
     -------
-    (*batch, n), non-decreasing in ε.
+    Fraction with arrays (*batch, n): the estimate of ``degenerate_fraction``, and bounds that cost
+    nothing (``landscape.spectra.bounds.separation_bounds``), up to the weight of two nodes wider
+    than its.
+
+    Raises
+    ------
+    InputError
+        If an ε is not positive.
     """
-    distance = np.abs(spectrum.nodes - center)
-    order = np.argsort(distance, -1)
-    distance = np.take_along_axis(distance, order, -1)
-    cumulative = np.cumsum(np.take_along_axis(spectrum.weights, order, -1), -1)
-    cumulative = np.concatenate([np.zeros((*cumulative.shape[:-1], 1)), cumulative], -1)
-    curve = np.empty((*distance.shape[:-1], len(epsilons)))
-    for index in np.ndindex(distance.shape[:-1]):
-        curve[index] = cumulative[index][np.searchsorted(distance[index], epsilons, "right")]
-    return curve
+    epsilons = np.asarray(epsilons, float)
+    if not np.all(epsilons > 0):
+        raise InputError("every epsilon must be positive")
+    low, high = center - epsilons, center + epsilons
+    estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
+    if isinstance(spectrum, SpectralMeasure):
+        lower = upper = estimate
+    else:
+        estimate = np.clip(estimate, 0, 1)
+        lower, upper = np.zeros_like(estimate), np.zeros_like(estimate)
+        for index in np.ndindex(spectrum.num_steps.shape[:-1]):
+            for share, bounds in zip(
+                spectrum.shares[index], _separation(spectrum, index, low, high), strict=True
+            ):
+                lower[index] += share * bounds[0]
+                upper[index] += share * bounds[1]
+    return _fraction(spectrum, estimate, lower, upper, (low, high))
+
+
+def _pooled_counts(
+    nodes: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Weight inside each of n intervals, (*batch, n)."""
+    counts = np.empty((*nodes.shape[:-1], len(low)))
+    for index in np.ndindex(nodes.shape[:-1]):
+        order = np.argsort(nodes[index])
+        ordered = nodes[index][order]
+        cumulative = np.concatenate([[0.0], np.cumsum(weights[index][order])])
+        first = np.searchsorted(ordered, low, "left")
+        last = np.searchsorted(ordered, high, "right")
+        counts[index] = cumulative[last] - cumulative[first]
+    return counts
+
+
+def _separation(
+    spectrum: LanczosSpectrum, index: tuple[int, ...], low: np.ndarray, high: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Bounds on each probe's mass in n intervals."""
+    for probe in range(spectrum.num_probes):
+        steps = spectrum.num_steps[(*index, probe)]
+        nodes, weights = spectrum.quadrature((*index, probe))
+        exhausted = bool(spectrum.betas[(*index, probe)][steps - 1] == 0)
+        first = separation_bounds(nodes, weights, exhausted, low)
+        last = separation_bounds(nodes, weights, exhausted, high)
+        yield np.maximum(last[0] - first[1], 0), np.minimum(last[1] - first[0], 1)
+
+
+def _fraction(
+    spectrum: Spectrum, estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray, interval: Any
+) -> Fraction:
+    """A fraction with its standard error and noise floor."""
+    if isinstance(spectrum, SpectralMeasure):
+        stderr, certified = np.zeros_like(estimate), True
+    else:
+        effective = spectrum.num_probes * spectrum.num_parameters / 2 + 1
+        stderr = np.asarray(np.sqrt(estimate * (1 - estimate) / effective))
+        certified = spectrum.reorthogonalize == "full"
+    floor = np.asarray(spectrum.noise_floor)
+    floor = floor.reshape(floor.shape + (1,) * (np.ndim(estimate) - floor.ndim))
+    return Fraction(
+        estimate=estimate,
+        lower=lower,
+        upper=upper,
+        stderr=stderr,
+        noise_floor=np.broadcast_to(floor, np.shape(estimate)),
+        interval=interval,
+        certified=certified,
+    )
 
 
 def _width(
@@ -224,15 +277,14 @@ def _mass_bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds on μ[a, b] of the pooled probes: Ψ(b) − Ψ(a⁻) with each term bounded."""
     batch = spectrum.alphas.shape[:-2]
-    share = spectrum.probe_norms / spectrum.probe_norms.sum(-1, keepdims=True)
     low, high = np.broadcast_to(low, batch), np.broadcast_to(high, batch)
     lower, upper = np.zeros(batch), np.zeros(batch)
     for index in np.ndindex(batch):
         ends = np.array([low[index], high[index]])
         for probe in range(spectrum.num_probes):
             below, upto = _distribution(spectrum, (*index, probe), ends)
-            lower[index] += share[index][probe] * max(below[1] - upto[0], 0.0)
-            upper[index] += share[index][probe] * min(max(upto[1] - below[0], 0.0), 1.0)
+            lower[index] += spectrum.shares[index][probe] * max(below[1] - upto[0], 0.0)
+            upper[index] += spectrum.shares[index][probe] * min(max(upto[1] - below[0], 0.0), 1.0)
     return np.asarray(np.clip(lower, 0, 1)), np.asarray(np.clip(upper, 0, 1))
 
 

@@ -93,6 +93,24 @@ class LanczosSpectrum:
         return self.alphas.shape[-2]
 
     @property
+    def shares(self) -> Float[np.ndarray, "*batch k"]:
+        """What each probe counts for in the pooled measure; sums to 1 over probes."""
+        return self.probe_norms / self.probe_norms.sum(-1, keepdims=True)
+
+    def quadrature(
+        self, index: tuple[int, ...]
+    ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Gauss rule of one probe: nodes in ascending order, and weights that sum to 1.
+
+        Parameters
+        ----------
+        index
+            Of the probe, batch axes first.
+        """
+        steps = self.num_steps[index]
+        return self._quadrature[0][index][:steps], self._quadrature[1][index][:steps]
+
+    @property
     def nodes(self) -> Float[np.ndarray, "*batch km"]:
         """Ritz values of all probes; (*batch, k·m)."""
         return self._quadrature[0].reshape(*self.alphas.shape[:-2], -1)
@@ -100,8 +118,7 @@ class LanczosSpectrum:
     @property
     def weights(self) -> Float[np.ndarray, "*batch km"]:
         """Gauss weights, probes pooled by their squared lengths; (*batch, k·m), summing to 1."""
-        share = self.probe_norms / self.probe_norms.sum(-1, keepdims=True)
-        pooled = self._quadrature[1] * share[..., None]
+        pooled = self._quadrature[1] * self.shares[..., None]
         return pooled.reshape(*self.alphas.shape[:-2], -1)
 
     @property
