@@ -267,6 +267,7 @@ def test_a_lanczos_spectrum_survives_the_round_trip_through_a_file(tmp_path, pro
         num_parameters=100,
         noise_floor=np.asarray(1e-7),
         reorthogonalize="full",
+        dtype="float32",
         num_matvecs=6 * probes,
     )
     to_dataset(spectrum).to_netcdf(tmp_path / "spectrum.nc", engine="h5netcdf")

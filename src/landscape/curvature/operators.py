@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from landscape.curvature.memory import host_memory
 from landscape.errors import InputError, ResourceError
 
 
@@ -39,9 +39,18 @@ class LinearOperator(abc.ABC):
     def dtype(self) -> np.dtype:
         """Type of the entries."""
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one operator, (S,) for a family of S."""
+        return ()
+
     @abc.abstractmethod
     def _products(self) -> Callable[[Array], Array]:
         """The map v ↦ Av at fixed parameters; what can be computed once is computed here."""
+
+    def _lanes(self) -> Callable[[Array], Array]:
+        """The map on rows, (L, P) ↦ (L, P), one operator for all lanes or one for each."""
+        return jax.vmap(self._products())
 
     def matvec(self, v: ArrayLike) -> Float[Array, " P"]:
         """Return ``A v``.
@@ -249,7 +258,7 @@ def _dense(op: LinearOperator, block_size: int) -> Array:
 def _check_dense_memory(size: int, itemsize: int) -> None:
     """Refuse a matrix the host cannot hold: itself, its float64 copy, and LAPACK's work."""
     needed = size * size * (itemsize + 16)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = host_memory()
     if needed > 0.9 * total:
         raise ResourceError(
             f"a dense {size}×{size} matrix needs {needed / 2**30:.1f} GiB, the machine has "

@@ -127,8 +127,8 @@ def _footer(scale: Scale, environment: Mapping[str, Any], seconds: float | None)
         "normal weights, zero biases, inputs standardised per channel. Deviations from the "
         f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
         f"Spectra: Hessian of the training loss in float32, {_listed(group.num_steps)} Lanczos "
-        f"steps at epochs {_listed(group.spectrum_epochs)}, full reorthogonalisation, one Gaussian "
-        "probe. Estimates are Gauss quadrature; certified intervals bound the probe's own measure "
+        f"steps at epochs {_listed(group.spectrum_epochs)}, partial "
+        "reorthogonalisation, one Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the probe's own measure "
         "(Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more steps are needed.",
         "Verdicts: paired Student t over seeds at 95 %, Holm's correction within the figure.",
         "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",

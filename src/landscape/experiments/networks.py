@@ -228,7 +228,14 @@ class TakeSpectrum:
         key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + self.place.network)
         probe, trial = jax.random.split(key)
         floor = noise_floor(operator, trial)
-        return to_dataset(slq(operator, probe, num_steps=self.num_steps, noise_floor=floor))
+        spectrum = slq(
+            operator,
+            probe,
+            num_steps=self.num_steps,
+            noise_floor=floor,
+            capacity=max(family.group.num_steps),
+        )
+        return to_dataset(spectrum)
 
 
 def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
@@ -260,6 +267,7 @@ def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:
         attrs={
             "num_parameters": spectrum.num_parameters,
             "reorthogonalize": spectrum.reorthogonalize,
+            "dtype": spectrum.dtype,
             "num_matvecs": spectrum.num_matvecs,
         },
     )
@@ -272,5 +280,6 @@ def from_dataset(dataset: xr.Dataset) -> LanczosSpectrum:
         **{str(name): np.asarray(value) for name, value in arrays.items()},
         num_parameters=int(dataset.attrs["num_parameters"]),
         reorthogonalize=str(dataset.attrs["reorthogonalize"]),
+        dtype=str(dataset.attrs["dtype"]),
         num_matvecs=int(dataset.attrs["num_matvecs"]),
     )

@@ -10,10 +10,11 @@ from landscape.spectra.fractions import (
     negative_fraction,
 )
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
-from landscape.spectra.slq import slq
+from landscape.spectra.slq import LanczosRun, lanczos_run, slq
 
 __all__ = [
     "Fraction",
+    "LanczosRun",
     "LanczosSpectrum",
     "SpectralMeasure",
     "Spectrum",
@@ -23,6 +24,7 @@ __all__ = [
     "density",
     "fraction_between",
     "fraction_curve",
+    "lanczos_run",
     "negative_fraction",
     "slq",
 ]

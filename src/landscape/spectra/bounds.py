@@ -63,7 +63,7 @@ def separation_bounds(
     """The bounds that the Gauss rule gives without further work, at any number of points.
 
     At its own nodes the inequalities hold for the Gauss rule too; between them Ψ's monotonicity
-    carries them on. Never tighter than ``distribution_bounds``.
+    carries them on. Nearly always wider than ``distribution_bounds``.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,10 @@ from jaxtyping import Float
 from landscape.errors import InputError
 from landscape.spectra.bounds import distribution_bounds, separation_bounds
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+
+# η of each type. Largest error of a bound seen, beyond what δ explains, in 1,900 cases of clusters,
+# zeros, outliers and atoms at ±ε: 8·10⁻¹⁰ in float64, 5·10⁻⁵ in float32.
+ROUNDING = {"float64": 1e-9, "float32": 2e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,18 @@ class Fraction:
     lower, upper
         (*batch,) bounds on the probes' own measure; equal to the estimate for a dense spectrum.
     stderr
-        (*batch,) standard error over probes; 0 for a dense spectrum.
+        (*batch,) standard error over probes, the largest of any share within the bounds; 0 for
+        a dense spectrum.
     noise_floor
-        (*batch,) noise floor of the operator; interval ends are known no better.
+        (*batch,) δ, the noise floor of the operator: interval ends are known no better.
+    rounding
+        η, what rounding may take from the bounds besides. Certified means: with the interval δ
+        wider at each end the probes' mass is at least ``lower − η``, with it δ narrower at most
+        ``upper + η``.
     interval
         The ends (a, b).
     certified
-        Whether the bounds are proved up to rounding. Without reorthogonalisation they are
+        Whether the bounds are proved, up to δ and η. Without reorthogonalisation they are
         empirical.
     """
 
@@ -47,6 +56,7 @@ class Fraction:
     upper: Float[np.ndarray, "*batch"]
     stderr: Float[np.ndarray, "*batch"]
     noise_floor: Float[np.ndarray, "*batch"]
+    rounding: float
     interval: tuple[Any, Any]
     certified: bool
 
@@ -92,18 +102,18 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     if not np.all(low <= high):
         raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
     inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
-    estimate = np.asarray(np.where(inside, spectrum.weights, 0).sum(-1))
+    estimate = np.asarray(np.clip(np.where(inside, spectrum.weights, 0).sum(-1), 0, 1))
     if isinstance(spectrum, SpectralMeasure):
         return _fraction(spectrum, estimate, estimate, estimate, (lower, upper))
     bounds = _mass_bounds(spectrum, low, high)
-    return _fraction(spectrum, np.asarray(np.clip(estimate, 0, 1)), *bounds, (lower, upper))
+    return _fraction(spectrum, estimate, *bounds, (lower, upper))
 
 
 def degenerate_fraction(
     spectrum: Spectrum,
     eps: float = 1e-3,
     *,
-    relative_to: float | np.ndarray | Literal["norm"] | None = None,
+    relative_to: float | np.ndarray | str | None = None,
     center: float = 0.0,
 ) -> Fraction:
     """Share of the eigenvalues with ``|λ − center| ≤ eps``: the nearly flat directions.
@@ -138,7 +148,7 @@ def negative_fraction(
     spectrum: Spectrum,
     eps: float = 1e-3,
     *,
-    relative_to: float | np.ndarray | Literal["norm"] | None = None,
+    relative_to: float | np.ndarray | str | None = None,
 ) -> Fraction:
     """Share of the eigenvalues below ``−eps``.
 
@@ -238,11 +248,13 @@ def _fraction(
 ) -> Fraction:
     """A fraction with its standard error and noise floor."""
     if isinstance(spectrum, SpectralMeasure):
-        stderr, certified = np.zeros_like(estimate), True
+        stderr, rounding, certified = np.zeros_like(estimate), 0.0, True
     else:
         effective = spectrum.num_probes * spectrum.num_parameters / 2 + 1
-        stderr = np.asarray(np.sqrt(estimate * (1 - estimate) / effective))
-        certified = spectrum.reorthogonalize == "full"
+        middle = np.clip(0.5, lower, upper)
+        stderr = np.asarray(np.sqrt(middle * (1 - middle) / effective))
+        rounding = ROUNDING.get(spectrum.dtype, 1.0)
+        certified = spectrum.reorthogonalize != "none"
     floor = np.asarray(spectrum.noise_floor)
     floor = floor.reshape(floor.shape + (1,) * (np.ndim(estimate) - floor.ndim))
     return Fraction(
@@ -251,16 +263,19 @@ def _fraction(
         upper=upper,
         stderr=stderr,
         noise_floor=np.broadcast_to(floor, np.shape(estimate)),
+        rounding=rounding,
         interval=interval,
         certified=certified,
     )
 
 
 def _width(
-    spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | Literal["norm"] | None
+    spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | str | None
 ) -> np.ndarray:
     if not np.all(np.asarray(eps) > 0):
         raise InputError(f"eps must be positive; got {eps!r}")
+    if isinstance(relative_to, str) and relative_to != "norm":
+        raise InputError(f"relative_to must be a number, 'norm' or None; got {relative_to!r}")
     scale = spectrum.norm if isinstance(relative_to, str) else relative_to
     width = np.asarray(eps * (1.0 if scale is None else scale), float)
     if np.any(width < spectrum.noise_floor):
@@ -278,13 +293,16 @@ def _mass_bounds(
     """Bounds on μ[a, b] of the pooled probes: Ψ(b) − Ψ(a⁻) with each term bounded."""
     batch = spectrum.alphas.shape[:-2]
     low, high = np.broadcast_to(low, batch), np.broadcast_to(high, batch)
+    shares = spectrum.shares
     lower, upper = np.zeros(batch), np.zeros(batch)
     for index in np.ndindex(batch):
         ends = np.array([low[index], high[index]])
-        for probe in range(spectrum.num_probes):
+        free = _separation(spectrum, index, ends[:1], ends[1:])
+        for probe, (at_least, at_most) in enumerate(free):
             below, upto = _distribution(spectrum, (*index, probe), ends)
-            lower[index] += spectrum.shares[index][probe] * max(below[1] - upto[0], 0.0)
-            upper[index] += spectrum.shares[index][probe] * min(max(upto[1] - below[0], 0.0), 1.0)
+            share = shares[index][probe]
+            lower[index] += share * max(below[1] - upto[0], at_least[0])
+            upper[index] += share * max(min(upto[1] - below[0], at_most[0]), 0.0)
     return np.asarray(np.clip(lower, 0, 1)), np.asarray(np.clip(upper, 0, 1))
 
 

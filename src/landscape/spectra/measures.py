@@ -70,10 +70,12 @@ class LanczosSpectrum:
     num_parameters
         P.
     noise_floor
-        (*batch,) rounding of the operator's type at its norm, ``u‖A‖``, a lower estimate of the
-        noise floor.
+        (*batch,) of the operator, and at least that of the Lanczos steps: no end of an interval is
+        known better.
     reorthogonalize
         The scheme that was used.
+    dtype
+        Type of the operator's products: ``"float32"`` or ``"float64"``.
     num_matvecs
         Products with the operator that were spent.
     """
@@ -85,6 +87,7 @@ class LanczosSpectrum:
     num_parameters: int
     noise_floor: Float[np.ndarray, "*batch"]
     reorthogonalize: str
+    dtype: str
     num_matvecs: int
 
     @property

@@ -8,6 +8,7 @@ estimation of tr(f(A)) via stochastic Lanczos quadrature*, SIAM J. Matrix Anal. 
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -15,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape.curvature.memory import device_memory
 from landscape.curvature.operators import LinearOperator
-from landscape.errors import InputError
-from landscape.spectra.lanczos import Tridiagonal, tridiagonalize
+from landscape.errors import InputError, ResourceError
+from landscape.spectra import lanczos
+from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
 
-SCHEMES = ("auto", "full", "none")
+# Rounding of the steps themselves, as a perturbation of the operator, in units of u‖A‖; three was
+# the largest needed to explain the error of a bound.
+LANCZOS_ROUNDING = 4.0
 
 
 def slq(
@@ -30,37 +35,50 @@ def slq(
     num_steps: int,
     num_probes: int = 1,
     reorthogonalize: str = "auto",
-    noise_floor: float | None = None,
+    noise_floor: float | np.ndarray | None = None,
+    capacity: int | None = None,
+    memory: int | None = None,
 ) -> LanczosSpectrum:
     """Estimate the spectral measure of an operator.
 
     Parameters
     ----------
     op
-        Symmetric operator, (P, P).
+        Symmetric operator, (P, P), or a family of S of them.
     key
-        JAX random key for the probes; probe ``i`` depends on the key and ``i`` alone.
+        JAX random key for the probes; probe ``i`` depends on the key and ``i`` alone, and is the
+        same for all networks of a family.
     num_steps
         m, Lanczos steps per probe; no more than P are made. More steps resolve finer structure.
     num_probes
         k. At large P one probe and many steps is the right budget: one probe's standard deviation
         of a mass is at most √(1/(2P)).
     reorthogonalize
-        ``"full"`` keeps the basis, k·m vectors of length P, and gives what exact arithmetic would.
-        ``"none"`` keeps three vectors; the measure stays right but converged outliers return as
-        ghosts and waste steps, and bounds become empirical. ``"auto"`` is ``"full"``.
+        ``"full"`` keeps the basis, k·m vectors of length P, orthogonal to rounding. ``"partial"``
+        keeps it orthogonal to the square root of rounding, which gives the same spectrum for a
+        third of the memory traffic. ``"none"`` keeps three vectors; the measure stays right but
+        converged outliers return as ghosts and waste steps, and bounds become empirical. ``"auto"``
+        is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
     noise_floor
-        Of the operator, from ``landscape.curvature.noise_floor``; recorded, and fractions below it
-        are refused. None takes its lower estimate, ``u‖A‖``.
+        Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
+        recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING`` units of
+        ``u‖A‖``), and fractions below it are refused.
+    capacity
+        Steps to reserve room for; calls with one capacity share a compiled program whatever their
+        ``num_steps``. Default ``num_steps``.
+    memory
+        Bytes that the basis may take. Default: half of the host's memory, or of the accelerator's.
 
     Returns
     -------
-    LanczosSpectrum
+    LanczosSpectrum, with a leading axis S for a family.
 
     Raises
     ------
     InputError
         For num_steps or num_probes below 1, an unknown scheme, or an operator that returns NaN.
+    ResourceError
+        If the basis that ``"full"`` or ``"partial"`` keeps does not fit in ``memory``.
 
     Examples
     --------
@@ -70,43 +88,180 @@ def slq(
     >>> spectrum.num_steps.tolist()  # two different eigenvalues: exhausted after two steps
     [2]
     """
-    for name, value in (("num_steps", num_steps), ("num_probes", num_probes)):
+    _expect_positive(num_steps=num_steps)
+    run = lanczos_run(
+        op,
+        key,
+        num_probes=num_probes,
+        reorthogonalize=reorthogonalize,
+        capacity=max(num_steps, capacity or 1),
+        memory=memory,
+    )
+    return run.advance(num_steps).spectrum(noise_floor)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanczosRun:
+    """Lanczos in progress: can be advanced, looked at, and advanced again.
+
+    Attributes
+    ----------
+    op
+        The operator, or family.
+    state
+        On the device: everything the next steps need. A pytree of arrays: store it, and make the
+        run anew with ``dataclasses.replace(run, state=stored)``.
+    probe_norms
+        (*batch, k) squared lengths of the probes.
+    reorthogonalize
+        The scheme, resolved.
+    """
+
+    op: LinearOperator
+    state: LanczosState
+    probe_norms: np.ndarray
+    reorthogonalize: str
+
+    @property
+    def num_steps(self) -> int:
+        """Steps asked for so far."""
+        return int(self.state.step)
+
+    def advance(self, num_steps: int) -> LanczosRun:
+        """Go on until ``num_steps`` steps have been made in all, at most P.
+
+        The run it is called on is used up: its arrays are reused. Room for more steps than
+        reserved is made by doubling, so that few programs are compiled.
+
+        Returns
+        -------
+        The run after these steps; the same bits whether they were made at once or in parts.
+        """
+        num_steps = min(num_steps, self.op.shape[0])
+        state = self.state
+        if num_steps > state.capacity:
+            room = min(max(num_steps, 2 * state.capacity), self.op.shape[0])
+            state = lanczos.enlarge(state, room)
+        return dataclasses.replace(self, state=lanczos.advance_compiled(self.op, state, num_steps))
+
+    def spectrum(self, noise_floor: float | np.ndarray | None = None) -> LanczosSpectrum:
+        """What is known after the steps made; ``noise_floor`` as for ``slq``.
+
+        Raises
+        ------
+        InputError
+            Before the first step, and if a product was NaN or infinite.
+        """
+        made = self.num_steps
+        if not made:
+            raise InputError("no Lanczos step has been made yet: advance the run first")
+        lanes = self.probe_norms.shape
+        alphas, betas = (
+            np.asarray(x[:, :made], float).reshape(*lanes, made)
+            for x in (self.state.alphas, self.state.betas)
+        )
+        if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
+            raise InputError(
+                "a product with the operator is NaN or infinite: the loss has no finite second "
+                "derivative at these parameters"
+            )
+        # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
+        before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
+        norm = (np.abs(alphas) + betas + before).max((-2, -1))
+        unit = float(jnp.finfo(self.op.dtype).eps) / 2
+        return LanczosSpectrum(
+            alphas=alphas,
+            betas=betas,
+            num_steps=np.asarray(self.state.num_steps).reshape(lanes),
+            probe_norms=self.probe_norms,
+            num_parameters=self.op.shape[0],
+            noise_floor=np.asarray(
+                np.maximum(LANCZOS_ROUNDING * unit * norm, _checked(noise_floor))
+            ),
+            reorthogonalize=self.reorthogonalize,
+            dtype=self.op.dtype.name,
+            num_matvecs=made * self.probe_norms.size,
+        )
+
+
+def lanczos_run(
+    op: LinearOperator,
+    key: Array,
+    *,
+    num_probes: int = 1,
+    reorthogonalize: str = "auto",
+    capacity: int = 100,
+    memory: int | None = None,
+) -> LanczosRun:
+    """Lanczos that can be stopped, looked at and continued; no step is made yet.
+
+    Parameters
+    ----------
+    op, key, num_probes, reorthogonalize, memory
+        As for ``slq``.
+    capacity
+        Steps to reserve room for.
+
+    Returns
+    -------
+    LanczosRun
+
+    Raises
+    ------
+    InputError, ResourceError
+        As ``slq``.
+
+    Examples
+    --------
+    >>> from landscape.curvature import DiagonalOperator
+    >>> run = lanczos_run(DiagonalOperator(jnp.arange(50.0)), jax.random.key(0))
+    >>> run = run.advance(10)
+    >>> run = run.advance(20)
+    >>> run.spectrum().num_steps.tolist()
+    [20]
+    """
+    _expect_positive(num_probes=num_probes, capacity=capacity)
+    capacity = min(capacity, op.shape[0])
+    batch = (*op.batch_shape, num_probes)
+    needed = int(np.prod(batch)) * capacity * op.shape[0] * op.dtype.itemsize
+    scheme = _scheme(reorthogonalize, needed, device_memory() // 2 if memory is None else memory)
+    probes = _probes(key, num_probes, op.shape[0], op.dtype)
+    norms = np.asarray(jnp.sum(probes**2, -1), float)
+    start = jnp.broadcast_to(probes, (*batch, op.shape[0])).reshape(-1, op.shape[0])
+    state = lanczos.begin(start, capacity, scheme)
+    return LanczosRun(op, state, np.broadcast_to(norms, batch), scheme)
+
+
+def _scheme(asked: str, needed: int, memory: int) -> str:
+    """The scheme to use, given the bytes a basis needs and may take."""
+    if asked not in ("auto", *lanczos.SCHEMES):
+        known = ", ".join(("auto", *lanczos.SCHEMES))
+        raise InputError(f"reorthogonalize must be one of {known}; got {asked!r}")
+    if asked == "auto":
+        return "partial" if needed <= memory else "none"
+    if asked != "none" and needed > memory:
+        raise ResourceError(
+            f"reorthogonalize={asked!r} keeps a basis of {needed / 2**30:.1f} GiB and may take "
+            f"{memory / 2**30:.1f}; take fewer steps or probes, reorthogonalize='none', or declare "
+            "more memory"
+        )
+    return asked
+
+
+def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
+    floor = np.asarray(0 if noise_floor is None else noise_floor, float)
+    if not (np.isfinite(floor) & (floor >= 0)).all():
+        raise InputError(f"noise_floor must be finite and not negative; got {noise_floor!r}")
+    return floor
+
+
+def _expect_positive(**values: int) -> None:
+    for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}")
-    if reorthogonalize not in SCHEMES:
-        raise InputError(
-            f"reorthogonalize must be one of {', '.join(SCHEMES)}; got {reorthogonalize!r}"
-        )
-    scheme = "full" if reorthogonalize == "auto" else reorthogonalize
-    size = op.shape[0]
-    num_steps = min(num_steps, size)
-    tridiagonal, norms = _run(op, key, num_steps, num_probes, scheme)
-    alphas, betas = np.asarray(tridiagonal.alphas, float), np.asarray(tridiagonal.betas, float)
-    if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
-        raise InputError(
-            "a product with the operator is NaN or infinite: the loss has no finite second "
-            "derivative at these parameters"
-        )
-    # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
-    norm = (np.abs(alphas) + betas + np.pad(betas[..., :-1], ((0, 0), (1, 0)))).max()
-    return LanczosSpectrum(
-        alphas=alphas,
-        betas=betas,
-        num_steps=np.asarray(tridiagonal.num_steps),
-        probe_norms=np.asarray(norms, float),
-        num_parameters=size,
-        noise_floor=np.asarray(
-            norm * float(jnp.finfo(op.dtype).eps) / 2 if noise_floor is None else noise_floor, float
-        ),
-        reorthogonalize=scheme,
-        num_matvecs=num_steps * num_probes,
-    )
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _run(
-    op: LinearOperator, key: Array, num_steps: int, num_probes: int, scheme: str
-) -> tuple[Tridiagonal, Array]:
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _probes(key: Array, num_probes: int, size: int, dtype: np.dtype) -> Array:
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_probes))
-    probes = jax.vmap(lambda k: jax.random.normal(k, op.shape[:1], op.dtype))(keys)
-    return tridiagonalize(op, probes, num_steps, scheme), jnp.sum(probes**2, -1)
+    return jax.vmap(lambda k: jax.random.normal(k, (size,), dtype))(keys)

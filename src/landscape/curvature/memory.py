@@ -1,0 +1,19 @@
+"""How much memory there is: properties of the machine, never what happens to be free."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+
+def host_memory() -> int:
+    """Bytes of the host's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_memory() -> int:
+    """Bytes of the default device's memory: the host's on a CPU, what JAX may use elsewhere."""
+    device = jax.devices()[0]
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else host_memory()
