@@ -120,12 +120,14 @@ def test_pairs_with_a_missing_side_are_dropped():
 
 
 @pytest.mark.parametrize(
-    ("differences", "pairs"), [([], 0), ([np.nan, np.nan], 0), ([np.nan, 0.5], 1)]
+    ("differences", "pairs"),
+    [([], 0), ([np.nan, np.nan], 0), ([np.nan, 0.5], 1), ([0.5, np.nan, 0.5], 2)],
 )
-def test_fewer_than_two_pairs_give_no_verdict(differences, pairs):
+def test_fewer_than_three_pairs_give_no_verdict(differences, pairs):
     verdict = decide([claim(differences)])[0]
     assert (verdict.status, verdict.num_pairs) == ("no verdict", pairs)
-    assert np.isnan([verdict.lower, verdict.upper, verdict.p_value]).all()
+    assert np.isnan(verdict.p_value)
+    assert np.isnan([verdict.lower, verdict.upper]).all() == (pairs < 2)
     assert np.isnan(verdict.effect) if pairs == 0 else verdict.effect == 0.5
 
 

@@ -3,7 +3,8 @@
 A directional claim *holds* if the 95 % interval of the paired effect excludes zero on the claimed
 side, *fails* if it excludes zero on the other, and is *undecided* otherwise; within a figure the
 levels are Holm's (S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J.
-Statist. 6, 1979). Pairs are networks with the same seed; the test is Student's paired t.
+Statist. 6, 1979); fewer than three pairs give no verdict. Pairs are networks with the same
+seed; the test is Student's paired t.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from scipy import stats
 from landscape.errors import InputError
 
 LEVEL = 0.05
+# From two pairs an interval says nothing about their spread.
+MIN_PAIRS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,8 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
     Parameters
     ----------
     claims
-        All of the figure's. Those with an obstacle or fewer than two pairs get no verdict and do
-        not count in Holm's correction.
+        All of the figure's. Those with an obstacle or fewer than ``MIN_PAIRS`` pairs get no verdict
+        and do not count in Holm's correction.
 
     Returns
     -------
@@ -92,8 +95,8 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
     measured = [_paired(claim) for claim in claims]
     testable = [
         index
-        for index, (claim, (_, _, _, p, _)) in enumerate(zip(claims, measured, strict=True))
-        if not claim.obstacle and np.isfinite(p)
+        for index, (claim, (_, _, _, p, count)) in enumerate(zip(claims, measured, strict=True))
+        if not claim.obstacle and np.isfinite(p) and count >= MIN_PAIRS
     ]
     adjusted = np.full(len(claims), np.nan)
     adjusted[testable] = holm(np.array([measured[index][3] for index in testable]))
