@@ -232,12 +232,19 @@ def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
 
 
 def _interpolate(loss: np.ndarray, fraction: np.ndarray, level: float) -> float:
-    """The fraction where the loss first passes the level, linear in the loss's logarithm."""
+    """The fraction where the loss first passes the level, linear in the loss's logarithm.
+
+    A network that ends at the level itself is not interpolated.
+    """
+    if loss[-1] == level:
+        return float(fraction[-1])
     for k in range(len(loss)):
         if loss[k] == level:
             return float(fraction[k])
         if k and loss[k - 1] > level > loss[k]:
-            share = np.log(loss[k - 1] / level) / np.log(loss[k - 1] / loss[k])
+            # A loss of zero is infinitely far below on the logarithmic scale.
+            below = np.log(loss[k - 1] / loss[k]) if loss[k] > 0 else np.inf
+            share = np.log(loss[k - 1] / level) / below
             return float(fraction[k - 1] + share * (fraction[k] - fraction[k - 1]))
     return float("nan")
 
