@@ -14,6 +14,8 @@ from jaxtyping import Array
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
 from landscape.errors import InputError
 
+_ROUNDING = 32 * float(np.finfo(np.float32).eps)
+
 
 def check_loss(
     loss: Callable[..., Array], params: Any, state: Any, batch: Any, weight: Weight | None
@@ -32,10 +34,11 @@ def check_loss(
 
     Notes
     -----
-    The mean over two unequal chunks (a third of the examples, and the rest) is compared with the
-    loss of the whole batch: this catches sums, masks and batch normalisation in training mode.
-    The tolerance, 10⁻³ relative (to the loss, or to 1 if that is larger), is far above rounding
-    and far below those errors. Nothing is evaluated under a tracer.
+    The mean over chunks of a third of the examples is compared with the loss of the whole batch:
+    this catches sums, masks and batch normalisation in training mode. The tolerance, 10⁻³ of the
+    chunks' mean absolute loss and at least 32 units of float32 rounding, is above rounding and
+    below those errors, for the small losses of trained networks too. Nothing is evaluated under a
+    tracer.
     """
     shape = jax.eval_shape(partial(_evaluate, loss), params, state, batch)
     if not hasattr(shape, "shape") or shape.shape != ():
@@ -60,8 +63,9 @@ def check_loss(
     length = num_examples(batch)
     if length < 2:
         return
-    mean = float(_mean_of_chunks(loss, params, state, batch, weight, -(-length // 3)))
-    if abs(mean - whole) > 1e-3 * max(1.0, abs(whole)):
+    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
+    mean = float(found)
+    if abs(mean - whole) > max(1e-3 * max(float(size), abs(whole)), _ROUNDING):
         raise InputError(
             f"the loss of the whole batch is {whole:.6g}, but the weighted mean over its parts is "
             f"{mean:.6g}: the loss must be a mean over the examples. A sum, a mask without "
@@ -84,7 +88,11 @@ def _mean_of_chunks(
     batch: Any,
     weight: Weight | None,
     chunk_size: int,
-) -> Array:
-    return weighted_mean(
-        lambda chunk: jnp.asarray(_evaluate(loss, params, state, chunk)), batch, chunk_size, weight
-    )
+) -> tuple[Array, Array]:
+    """Means over the chunks of their losses and of the losses' absolute values."""
+
+    def both(chunk: Any) -> tuple[Array, Array]:
+        value = jnp.asarray(_evaluate(loss, params, state, chunk))
+        return value, jnp.abs(value)
+
+    return weighted_mean(both, batch, chunk_size, weight)
