@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP
+from landscape.spectra import slq
 from landscape.training import softmax_cross_entropy
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "torch_hessians.npz")
@@ -276,3 +277,30 @@ def test_noise_floor_sees_a_coarse_operator():
     jax.tree_util.register_dataclass(Coarse, ["diagonal"], [])
     assert noise_floor(Coarse(diagonal), jax.random.key(0)) > 1e-3
     assert noise_floor(DiagonalOperator(diagonal), jax.random.key(0)) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_a_sum_is_refused_however_small_the_loss(scale):
+    batch = jnp.ones((9, 2))
+    with pytest.raises(InputError, match="mean over the examples"):
+        hessian(lambda p, b: scale * jnp.sum((b @ p) ** 2), jnp.ones(2), batch)
+    hessian(lambda p, b: scale * jnp.mean((b @ p) ** 2), jnp.ones(2), batch)
+
+
+def test_a_mean_whose_terms_cancel_is_accepted():
+    batch = jnp.asarray([[1.0], [-1.0]] * 50) * 1e3
+    hessian(lambda p, b: jnp.mean(b @ p) + jnp.mean((b @ p) ** 2) * 1e-9, jnp.ones(1), batch)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_a_linearized_operator_is_an_operator(chunk_size):
+    batch = jax.random.normal(jax.random.key(0), (10, 5))
+    op = hessian(
+        lambda p, b: jnp.mean(jnp.tanh(b @ p) ** 2), jnp.ones(5), batch, chunk_size=chunk_size
+    )
+    linear = op.linearized()
+    assert linear.linearized() is linear
+    np.testing.assert_allclose(linear.to_dense(), op.to_dense(), atol=1e-6)
+    assert noise_floor(linear, jax.random.key(1)) > 0
+    first, second = (slq(each, jax.random.key(2), num_steps=4) for each in (op, linear))
+    np.testing.assert_allclose(first.alphas, second.alphas, atol=1e-5)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -101,7 +102,11 @@ class LinearOperator(abc.ABC):
         Linearized, whose products cost no primal pass. Where the operator works by chunks nothing
         is stored and the products recompute.
         """
-        return Linearized(self.shape, self.dtype, self._products())
+        product = self._products()
+        # A map that is no pytree keeps what it closes over; it is compared by identity.
+        if not isinstance(product, jax.tree_util.Partial):
+            product = jax.tree_util.Partial(product)
+        return Linearized(product, self.shape[0], self.dtype)
 
     def to_dense(self, *, block_size: int = 128) -> Float[Array, "P P"]:
         """All entries, by products with blocks of the identity.
@@ -138,43 +143,41 @@ class LinearOperator(abc.ABC):
         return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}, {self.dtype})"
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
 class Linearized(LinearOperator):
     """An operator whose primal pass is done; made by ``LinearOperator.linearized``.
 
-    Not a pytree: it holds the results of the primal pass in a closure. Inside a compiled function
-    make it there from the operator; outside, use its products directly.
+    Attributes
+    ----------
+    product
+        The map v ↦ Av; what the primal pass stored are its leaves.
+    size
+        P.
+    type
+        Of the entries.
     """
 
-    def __init__(
-        self, shape: tuple[int, int], dtype: np.dtype, product: Callable[[Array], Array]
-    ) -> None:
-        self._shape, self._dtype, self._product = shape, dtype, product
-        self._compiled = jax.jit(jax.vmap(product, in_axes=1, out_axes=1))
+    product: jax.tree_util.Partial
+    size: int = dataclasses.field(metadata={"static": True})
+    type: np.dtype = dataclasses.field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, int]:
         """(P, P)."""
-        return self._shape
+        return (self.size, self.size)
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the entries."""
-        return self._dtype
+        return self.type
 
     def _products(self) -> Callable[[Array], Array]:
-        return self._product
-
-    def _matmat(self, vectors: Array) -> Array:
-        return self._compiled(vectors)
+        return self.product
 
     def linearized(self) -> Linearized:
         """Itself."""
         return self
-
-    def to_dense(self, *, block_size: int = 128) -> Float[Array, "P P"]:
-        """All entries; shape (P, P)."""
-        _check_dense_memory(self.shape[0], self.dtype.itemsize)
-        return jax.lax.map(self._product, jnp.eye(self.shape[0], dtype=self.dtype))
 
 
 @jax.tree_util.register_dataclass
@@ -242,7 +245,7 @@ def _matmat(op: LinearOperator, vectors: Array) -> Array:
     return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
 
 
-@jax.jit(static_argnames="block_size")
+@partial(jax.jit, static_argnames="block_size")
 def _dense(op: LinearOperator, block_size: int) -> Array:
     size = op.shape[0]
     product = jax.vmap(op._products())
