@@ -65,7 +65,7 @@ def two_groups(tmp_path_factory):
     results = {SCALE.accuracy.name: wide, SCALE.fractions.name: pooled}
     verdicts = decide(claims(wide, pooled))
     figures = tmp_path_factory.mktemp("figures")
-    page = make_page(SCALE, "cifar100", results, verdicts, figures, ENVIRONMENT, 90.0)
+    page = make_page(SCALE, "cifar100", results, verdicts, figures, [ENVIRONMENT], 90.0)
     return page, verdicts, figures
 
 

@@ -112,7 +112,7 @@ def test_the_configuration_says_what_was_run_and_where(smoke):
         "experiment": "fig3", "dataset": "digits", "scale": "smoke", "seeds": None, "seed": 0,
     }  # fmt: skip
     assert record["config"]["scale"]["accuracy"]["depth"] == GROUP.depth
-    assert record["environment"]["landscape"]
+    assert record["environments"][0]["landscape"]
     assert str(smoke[0]) not in json.dumps(record)
 
 
@@ -329,23 +329,47 @@ def test_a_report_of_an_unfinished_run_says_how_to_finish_it(smoke, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_report_of_damaged_results_is_refused(finished, no_figures, nothing_computes):
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_a_report_of_damaged_results_is_refused(finished, no_figures, nothing_computes, damage):
     path = finished / "results-small.nc"
     results = results_of(finished)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StorageError, match=r"cannot be read.*--resume") as error:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[:100] if damage == "truncated" else content)
+    with pytest.raises(StorageError, match=r"are damaged.*--resume") as error:
         report(finished, Console(file=io.StringIO()))
     assert str(path) in str(error.value)
     run(finished, resume=True)
     xr.testing.assert_identical(results_of(finished), results)
 
 
-@pytest.mark.parametrize("config", [{}, {"request": {"experiment": "fig3", "colour": "red"}}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"request": {"experiment": "fig3", "colour": "red"}},
+        {"request": {"experiment": "fig9"}, "scale": {}},
+        {"request": {"experiment": "fig3"}, "scale": {"name": "smoke", "accuracy": 3}},
+    ],
+)
 def test_a_report_of_a_folder_that_is_not_a_reproduction_is_refused(smoke, tmp_path, config):
     record = json.loads((smoke[0] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**record, "config": config}))
     with pytest.raises(InputError, match=r"config\.json does not say which experiment was run"):
         report(tmp_path, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("environments", [None, 3, [{}], [7]])
+def test_a_damaged_record_of_environments_is_refused(smoke, tmp_path, environments):
+    record = json.loads((smoke[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**record, "environments": environments}))
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        report(tmp_path, Console(file=io.StringIO()))
+
+
+def test_a_report_does_without_a_readable_duration(finished, no_figures, nothing_computes):
+    (finished / "timing.json").write_text("{")
+    assert "minutes" not in report(finished, Console(file=io.StringIO())).to_html()
 
 
 def test_a_finished_run_is_not_overwritten_without_resume(finished, nothing_computes):

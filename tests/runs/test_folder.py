@@ -2,11 +2,13 @@ import dataclasses
 import json
 import os
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import xarray as xr
 
+from landscape._temporary import temporary_prefix
 from landscape.errors import InputError, StorageError
 from landscape.runs import environment, open_run_folder, read_run_folder, write_atomically
 from landscape.runs import folder as folder_module
@@ -36,7 +38,7 @@ def test_a_folder_without_a_run_starts_fresh(tmp_path, settings, resume, state):
     assert (path / "checkpoints").is_dir()
     record = json.loads((path / "config.json").read_text())
     assert record["config"] == settings
-    assert record["environment"] == environment()
+    assert record["environments"] == [environment()]
 
 
 def test_a_folder_with_something_in_it_is_refused_without_resume(tmp_path, settings):
@@ -65,12 +67,12 @@ def test_a_folder_that_is_no_run_folder_is_not_continued(tmp_path, settings):
 
 def test_another_format_is_refused(folder, settings):
     rewrite_record(folder.path, format=7)
-    with pytest.raises(InputError, match="in run format 7; this version reads format 1"):
+    with pytest.raises(InputError, match="in run format 7; this version reads format 2"):
         open_run_folder(folder.path, settings, resume=True)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", "{}", '{"format": 1}', '"x"', "\udcff"], ids=ascii
+    "text", ["", "{", "[1]", "{}", '{"format": 2}', '"x"', "\udcff"], ids=ascii
 )
 def test_a_damaged_configuration_is_named(folder, settings, text):
     path = folder.path / "config.json"
@@ -188,7 +190,14 @@ def test_results_and_json_are_written_beside_the_configuration(folder, result):
         "holds": True
     }
     names = sorted(entry.name for entry in folder.path.iterdir())
-    assert names == ["checkpoints", "claims.json", "config.json", "results-10.nc", "units"]
+    assert names == [
+        "checkpoints",
+        "claims.json",
+        "config.json",
+        "results-10.nc",
+        "results-10.sha256",
+        "units",
+    ]
 
 
 def test_writing_replaces_a_file_whole_and_makes_its_folder(tmp_path):
@@ -233,3 +242,35 @@ def test_a_dataclass_makes_a_configuration(tmp_path):
 
     folder = open_run_folder(tmp_path / "run", dataclasses.asdict(Request()), resume=False)
     assert folder.config == {"seeds": 2}
+
+
+def test_every_environment_a_run_was_continued_in_is_recorded_once(folder, settings, monkeypatch):
+    open_run_folder(folder.path, settings, resume=True)
+    other = {**environment(), "jax": "0.0.1"}
+    monkeypatch.setattr(folder_module, "environment", lambda: other)
+    for _ in range(2):
+        open_run_folder(folder.path, settings, resume=True)
+    expected = json.loads(json.dumps([environment(), other]))
+    assert read_run_folder(folder.path).environments == expected
+
+
+def test_what_a_living_process_writes_is_left_alone(folder, settings):
+    mine = folder.path / f"{temporary_prefix()}abc"
+    # A process number that is never in use: the largest possible is smaller on every system.
+    theirs = folder.path / f".writing-{socket.gethostname()}-99999999-abc"
+    elsewhere = folder.path / ".writing-another-machine-1-abc"
+    old = folder.path / ".writing-another-machine-1-old"
+    for path in (mine, theirs, elsewhere, old):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    open_run_folder(folder.path, settings, resume=True)
+    assert [path.exists() for path in (mine, theirs, elsewhere, old)] == [True, False, True, False]
+
+
+def test_results_are_checked_when_read(folder, result):
+    path = folder.write_dataset("results.nc", result(1.0))
+    xr.testing.assert_identical(folder.read_dataset("results.nc"), result(1.0))
+    assert folder.read_dataset("other.nc") is None
+    path.with_suffix(".sha256").unlink()
+    with pytest.raises(StorageError, match=r"cannot read .*results\.sha256"):
+        folder.read_dataset("results.nc")

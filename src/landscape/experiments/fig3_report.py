@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from landscape.experiments.claims import Verdict
+from landscape.experiments.claims import MIN_PAIRS, Verdict
 from landscape.experiments.fig3 import ENOUGH_DATA, EPS, WIDEST, data_ratio, resolved
 from landscape.experiments.scales import Scale
 from landscape.plots import (
+    look,
     mean_interval,
     plot_density,
     plot_fraction_curve,
@@ -31,7 +32,7 @@ def make_page(
     results: Mapping[str, xr.Dataset],
     verdicts: Sequence[Verdict],
     figures: Path,
-    environment: Mapping[str, Any],
+    environments: Sequence[Mapping[str, Any]],
     seconds: float | None,
 ) -> Page:
     """Draw the figures, keep them in a folder as PNG and PDF, and compose the page.
@@ -46,8 +47,8 @@ def make_page(
         Of the figure's claims.
     figures
         Folder for the figure files.
-    environment
-        Versions and machine.
+    environments
+        Versions and machine of every start.
     seconds
         Duration of the run; None if unknown.
     """
@@ -68,13 +69,16 @@ def make_page(
             "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with "
             "architecture and loss. Lines: mean over seeds; bands: certified bounds, means over "
             f"seeds; where these are more than {100 * WIDEST:.0f} points apart no line is drawn. "
-            "The dotted line is ε = 10⁻³. Shaded: below the noise floor of the arithmetic.",
+            "The dotted line is ε = 10⁻³; beside it the shares of the table, with their tighter "
+            "intervals. Shaded: below the noise floor of the arithmetic.",
             _save(_curves(fractions), figures / "fig3-fraction-curves"),
         ),
         Picture(
             "Spectral densities",
             "Mean over seeds, smoothed with a Gaussian of 0.25 in asinh(λ/ε), ε = 10⁻³: linear "
-            "about zero, logarithmic beyond. Shaded: the degenerate band |λ| ≤ ε.",
+            "about zero, logarithmic beyond. Shaded: the degenerate band |λ| ≤ ε. After few "
+            "Lanczos steps the mass near zero stands at a few nodes: where fractions are not "
+            "resolved, neither is the peak there.",
             _save(_densities(fractions), figures / "fig3-densities"),
         ),
         _fractions_table(fractions),
@@ -84,7 +88,8 @@ def make_page(
             Picture(
                 "The wide networks, against the number of examples N",
                 "No verdict: N(C−1) is far below P, so the lack of data alone makes most "
-                "directions of the Gauss–Newton matrix null, whatever the architecture.",
+                "directions of the Gauss–Newton matrix null, whatever the architecture. Left: f(ε) "
+                "between its certified bounds for each N. Right: at ε = 10⁻³.",
                 _save(_against_images(accuracy), figures / "fig3-against-images"),
             ),
             _fractions_table(accuracy),
@@ -93,7 +98,7 @@ def make_page(
         title=f"Plain, residual and hyper-residual networks on {dataset} ({scale.name} scale)",
         lead=_lead(scale, fractions, verdicts),
         parts=parts,
-        footer=_footer(scale, environment, seconds),
+        footer=_footer(scale, environments, seconds),
     )
 
 
@@ -117,22 +122,30 @@ def _lead(scale: Scale, fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> l
     ]
 
 
-def _footer(scale: Scale, environment: Mapping[str, Any], seconds: float | None) -> list[str]:
+def _footer(
+    scale: Scale, environments: Sequence[Mapping[str, Any]], seconds: float | None
+) -> list[str]:
     group = scale.fractions
     deviations = "; ".join(scale.deviations) or "none"
-    versions = ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str))
+    made = "; continued with ".join(
+        ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str))
+        + f"; {environment.get('cores')} cores"
+        for environment in environments
+    )
     return [
         "Protocol: Adam, learning rate "
         f"{group.learning_rate:g}, batches of {group.batch_size}, {group.epochs} epochs, Glorot "
         "normal weights, zero biases, inputs standardised per channel. Deviations from the "
         f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
         f"Spectra: Hessian of the training loss in float32, {_listed(group.num_steps)} Lanczos "
-        f"steps at epochs {_listed(group.spectrum_epochs)}, partial "
-        "reorthogonalisation, one Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the probe's own measure "
-        "(Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more steps are needed.",
-        "Verdicts: paired Student t over seeds at 95 %, Holm's correction within the figure.",
+        f"steps at epochs {_listed(group.spectrum_epochs)}, partial reorthogonalisation, one "
+        "Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the probe's own "
+        "measure (Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more steps are "
+        "needed.",
+        "Verdicts: paired Student t over seeds at 95 %, Holm's correction within the figure; "
+        f"fewer than {MIN_PAIRS} pairs give none.",
         "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",
-        f"Made with {versions}; {environment.get('cores')} cores"
+        f"Made with {made}"
         + (f"; {seconds / 60:.1f} minutes" if seconds is not None else "")
         + ".",
     ]
@@ -163,7 +176,9 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
         "Effect: mean difference of the left and the right architecture over seeds, in percentage "
         "points. At matched training loss: at the highest of the architectures' final losses, "
         "interpolated between the epochs with spectra. A pair counts if both fractions are "
-        f"resolved: above the noise floor, certified to within {100 * WIDEST:.0f} points.",
+        f"resolved: above the noise floor, certified to within {100 * WIDEST:.0f} points. "
+        "Intervals are each claim's own; verdicts go by Holm's p, so an interval without zero may "
+        "be undecided. “≥” holds if “>” does.",
     )
 
 
@@ -257,8 +272,10 @@ def _overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Figure:
     first, second, third = figure.subplots(1, 3)
     plot_through_training(accuracy["accuracy"], ax=first)
     first.set_ylabel("training accuracy (%)")
+    first.set_ylim(-3, 103)
     first.legend(frameon=False)
-    _draw_fractions(fractions.isel(images=-1), second, third)
+    _draw_fractions(fractions.isel(images=-1), "degenerate", second)
+    _draw_fractions(fractions.isel(images=-1), "negative", third)
     for ax, title in zip(
         (first, second, third), ("accuracy", "degenerate", "negative"), strict=True
     ):
@@ -273,6 +290,7 @@ def _curves(fractions: xr.Dataset) -> Figure:
     floor = float(last["noise_floor"].max())
     absolute = resolved(last, "curve"), last["curve_lower"], last["curve_upper"]
     plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
+    _mark_judged(last, left)
     left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
     left.legend(frameon=False, loc="lower right")
     arrays = (
@@ -282,6 +300,25 @@ def _curves(fractions: xr.Dataset) -> Figure:
     right.set_xlabel("ε / ‖H‖")
     right.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
     return figure
+
+
+def _mark_judged(last: xr.Dataset, ax: Any) -> None:
+    """The shares at ε = 10⁻³ with their tighter certified intervals, as the table has them."""
+    for index, name in enumerate(str(name) for name in last["architecture"].values):
+        part = last.isel(architecture=index)
+        known = np.isfinite(resolved(part).values)
+        if known.any():
+            estimate, lower, upper = (
+                100 * part[f"degenerate{end}"].values[known].mean()
+                for end in ("", "_lower", "_upper")
+            )
+            style = look(name, index)
+            # A small shift keeps the bars of different architectures apart.
+            reach = [[max(estimate - lower, 0)], [max(upper - estimate, 0)]]
+            ax.errorbar(
+                EPS * 1.3**index, estimate, reach,
+                color=style.color, marker=style.marker, capsize=3,
+            )  # fmt: skip
 
 
 def _densities(fractions: xr.Dataset) -> Figure:
@@ -300,23 +337,28 @@ def _densities(fractions: xr.Dataset) -> Figure:
 
 
 def _against_images(results: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_fractions(results.isel(spectrum_epoch=-1), left, right)
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-    )
+    last = results.isel(spectrum_epoch=-1)
+    sizes = [int(size) for size in last["images"].values]
+    figure = Figure(figsize=(4.3 * (len(sizes) + 1), 3.8), layout="constrained")
+    *curves, degenerate = figure.subplots(1, len(sizes) + 1)
+    for ax, size in zip(curves, sizes, strict=True):
+        part = last.sel(images=size)
+        plot_fraction_curve(
+            resolved(part, "curve"), part["curve_lower"], part["curve_upper"],
+            ax=ax, noise_floor=float(part["noise_floor"].max()),
+        )  # fmt: skip
+        ax.set_title(f"N = {size:,}")
+    _draw_fractions(last, "degenerate", degenerate)
+    handles, labels = curves[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
-def _draw_fractions(results: xr.Dataset, degenerate: Any, negative: Any) -> None:
-    for ax, kind, label in (
-        (degenerate, "degenerate", "eigenvalues with |λ| ≤ 10⁻³ (%)"),
-        (negative, "negative", "eigenvalues with λ < −10⁻³ (%)"),
-    ):
-        bounds = results[f"{kind}_lower"], results[f"{kind}_upper"]
-        plot_fractions(resolved(results, kind), *bounds, ax=ax)
-        ax.set_ylabel(label)
+def _draw_fractions(results: xr.Dataset, kind: str, ax: Any) -> None:
+    bounds = results[f"{kind}_lower"], results[f"{kind}_upper"]
+    plot_fractions(resolved(results, kind), *bounds, ax=ax)
+    condition = {"degenerate": "|λ| ≤ 10⁻³", "negative": "λ < −10⁻³"}[kind]
+    ax.set_ylabel(f"eigenvalues with {condition} (%)")
 
 
 def _save(figure: Figure, stem: Path) -> bytes:

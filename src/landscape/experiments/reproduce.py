@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.errors import InputError, StorageError
+from landscape.errors import InputError
 from landscape.experiments import fig3
 from landscape.experiments.claims import Verdict, decide
 from landscape.experiments.fig3_report import make_page
@@ -121,9 +121,6 @@ def write_report(folder: RunFolder, console: Any) -> Page:
     results = {group.name: _read_results(folder, group.name) for group in scale.groups}
     verdicts = decide(fig3.claims(results[scale.accuracy.name], results[scale.fractions.name]))
     folder.write_json("claims.json", [_verdict_json(verdict) for verdict in verdicts])
-    record = json.loads((folder.path / "config.json").read_text())
-    timing = folder.path / "timing.json"
-    seconds = json.loads(timing.read_text())["seconds_of_last_start"] if timing.exists() else None
     with _doing(console, "drawing the figures"):
         page = make_page(
             scale,
@@ -131,8 +128,8 @@ def write_report(folder: RunFolder, console: Any) -> Page:
             results,
             verdicts,
             folder.path / "figures",
-            record["environment"],
-            seconds,
+            folder.environments,
+            _read_seconds(folder),
         )
     write_atomically(folder.path / "report.html", page.to_html().encode())
     return page
@@ -250,8 +247,10 @@ def _doing(console: Any, what: str) -> Iterator[None]:
 def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
     # The recorded scale, not the one of that name today: a report tells what was run.
     try:
-        return Request(**folder.config["request"]), scale_from_json(folder.config["scale"])
-    except (KeyError, TypeError) as error:
+        request = Request(**folder.config["request"])
+        EXPERIMENTS[request.experiment]
+        return request, scale_from_json(folder.config["scale"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} does not say which experiment was run; it was made by "
             "another program, or changed by hand"
@@ -259,20 +258,22 @@ def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
 
 
 def _read_results(folder: RunFolder, name: str) -> xr.Dataset:
-    path = folder.path / f"results-{name}.nc"
-    if not path.exists():
+    results = folder.read_dataset(f"results-{name}.nc")
+    if results is None:
         raise InputError(
             f"the run in {folder.path} is not finished; continue it with landscape reproduce … "
             f"--out {folder.path} --resume"
         )
+    return results
+
+
+def _read_seconds(folder: RunFolder) -> float | None:
+    """Duration of the last start; None if it is not known."""
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"the results {path} cannot be read ({error}). Run again with --resume to make them "
-            "anew from the finished units"
-        ) from error
+        record = json.loads((folder.path / "timing.json").read_text())
+        return float(record["seconds_of_last_start"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def plot_through_training(
 
     Returns
     -------
-    The axes. Mean over seeds; bands are 95 % Student intervals of the mean.
+    The axes. Mean over seeds; bands are 95 % Student intervals of the mean, from three seeds on.
     """
     ax = tidy(new_axes(ax))
     factor = 100.0 if percent else 1.0
@@ -38,6 +38,7 @@ def plot_through_training(
         style = look(name, index)
         values = factor * results.isel(architecture=index).transpose("seed", along).values
         mean, half = mean_interval(values, 0)
+        half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)
         ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
         ax.fill_between(epochs, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0)
     ax.set_xlabel(along.replace("_", " "))

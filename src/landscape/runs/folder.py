@@ -3,10 +3,10 @@
 ::
 
     run/
-      config.json            what was asked for, and the environment it started in
+      config.json            what was asked for, and the environments it ran in
       units/<name>.<inputs>.<content>.nc   one finished unit of work each
       checkpoints/<name>.<inputs>/         of training under way
-      results-*.nc, claims.json, figures/, report.html   made from the units
+      results-*.nc (with checksums), claims.json, figures/, report.html   made from the units
 
 A unit's file is named by the hash of its inputs and by the hash of its own bytes, is written under
 a temporary name and renamed: a kill leaves it finished or absent, and damage shows.
@@ -21,17 +21,18 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from landscape._temporary import stale, temporary_prefix
 from landscape._version import __version__
 from landscape.errors import InputError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 # Raised by hand when the same inputs give other numbers; part of every unit's name.
 NUMERICS_VERSION = 1
 
@@ -45,10 +46,14 @@ class RunFolder:
         The folder.
     config
         What was asked for, as JSON values.
+    environments
+        Those it was started and continued in, each once.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self.path, self.config = path, config
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], environments: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.path, self.config, self.environments = path, config, environments
 
     def unit_path(self, name: str, inputs: Mapping[str, Any]) -> Path | None:
         """Where a finished unit's file is; None if it is not finished."""
@@ -93,10 +98,34 @@ class RunFolder:
             return dataset.load()
 
     def write_dataset(self, name: str, dataset: xr.Dataset) -> Path:
-        """Write a labelled result beside the configuration; atomic."""
-        path = self.path / name
-        write_atomically(path, _netcdf_bytes(dataset))
+        """Write a labelled result beside the configuration, and its checksum; each atomic."""
+        path, content = self.path / name, _netcdf_bytes(dataset)
+        write_atomically(path, content)
+        write_atomically(_checksum_path(path), f"{_short_hash(content)}\n".encode())
         return path
+
+    def read_dataset(self, name: str) -> xr.Dataset | None:
+        """Read such a result into memory; None if there is none.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be read, or is not what was written.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            content, expected = path.read_bytes(), _checksum_path(path).read_text().strip()
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+        if _short_hash(content) != expected:
+            raise StorageError(
+                f"the results {path} are damaged: they do not match {_checksum_path(path).name}. "
+                "Run again with --resume to make them anew from the finished units"
+            )
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON beside the configuration; atomic."""
@@ -139,16 +168,16 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
         )
     if occupied:
         _expect_config(path, config)
+        _note_environment(path)
         _remove_stray_files(path)
     else:
-        record = {"format": FORMAT, "config": config, "environment": environment()}
-        write_atomically(path / "config.json", (json.dumps(record, indent=1) + "\n").encode())
+        _write_config(path, {"format": FORMAT, "config": config, "environments": [environment()]})
     for name in ("units", "checkpoints"):
         try:
             (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make {path / name}: {error.strerror}") from error
-    return RunFolder(path, config)
+    return RunFolder(path, config, _read_config(path)["environments"])
 
 
 def read_run_folder(path: Path) -> RunFolder:
@@ -159,7 +188,8 @@ def read_run_folder(path: Path) -> RunFolder:
     InputError
         If there is none, or it was written by another format.
     """
-    return RunFolder(path, _read_config(path)["config"])
+    record = _read_config(path)
+    return RunFolder(path, record["config"], record["environments"])
 
 
 def environment() -> dict[str, Any]:
@@ -194,7 +224,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=temporary_prefix(), dir=path.parent)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -215,20 +245,29 @@ def _netcdf_bytes(dataset: xr.Dataset) -> bytes:
         return local.read_bytes()
 
 
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
 def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _remove_stray_files(path: Path) -> None:
     for folder in (path, path / "units", path / "figures"):
-        for stray in folder.glob(".writing-*"):
+        for stray in stale(folder):
             stray.unlink(missing_ok=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / "config.json").read_text())
-        version, _ = record["format"], record["config"]
+        version = record["format"]
+        if version == FORMAT:
+            if not isinstance(record["config"], dict):
+                raise ValueError("no configuration")
+            for each in record["environments"]:
+                each["landscape"]
     except OSError as error:
         raise InputError(f"{path} is not a run folder: it has no readable config.json") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -239,6 +278,17 @@ def _read_config(path: Path) -> dict[str, Any]:
             "the version that wrote it, or choose another --out"
         )
     return record
+
+
+def _write_config(path: Path, record: Mapping[str, Any]) -> None:
+    write_atomically(path / "config.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _note_environment(path: Path) -> None:
+    """Record the present environment, if the run has not seen it yet."""
+    record, now = _read_config(path), json.loads(json.dumps(environment()))
+    if now not in record["environments"]:
+        _write_config(path, {**record, "environments": [*record["environments"], now]})
 
 
 def _expect_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape._temporary import stale, temporary_prefix
 from landscape.errors import InputError, StorageError
 
 FORMAT = 1
@@ -75,7 +76,7 @@ def save_checkpoint(
     final = folder / f"{_PREFIX}{epoch:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+        temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(), dir=folder))
         try:
             _orbax_save(temporary / "arrays", payload)
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -87,7 +88,7 @@ def save_checkpoint(
         for older in _epochs(folder):
             if older != epoch:
                 shutil.rmtree(folder / f"{_PREFIX}{older:06d}")
-        for stray in folder.glob(".writing-*"):
+        for stray in stale(folder):
             shutil.rmtree(stray, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"cannot write a checkpoint to {folder}: {error}") from error
