@@ -365,3 +365,21 @@ def test_block_size_below_one_is_refused(model, digits, config):
 def test_run_prints_in_a_line(model, digits, config):
     run = fit_many(model, digits, config, jax.random.split(jax.random.key(0), 2))
     assert repr(run).startswith("TrainingRun(2 networks, 6 epochs, final loss ")
+
+
+def test_labels_without_a_logit_are_refused(digits, config):
+    with pytest.raises(InputError, match=r"labels go from 0 to 9.* 3 logits.*at least 10"):
+        fit(MLP(2, 6, 3), digits, config, jax.random.key(0))
+
+
+def test_two_callbacks_of_one_name_are_refused(model, digits, config):
+    callbacks = [Callback("same", [0], lambda snapshot: {}) for _ in range(2)]
+    with pytest.raises(InputError, match="same name"):
+        fit(model, digits, config, jax.random.key(0), callbacks=callbacks)
+
+
+def test_a_run_that_diverges_says_so(model, digits, caplog):
+    config = TrainConfig(epochs=1, batch_size=25, learning_rate=float("inf"))
+    run = fit(model, digits, config, jax.random.key(0))
+    assert not np.isfinite(run.loss).all()
+    assert "infinite or NaN" in caplog.text

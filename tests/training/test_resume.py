@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -374,3 +375,20 @@ def test_callbacks_are_not_called_again_for_finished_epochs(model, digits, confi
         train(should_stop=stop_after(3))
     assert train().records["watch/epoch"].tolist() == [0, 2, 4]
     assert called == [0, 2, 4]
+
+
+@pytest.mark.parametrize("what", ["optimizer", "function"])
+def test_closures_are_told_apart_by_what_they_compute(what, digits, config, tmp_path):
+    def train(value, **options):
+        activation = (lambda x: jnp.tanh(value * x)) if what == "function" else "relu"
+        optimizer = optax.sgd(value) if what == "optimizer" else None
+        model = MLP(2, 6, 10, activation=activation)
+        key = jax.random.key(0)
+        options |= {"checkpoint_dir": tmp_path, "optimizer": optimizer}
+        return fit(model, digits, config, key, **options)
+
+    with pytest.raises(StoppedError):
+        train(0.1, should_stop=stop_after(1))
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        train(0.2)
+    assert np.isfinite(train(0.1).loss).all()

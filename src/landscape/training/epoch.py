@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -59,11 +60,18 @@ class Program:
         ``(TrainState, inputs, labels, epoch) -> TrainState``; the state given is donated.
     evaluate
         ``(params, state, inputs, labels) -> (mean loss, accuracy)`` over all examples.
+    text
+        ``(TrainState, inputs, labels) -> str``: the epoch's program, the same for the same
+        computation.
+    num_logits
+        ``(TrainState, inputs) -> int``: C.
     """
 
     init: Callable[..., TrainState]
     run: Callable[..., TrainState]
     evaluate: Callable[..., tuple[Array, Array]]
+    text: Callable[..., str]
+    num_logits: Callable[..., int]
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,11 +138,24 @@ def compile_program(
         loss, hits = jax.lax.map(lambda block: totals(*block), (rows, counts)).sum(0) / size
         return loss, hits
 
+    def logits(params: Any, state: Any, inputs: Array) -> Array:
+        return apply(model, params, state, inputs)
+
     if vectorized:
+        logits = jax.vmap(logits, in_axes=(0, 0, None))
         init = jax.vmap(init, in_axes=(0, None))
         run = jax.vmap(run, in_axes=(0, None, None, None))
         evaluate = jax.vmap(evaluate, in_axes=(0, 0, None, None))
+
+    def text(train: TrainState, inputs: Array, labels: Array) -> str:
+        jaxpr = str(jax.make_jaxpr(run)(train, inputs, labels, jnp.uint32(1)))
+        return re.sub(r"0x[0-9a-f]+", "", jaxpr)
+
     return Program(
+        text=text,
+        num_logits=lambda train, inputs: jax.eval_shape(
+            logits, train.params, train.state, inputs[:1]
+        ).shape[-1],
         init=jax.jit(init),
         run=jax.jit(run, donate_argnums=0),
         evaluate=jax.jit(evaluate),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,8 @@ class TrainingRun:
             f"{np.mean(self.loss[..., -1]):.4g}, accuracy {np.mean(self.accuracy[..., -1]):.4f})"
         )
 
+
+_logger = logging.getLogger("landscape")
 
 Progress = Callable[[int, float, float], None]
 
@@ -270,11 +273,15 @@ def _fit(
 ) -> TrainingRun:
     inputs, labels = dataset.arrays()
     _check(config, inputs.shape[0], callbacks)
-    identity = _identity(model, config, optimizer, dataset, key, generator, callbacks)
     program = compile_program(
         model, optimizer or adam(config.learning_rate), config.batch_size, vectorized, generator
     )
     train = program.init(key, inputs[:1])
+    _check_labels(program, train, inputs, labels)
+    what = (
+        None if optimizer is None and not _unnamed(model) else program.text(train, inputs, labels)
+    )
+    identity = _identity(model, config, what, dataset, key, generator, callbacks)
     history = _History(program, callbacks, vectorized, inputs, labels)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     restored = None if folder is None else load_checkpoint(folder, train, identity)
@@ -296,7 +303,10 @@ def _fit(
             if stop:
                 kept = "; run again to continue" if folder is not None else ""
                 raise StoppedError(f"stopped after epoch {epoch} of {config.epochs}{kept}")
-    return history.result(train, config)
+    run = history.result(train, config)
+    if not np.isfinite(run.loss).all():
+        _logger.warning("the training loss became infinite or NaN; lower the learning rate")
+    return run
 
 
 class _History:
@@ -361,6 +371,17 @@ class _History:
         return TrainingRun(train.params, train.state, epochs, loss, accuracy, arrays, config)
 
 
+def _check_labels(program: Program, train: TrainState, inputs: Array, labels: Array) -> None:
+    """Refuse labels without a logit: indexing past the end would give NaN, silently."""
+    num_logits = program.num_logits(train, inputs)
+    largest = int(labels.max())
+    if largest >= num_logits or int(labels.min()) < 0:
+        raise InputError(
+            f"the labels go from {int(labels.min())} to {largest}, but the model gives "
+            f"{num_logits} logits: num_classes must be at least {largest + 1}"
+        )
+
+
 def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]) -> None:
     if num_examples == 0:
         raise InputError("the data set is empty")
@@ -368,6 +389,9 @@ def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]
         raise InputError(
             f"batch_size {config.batch_size} is larger than the {num_examples} training examples"
         )
+    names = [callback.name for callback in callbacks]
+    if len(set(names)) < len(names):
+        raise InputError(f"two callbacks have the same name; got {', '.join(names)}")
     for callback in callbacks:
         outside = [epoch for epoch in callback.epochs if not 0 <= epoch <= config.epochs]
         if outside:
@@ -380,25 +404,38 @@ def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]
 def _identity(
     model: nn.Module,
     config: TrainConfig,
-    optimizer: optax.GradientTransformation | None,
+    program: str | None,
     dataset: Labelled,
     key: Array,
     generator: str,
     callbacks: Sequence[Callback],
 ) -> str:
-    """Names a run: two runs with one identity give the same numbers."""
-    # An optimiser is a pair of closures and has no name; that it is the user's own is all we know.
+    """Names a run: two runs with one identity give the same numbers.
+
+    ``program`` is the text of an epoch's program where an optimiser or a function of the user's own
+    is in it: closures have no name to tell them apart by.
+    """
     parts = (
         # A function inside another object (functools.partial) is shown with its address.
         re.sub(r" at 0x[0-9a-f]+", "", repr(model)),
         *_matrices(model),
         repr(dataclasses.replace(config, checkpoint_every=1)),
-        "adam" if optimizer is None else "custom",
+        program or "adam",
         dataset.digest,
         f"{generator} {np.asarray(key).tobytes().hex()}",
         repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _unnamed(value: Any) -> bool:
+    """Whether a model holds functions, which its ``repr`` does not tell apart."""
+    if isinstance(value, nn.Module):
+        fields = (field.name for field in dataclasses.fields(value) if field.name != "parent")
+        return any(_unnamed(getattr(value, name)) for name in fields)
+    if isinstance(value, tuple):
+        return any(_unnamed(item) for item in value)
+    return callable(value) and not isinstance(value, type)
 
 
 def _matrices(value: Any) -> Iterator[str]:
