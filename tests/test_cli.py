@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from landscape import __version__
+from landscape import __version__, cli
 from landscape.cli import DATASETS, Reproduce, main
 from landscape.data import names, registry
 from landscape.errors import (
@@ -278,7 +278,7 @@ def test_an_altered_file_exits_2_and_is_named(landscape, no_data):
     [
         (
             '{"format": 99, "config": {}}',
-            "was written in run format 99; this version reads format 1",
+            "was written in run format 99; this version reads format 2",
         ),
         ("not json", "is damaged"),
         ("[]", "is damaged"),
@@ -455,3 +455,12 @@ def test_sigterm_stops_a_run_with_75_and_resume_finishes_it(tmp_path):
     assert (process.returncode, error.decode()) == (0, "")
     assert (out / "report.html").stat().st_size > 10_000
     assert f"report: {out / 'report.html'}" in printed.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_outside_the_work_ends_the_command_too(number, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(cli.DataList, "run", lambda self, console: os.kill(os.getpid(), number))
+    assert main(["data", "list"]) == 75
+    assert f"stopped by {number.name}" in capsys.readouterr().err
+    assert signal.getsignal(number) == before

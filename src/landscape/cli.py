@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +22,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from landscape._version import __version__
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, StoppedError
 
 DATASETS = ("digits", "cifar10", "cifar100")
 
@@ -212,8 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     try:
-        # Into a file or a pipe, rich would assume 80 columns: too narrow for the tables.
-        command.run(Console(width=None if sys.stdout.isatty() else 120))
+        with _signals_end_the_command():
+            # Into a file or a pipe, rich would assume 80 columns: too narrow for the tables.
+            command.run(Console(width=None if sys.stdout.isatty() else 120))
     except KeyboardInterrupt:
         return _fail("interrupted; run again with --resume to continue", 75)
     except LandscapeError as error:
@@ -223,6 +227,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _unexpected(error)
     return 0
+
+
+@contextmanager
+def _signals_end_the_command() -> Iterator[None]:
+    """Before and after the work, which has safe points of its own, a signal ends the command.
+
+    Files are written whole or not at all, so it may.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        raise StoppedError(f"stopped by {signal.Signals(number).name}; run again to continue")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _unexpected(error: Exception) -> int:

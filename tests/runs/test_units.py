@@ -177,12 +177,12 @@ ELSEWHERE = """
                 raise ZeroDivisionError("no")
             if self.action == "die":
                 os._exit(9)
-            if self.action == "wait":
+            if self.action in ("wait", "deaf"):
                 checkpoints.mkdir(parents=True)
                 (checkpoints / "pid").write_text(str(os.getpid()))
                 end = time.monotonic() + 60
                 while time.monotonic() < end:
-                    if should_stop():
+                    if should_stop() and self.action == "wait":
                         raise StoppedError("stopped at a safe point")
                     time.sleep(0.01)
             return xr.Dataset({"value": self.value, "pid": os.getpid()})
@@ -250,3 +250,17 @@ def test_a_process_that_dies_is_a_resource_error(folder, elsewhere):
     with worker_pool(2) as pool, pytest.raises(ResourceError, match="a worker process died"):
         run_units(folder, [elsewhere("dies", "die")], executor=pool)
     assert unit_names(folder) == []
+
+
+def test_a_second_interrupt_does_not_wait_for_safe_points(folder, elsewhere):
+    start = time.monotonic()
+    stop = StopOnceWaiting(folder)
+
+    def interrupt():
+        if stop():
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt), worker_pool(2) as pool:
+        run_units(folder, [elsewhere("deaf", "deaf")], executor=pool, should_stop=interrupt)
+    assert time.monotonic() - start < 40

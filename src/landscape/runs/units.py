@@ -219,14 +219,21 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
             yield nothing
         return
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
+    stop, end = context.Event(), context.Event()
     with TemporaryDirectory(prefix="landscape-") as cache, _environment(_worker_settings(cache)):
         pool = _WorkerPool(
-            workers, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid())
+            workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(stop, end, os.getpid()),
         )
         pool.ask_to_stop = stop.set
         try:
             yield pool
+        except KeyboardInterrupt:
+            # Asked twice: no waiting for safe points.
+            end.set()
+            raise
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -268,8 +275,8 @@ _worker: _Worker | None = None
 class _Worker:
     """A worker process: when it must stop, and when it must end."""
 
-    def __init__(self, stop: Any, parent: int) -> None:
-        self._stop, self._parent = stop, parent
+    def __init__(self, stop: Any, end: Any, parent: int) -> None:
+        self._stop, self._end, self._parent = stop, end, parent
         self._terminated = self._busy = False
 
     def start(self) -> None:
@@ -295,18 +302,18 @@ class _Worker:
         self._terminated = True
 
     def _follow(self) -> None:
-        """End when the run was killed, and when terminated, once the outcome has been sent."""
+        """End when the run was killed or will not wait; when terminated, after the unit in work."""
         # A worker that outlived its run would write beside its successor.
         idle = 0
-        while os.getppid() == self._parent and idle < _IDLE_POLLS:
+        while os.getppid() == self._parent and idle < _IDLE_POLLS and not self._end.is_set():
             time.sleep(_POLL_SECONDS)
             idle = idle + 1 if self._terminated and not self._busy else 0
         os._exit(1)
 
 
-def _start_worker(stop: Any, parent: int) -> None:
+def _start_worker(stop: Any, end: Any, parent: int) -> None:
     global _worker
-    _worker = _Worker(stop, parent)
+    _worker = _Worker(stop, end, parent)
     _worker.start()
 
 
