@@ -1,5 +1,6 @@
 """Curvature of any JAX model as linear operators: products with vectors, never the matrix."""
 
+from landscape.curvature.gauss_newton import empirical_fisher, fisher, ggn
 from landscape.curvature.hessian import HessianOperator, hessian
 from landscape.curvature.noise import noise_floor
 from landscape.curvature.operators import DenseOperator, DiagonalOperator, LinearOperator
@@ -9,6 +10,9 @@ __all__ = [
     "DiagonalOperator",
     "HessianOperator",
     "LinearOperator",
+    "empirical_fisher",
+    "fisher",
+    "ggn",
     "hessian",
     "noise_floor",
 ]

@@ -62,7 +62,7 @@ def weighted_mean(
     """
 
     def accumulate(total: Any, chunk: Any) -> Any:
-        count = _weight(chunk, weight)
+        count = weigh(chunk, weight)
         value = jax.tree.map(lambda x: count.astype(x.dtype) * x, function(chunk))
         return jax.tree.map(jnp.add, total, (value, count))
 
@@ -76,7 +76,7 @@ def weighted_mean(
     )
     zero = (
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-        jnp.zeros((), jax.eval_shape(lambda b: _weight(b, weight), batch).dtype),
+        jnp.zeros((), jax.eval_shape(lambda b: weigh(b, weight), batch).dtype),
     )
     total, _ = jax.lax.scan(lambda carry, chunk: (accumulate(carry, chunk), None), zero, head)
     if total_count % chunk_size:
@@ -85,7 +85,8 @@ def weighted_mean(
     return jax.tree.map(lambda x: x / count.astype(x.dtype), value)
 
 
-def _weight(chunk: Any, weight: Weight | None) -> Array:
+def weigh(chunk: Any, weight: Weight | None) -> Array:
+    """What a chunk counts for in the mean."""
     if weight is None:
         # Exact in float32 up to 2²⁴ examples; the default float is float64 where that is enabled.
         return jnp.asarray(num_examples(chunk), jnp.result_type(float))

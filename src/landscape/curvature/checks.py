@@ -73,7 +73,27 @@ def check_loss(
         )
 
 
-def _evaluate(loss: Callable[..., Array], params: Any, state: Any, batch: Any) -> Array:
+def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch: Any) -> Any:
+    """Shape and type of a model's outputs.
+
+    Raises
+    ------
+    InputError
+        If they are no array with a leading axis of the batch's examples.
+    """
+    outputs = jax.eval_shape(partial(_evaluate, model_fn), params, state, batch)
+    length = num_examples(batch)
+    shape = getattr(outputs, "shape", None)
+    if shape is None or not shape or shape[0] != length:
+        found = type(outputs).__name__ if shape is None else f"shape {shape}"
+        raise InputError(
+            f"model_fn must return one array of outputs with the batch's {length} examples on its "
+            f"first axis; got {found}"
+        )
+    return outputs
+
+
+def _evaluate(loss: Callable[..., Any], params: Any, state: Any, batch: Any) -> Any:
     return loss(params, batch) if state is None else loss(params, state, batch)
 
 

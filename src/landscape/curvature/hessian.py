@@ -15,97 +15,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from landscape.curvature.batches import Weight, num_examples, weighted_mean
+from landscape.curvature.batched import BatchOperator, check_options
+from landscape.curvature.batches import Weight, num_examples
 from landscape.curvature.checks import check_loss
-from landscape.curvature.operators import LinearOperator
-from landscape.curvature.parameters import Predicate, Selection, select
-from landscape.errors import InputError
-
-PRECISIONS = ("highest", "high", "default")
+from landscape.curvature.parameters import Predicate, select
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class HessianOperator(LinearOperator):
+class HessianOperator(BatchOperator):
     """Made by ``hessian``; the attributes are its arguments.
 
     Attributes
     ----------
-    params, state, batch
-        Pytrees of arrays, the operator's leaves.
-    loss, selection, weight, chunk_size, precision
-        Static: they select the compiled program.
+    loss
+        Static, with those of ``BatchOperator``.
     """
 
-    params: Any
-    state: Any
-    batch: Any
     loss: Callable[..., Array] = dataclasses.field(metadata={"static": True})
-    selection: Selection = dataclasses.field(metadata={"static": True})
-    weight: Weight | None = dataclasses.field(metadata={"static": True})
-    chunk_size: int | None = dataclasses.field(metadata={"static": True})
-    precision: str = dataclasses.field(metadata={"static": True})
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(P, P), the differentiated parameters."""
-        size = sum(int(np.prod(jnp.shape(leaf))) for leaf in self._mine())
-        return (size, size)
+    def _on(
+        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
+    ) -> Callable[[Array], Array]:
+        def loss(vector: Array) -> Array:
+            return self.loss(unflatten(vector), *self._arguments(), chunk)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """The differentiated parameters' common type."""
-        return np.dtype(jnp.result_type(*self._mine()))
-
-    @property
-    def num_examples(self) -> int:
-        """N, the examples the loss is a mean over."""
-        return num_examples(self.batch)
-
-    def astype(self, dtype: Any) -> HessianOperator:
-        """The same operator with every floating leaf in another type.
-
-        Parameters
-        ----------
-        dtype
-            For float64 call this, and use the result, under ``jax.enable_x64(True)``.
-        """
-
-        def cast(leaf: Any) -> Any:
-            floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
-            return jnp.asarray(leaf, dtype) if floating else leaf
-
-        params, state, batch = jax.tree.map(cast, (self.params, self.state, self.batch))
-        return dataclasses.replace(self, params=params, state=state, batch=batch)
-
-    def _mine(self) -> list[Array]:
-        return self.selection.split(self.params)[0]
-
-    def _products(self) -> Callable[[Array], Array]:
-        flat, unflatten = self.selection.flatten(self.params)
-        arguments = () if self.state is None else (self.state,)
-
-        def gradient(chunk: Any) -> Callable[[Array], Array]:
-            return jax.grad(lambda vector: self.loss(unflatten(vector), *arguments, chunk))
-
-        # The precision is read when the products are traced: both here and in the closure.
-        with jax.default_matmul_precision(self.precision), jax.named_scope("hessian"):
-            if self.chunk_size is None:
-                _, product = jax.linearize(gradient(self.batch), flat)
-                return product
-        chunk_size = self.chunk_size
-
-        def product_by_chunks(v: Array) -> Array:
-            def product(chunk: Any) -> Array:
-                return jax.jvp(gradient(chunk), (flat,), (v,))[1]
-
-            with jax.default_matmul_precision(self.precision), jax.named_scope("hessian"):
-                return weighted_mean(product, self.batch, chunk_size, self.weight)
-
-        return product_by_chunks
+        with jax.named_scope("hessian"):
+            return jax.linearize(jax.grad(loss), flat)[1]
 
 
 def hessian(
@@ -171,10 +109,7 @@ def hessian(
     >>> hessian(loss, params, batch).matvec(jnp.array([3.0, 0.0, 0.0])).tolist()
     [2.0, 0.0, 0.0]
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if chunk_size is not None and chunk_size < 1:
-        raise InputError(f"chunk_size must be at least 1; got {chunk_size}")
+    check_options(precision, chunk_size)
     length = num_examples(batch)
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
@@ -182,4 +117,4 @@ def hessian(
         check_loss(loss, params, state, batch, weight)
     # A batch of one chunk needs no scan.
     chunk_size = None if chunk_size is not None and chunk_size >= length else chunk_size
-    return HessianOperator(params, state, batch, loss, selection, weight, chunk_size, precision)
+    return HessianOperator(params, state, batch, selection, weight, chunk_size, precision, loss)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigvalsh
 
-from landscape.curvature.hessian import HessianOperator
+from landscape.curvature.batched import BatchOperator
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
@@ -23,8 +23,9 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     op
         Symmetric operator, (P, P).
     dtype
-        Type the matrix is evaluated in; ``numpy.float64`` asks a Hessian for float64 products.
-        Default the operator's. The eigendecomposition itself is always float64 (LAPACK ``syevd``).
+        Type the matrix is evaluated in; ``numpy.float64`` asks an operator made from a batch for
+        float64 products. Default the operator's. The eigendecomposition itself is always float64
+        (LAPACK ``syevd``).
 
     Returns
     -------
@@ -47,7 +48,7 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     dtype = np.dtype(op.dtype if dtype is None else dtype)
     if dtype == op.dtype:
         matrix = np.asarray(op.to_dense(), np.float64)
-    elif isinstance(op, HessianOperator):
+    elif isinstance(op, BatchOperator):
         with jax.enable_x64(dtype == np.float64):
             matrix = np.asarray(op.astype(dtype).to_dense(), np.float64)
     else:

@@ -1,0 +1,123 @@
+"""Operators that are means over a batch: what all of them share.
+
+Subclasses say what the product is on one chunk of the data; here it is taken over the whole batch,
+linearised once, or scanned over chunks in the memory of one.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.batches import Weight, num_examples, weighted_mean
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.parameters import Selection
+from landscape.errors import InputError
+
+PRECISIONS = ("highest", "high", "default")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class BatchOperator(LinearOperator):
+    """A symmetric operator on the parameters that is a mean over a batch.
+
+    Attributes
+    ----------
+    params, state, batch
+        Pytrees of arrays, the operator's leaves.
+    selection, weight, chunk_size, precision
+        Static: they select the compiled program.
+    """
+
+    params: Any
+    state: Any
+    batch: Any
+    selection: Selection = dataclasses.field(metadata={"static": True})
+    weight: Weight | None = dataclasses.field(metadata={"static": True})
+    chunk_size: int | None = dataclasses.field(metadata={"static": True})
+    precision: str = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P), the differentiated parameters."""
+        size = sum(int(np.prod(jnp.shape(leaf))) for leaf in self._mine())
+        return (size, size)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The differentiated parameters' common type."""
+        return np.dtype(jnp.result_type(*self._mine()))
+
+    @property
+    def num_examples(self) -> int:
+        """N, the examples the operator is a mean over."""
+        return num_examples(self.batch)
+
+    def astype(self, dtype: Any) -> BatchOperator:
+        """The same operator with every floating leaf in another type.
+
+        Parameters
+        ----------
+        dtype
+            For float64 call this, and use the result, under ``jax.enable_x64(True)``.
+        """
+
+        def cast(leaf: Any) -> Any:
+            floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
+            return jnp.asarray(leaf, dtype) if floating else leaf
+
+        params, state, batch = jax.tree.map(cast, (self.params, self.state, self.batch))
+        return dataclasses.replace(self, params=params, state=state, batch=batch)
+
+    @abc.abstractmethod
+    def _on(
+        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
+    ) -> Callable[[Array], Array]:
+        """The map v ↦ Av of a chunk, linearised."""
+
+    def _mine(self) -> list[Array]:
+        return self.selection.split(self.params)[0]
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """What a user's function takes between the parameters and the batch."""
+        return () if self.state is None else (self.state,)
+
+    def _products(self) -> Callable[[Array], Array]:
+        flat, unflatten = self.selection.flatten(self.params)
+        # The precision is read when the products are traced: both here and in the closure.
+        if self.chunk_size is None:
+            with jax.default_matmul_precision(self.precision):
+                return self._on(flat, unflatten, self.batch)
+        chunk_size = self.chunk_size
+
+        def by_chunks(v: Array) -> Array:
+            with jax.default_matmul_precision(self.precision):
+                return weighted_mean(
+                    lambda chunk: self._on(flat, unflatten, chunk)(v),
+                    self.batch,
+                    chunk_size,
+                    self.weight,
+                )
+
+        return by_chunks
+
+
+def check_options(precision: str, chunk_size: int | None) -> None:
+    """Refuse options that no operator can be made with.
+
+    Raises
+    ------
+    InputError
+        For an unknown precision, or a chunk size below 1.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if chunk_size is not None and chunk_size < 1:
+        raise InputError(f"chunk_size must be at least 1; got {chunk_size}")
