@@ -49,6 +49,8 @@ def ax():
 def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # Whatever another test left behind is collected at any time.
+        warnings.simplefilter("ignore", ResourceWarning)
         yield
 
 
