@@ -1,4 +1,4 @@
-"""Symmetric linear operators on flat vectors, with one face for every kind of curvature.
+"""Linear operators on flat vectors, with one face for every kind of curvature.
 
 Notation: ``P`` differentiated parameters, ``v`` a vector of R^P, ``V`` k vectors as columns,
 (P, k). An operator is a pytree: what varies with the checkpoint (parameters, state, data) are its
@@ -25,15 +25,16 @@ from landscape.errors import InputError, ResourceError
 
 
 class LinearOperator(abc.ABC):
-    """A symmetric matrix known by its products.
+    """A matrix known by its products; symmetric, but for Jacobians.
 
-    Subclasses give ``shape``, ``dtype`` and ``_products``; the rest follows.
+    Subclasses give ``shape``, ``dtype`` and ``_products``; the rest follows. Operators of one shape
+    add up, and can be multiplied with a number.
     """
 
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(P, P)."""
+        """Rows and columns; (P, P) for a curvature."""
 
     @property
     @abc.abstractmethod
@@ -53,17 +54,18 @@ class LinearOperator(abc.ABC):
         """The map on rows, (L, P) ↦ (L, P), one operator for all lanes or one for each."""
         return jax.vmap(self._products())
 
-    def matvec(self, v: ArrayLike) -> Float[Array, " P"]:
+    def matvec(self, v: ArrayLike) -> Float[Array, " rows"]:
         """Return ``A v``.
 
         Parameters
         ----------
         v
-            Shape (P,).
+            As many entries as the operator has columns.
 
         Returns
         -------
-        Shape (P,). Each call linearises anew: for many products use ``linearized()``.
+        As many entries as it has rows. Each call linearises anew: for many products use
+        ``linearized()``.
 
         Raises
         ------
@@ -73,17 +75,17 @@ class LinearOperator(abc.ABC):
         self._expect(v, (self.shape[1],), "matvec takes a vector of shape")
         return self._matmat(jnp.asarray(v, self.dtype)[:, None])[:, 0]
 
-    def matmat(self, vectors: ArrayLike) -> Float[Array, "P k"]:
+    def matmat(self, vectors: ArrayLike) -> Float[Array, "rows k"]:
         """Return ``A V``, all columns in one pass.
 
         Parameters
         ----------
         vectors
-            Shape (P, k).
+            One column each, k of them.
 
         Returns
         -------
-        Shape (P, k).
+        Their images, k columns.
 
         Raises
         ------
@@ -106,9 +108,9 @@ class LinearOperator(abc.ABC):
         # A map that is no pytree keeps what it closes over; it is compared by identity.
         if not isinstance(product, jax.tree_util.Partial):
             product = jax.tree_util.Partial(product)
-        return Linearized(product, self.shape[0], self.dtype)
+        return Linearized(product, self.shape, self.dtype)
 
-    def to_dense(self, *, block_size: int = 128) -> Float[Array, "P P"]:
+    def to_dense(self, *, block_size: int = 128) -> Float[Array, "rows columns"]:
         """All entries, by products with blocks of the identity.
 
         Parameters
@@ -118,16 +120,37 @@ class LinearOperator(abc.ABC):
 
         Returns
         -------
-        Shape (P, P), as computed: symmetric up to rounding.
+        As computed: a curvature is symmetric up to rounding.
 
         Raises
         ------
         ResourceError
             If the host's memory cannot hold the matrix.
         """
-        size = self.shape[0]
-        _check_dense_memory(size, self.dtype.itemsize)
-        return _dense(self, min(block_size, size))
+        _check_dense_memory(self.shape, self.dtype.itemsize)
+        return _dense(self, min(block_size, self.shape[1]))
+
+    def __add__(self, other: LinearOperator) -> SumOperator:
+        """The sum of two operators.
+
+        Raises
+        ------
+        InputError
+            If their shapes differ.
+        """
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        if other.shape != self.shape:
+            raise InputError(f"operators of shapes {self.shape} and {other.shape} cannot be added")
+        return SumOperator((self, other))
+
+    def __mul__(self, factor: ArrayLike) -> ScaledOperator:
+        """The operator times a number."""
+        if isinstance(factor, LinearOperator) or np.ndim(factor):
+            return NotImplemented
+        return ScaledOperator(self, jnp.asarray(factor, self.dtype))
+
+    __rmul__ = __mul__
 
     def _matmat(self, vectors: Array) -> Array:
         return _matmat(self, vectors)
@@ -145,6 +168,65 @@ class LinearOperator(abc.ABC):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
+class SumOperator(LinearOperator):
+    """A sum, such as a loss's curvature and a penalty's.
+
+    Attributes
+    ----------
+    terms
+        Operators of one shape.
+    """
+
+    terms: tuple[LinearOperator, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the terms."""
+        return self.terms[0].shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The terms' common type."""
+        return np.dtype(jnp.result_type(*(term.dtype for term in self.terms)))
+
+    def _products(self) -> Callable[[Array], Array]:
+        products = [term._products() for term in self.terms]
+        return lambda v: sum((product(v) for product in products[1:]), products[0](v))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class ScaledOperator(LinearOperator):
+    """An operator times a number.
+
+    Attributes
+    ----------
+    op
+        The operator.
+    factor
+        (), the number.
+    """
+
+    op: LinearOperator
+    factor: Float[Array, ""]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the operator."""
+        return self.op.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return self.op.dtype
+
+    def _products(self) -> Callable[[Array], Array]:
+        product, factor = self.op._products(), self.factor
+        return lambda v: factor * product(v)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
 class Linearized(LinearOperator):
     """An operator whose primal pass is done; made by ``LinearOperator.linearized``.
 
@@ -153,19 +235,19 @@ class Linearized(LinearOperator):
     product
         The map v ↦ Av; what the primal pass stored are its leaves.
     size
-        P.
+        Rows and columns.
     type
         Of the entries.
     """
 
     product: jax.tree_util.Partial
-    size: int = dataclasses.field(metadata={"static": True})
+    size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     type: np.dtype = dataclasses.field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(P, P)."""
-        return (self.size, self.size)
+        """Rows and columns."""
+        return self.size
 
     @property
     def dtype(self) -> np.dtype:
@@ -240,6 +322,21 @@ class DiagonalOperator(LinearOperator):
         return lambda v: self.diagonal * v
 
 
+def expect_square(op: LinearOperator) -> None:
+    """Refuse an operator without a spectrum.
+
+    Raises
+    ------
+    InputError
+        If it is not square.
+    """
+    if op.shape[0] != op.shape[1]:
+        raise InputError(
+            f"{op!r} is not square and has no spectrum; take its .gram(), whose eigenvalues are "
+            "the squared singular values"
+        )
+
+
 @jax.jit
 def _matmat(op: LinearOperator, vectors: Array) -> Array:
     return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
@@ -247,23 +344,23 @@ def _matmat(op: LinearOperator, vectors: Array) -> Array:
 
 @partial(jax.jit, static_argnames="block_size")
 def _dense(op: LinearOperator, block_size: int) -> Array:
-    size = op.shape[0]
+    num_rows, num_columns = op.shape
     product = jax.vmap(op._products())
-    starts = jnp.arange(0, size, block_size)
+    starts = jnp.arange(0, num_columns, block_size)
 
-    def rows(start: Array) -> Array:
-        # The last block repeats rows past the end; they are cut off below.
-        return product(jax.nn.one_hot(start + jnp.arange(block_size), size, dtype=op.dtype))
+    def columns(start: Array) -> Array:
+        # The last block goes on past the end, with zeros; they are cut off below.
+        return product(jax.nn.one_hot(start + jnp.arange(block_size), num_columns, dtype=op.dtype))
 
-    return jax.lax.map(rows, starts).reshape(-1, size)[:size]
+    return jax.lax.map(columns, starts).reshape(-1, num_rows)[:num_columns].T
 
 
-def _check_dense_memory(size: int, itemsize: int) -> None:
+def _check_dense_memory(shape: tuple[int, int], itemsize: int) -> None:
     """Refuse a matrix the host cannot hold: itself, its float64 copy, and LAPACK's work."""
-    needed = size * size * (itemsize + 16)
+    needed = shape[0] * shape[1] * (itemsize + 16)
     total = host_memory()
     if needed > 0.9 * total:
         raise ResourceError(
-            f"a dense {size}×{size} matrix needs {needed / 2**30:.1f} GiB, the machine has "
+            f"a dense {shape[0]}×{shape[1]} matrix needs {needed / 2**30:.1f} GiB, the machine has "
             f"{total / 2**30:.1f} GiB; use slq instead of the dense spectrum"
         )

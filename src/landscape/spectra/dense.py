@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from landscape.curvature.batched import BatchOperator
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_square
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
@@ -45,6 +45,7 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     >>> dense_spectrum(DiagonalOperator(jnp.array([2.0, 0.0, 1.0]))).nodes.tolist()
     [0.0, 1.0, 2.0]
     """
+    expect_square(op)
     dtype = np.dtype(op.dtype if dtype is None else dtype)
     if dtype == op.dtype:
         matrix = np.asarray(op.to_dense(), np.float64)

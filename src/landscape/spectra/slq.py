@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_square
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
 from landscape.spectra.lanczos import LanczosState
@@ -221,6 +221,7 @@ def lanczos_run(
     [20]
     """
     _expect_positive(num_probes=num_probes, capacity=capacity)
+    expect_square(op)
     capacity = min(capacity, op.shape[0])
     batch = (*op.batch_shape, num_probes)
     needed = int(np.prod(batch)) * capacity * op.shape[0] * op.dtype.itemsize

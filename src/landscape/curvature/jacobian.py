@@ -1,0 +1,164 @@
+r"""The Jacobian of a model's outputs in its parameters, with its transpose and Gram matrices.
+
+Notation: ``J ∈ R^{NC × P}``, row ``(i, c)`` is ``∂z_ic/∂θ``; ``J v`` is forward mode, ``Jᵀ u`` its
+transpose. ``J Jᵀ`` (the empirical neural tangent kernel) and ``Jᵀ J`` have the same nonzero
+eigenvalues, the squared singular values of J.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.batched import check_options
+from landscape.curvature.checks import check_outputs
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.parameters import Predicate, Selection, select
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class JacobianOperator(LinearOperator):
+    """Made by ``jacobian``; the attributes are its arguments.
+
+    Attributes
+    ----------
+    params, state, batch
+        Pytrees of arrays, the operator's leaves.
+    model_fn, selection, precision, transposed
+        Static: they select the compiled program.
+    """
+
+    params: Any
+    state: Any
+    batch: Any
+    model_fn: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    selection: Selection = dataclasses.field(metadata={"static": True})
+    precision: str = dataclasses.field(metadata={"static": True})
+    transposed: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N·C, P), or (P, N·C) of the transpose."""
+        size = sum(int(np.prod(jnp.shape(leaf))) for leaf in self._mine())
+        shape = (math.prod(self._outputs().shape), size)
+        return shape[::-1] if self.transposed else shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The differentiated parameters' common type."""
+        return np.dtype(jnp.result_type(*self._mine()))
+
+    @property
+    def T(self) -> JacobianOperator:  # noqa: N802 — as NumPy has it
+        """The transpose."""
+        return dataclasses.replace(self, transposed=not self.transposed)
+
+    def gram(self) -> GramOperator:
+        """``A Aᵀ``, symmetric and positive semi-definite: (N·C, N·C), of ``J.T`` (P, P)."""
+        return GramOperator(self)
+
+    def _mine(self) -> list[Array]:
+        return self.selection.split(self.params)[0]
+
+    def _outputs(self) -> Any:
+        return check_outputs(self.model_fn, self.params, self.state, self.batch)
+
+    def _products(self) -> Callable[[Array], Array]:
+        push, pull = self._maps()
+        return pull if self.transposed else push
+
+    def _maps(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """V ↦ Jv and u ↦ Jᵀu on flat vectors, linearised once."""
+        flat, unflatten = self.selection.flatten(self.params)
+        rest = () if self.state is None else (self.state,)
+
+        def outputs(vector: Array) -> Array:
+            return self.model_fn(unflatten(vector), *rest, self.batch).ravel()
+
+        with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
+            _, push = jax.linearize(outputs, flat)
+            transposed = jax.linear_transpose(push, flat)
+        return push, lambda u: transposed(u)[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class GramOperator(LinearOperator):
+    """Made by ``JacobianOperator.gram``.
+
+    Attributes
+    ----------
+    factor
+        A, of ``A Aᵀ``.
+    """
+
+    factor: JacobianOperator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The factor's rows, twice."""
+        return (self.factor.shape[0], self.factor.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return self.factor.dtype
+
+    def _products(self) -> Callable[[Array], Array]:
+        push, pull = self.factor._maps()
+        if self.factor.transposed:
+            return lambda v: pull(push(v))
+        return lambda u: push(pull(u))
+
+
+def jacobian(
+    model_fn: Callable[..., Array],
+    params: Any,
+    batch: Any,
+    *,
+    state: Any = None,
+    wrt: Predicate | None = None,
+    precision: str = "highest",
+) -> JacobianOperator:
+    """The Jacobian of a model's outputs in its parameters, as a linear operator.
+
+    Parameters
+    ----------
+    model_fn
+        ``model_fn(params, batch)``, or with ``state`` ``model_fn(params, state, batch)``: outputs
+        of shape (N, …).
+    params, batch, state, wrt, precision
+        As for ``hessian``.
+
+    Returns
+    -------
+    JacobianOperator, (N·C, P): ``matvec(v)`` is ``J v``, ``.T.matvec(u)`` is ``Jᵀ u``, ``.gram()``
+    is ``J Jᵀ`` and ``.T.gram()`` is ``Jᵀ J``, both ready for ``slq``.
+
+    Raises
+    ------
+    InputError
+        For outputs that are no array with a leading axis of N examples, and as ``hessian`` for
+        parameters that cannot be differentiated.
+
+    Examples
+    --------
+    >>> op = jacobian(lambda w, x: x @ w, jnp.ones(2), jnp.eye(3, 2))
+    >>> op.shape
+    (3, 2)
+    >>> op.matvec(jnp.array([1.0, 2.0])).tolist()
+    [1.0, 2.0, 0.0]
+    """
+    check_options(precision, None)
+    selection = select(params, wrt)
+    params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    check_outputs(model_fn, params, state, batch)
+    return JacobianOperator(params, state, batch, model_fn, selection, precision, False)
