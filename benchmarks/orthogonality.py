@@ -54,7 +54,8 @@ def measure(
     fraction = degenerate_fraction(run.spectrum(floor), 1e-3)
     loss = float("nan")
     if scheme != "none":
-        rows = np.asarray(run.state.basis[0][: int(run.state.num_steps[0])], np.float64)
+        basis = np.concatenate([np.asarray(block[0], np.float64) for block in run.state.basis])
+        rows = basis[: int(run.state.num_steps[0])]
         loss = float(np.abs(rows @ rows.T - np.eye(len(rows))).max())
     return {
         "scheme": scheme,

@@ -200,7 +200,7 @@ def test_partial_reorthogonalisation_keeps_the_basis_and_reads_less_of_it(spread
     full, partial = (
         advance_compiled(op, begin(start, 300, scheme), 300) for scheme in ("full", "partial")
     )
-    rows = np.asarray(partial.basis[0][:300], np.float64)
+    rows = np.concatenate([np.asarray(block[0], np.float64) for block in partial.basis])[:300]
     loss = np.abs(rows @ rows.T - np.eye(300)).max()
     assert loss < 20 * np.sqrt(np.finfo(dtype).eps / 2)
     assert partial.rows_read < 0.5 * full.rows_read
@@ -369,6 +369,17 @@ def test_slq_refuses_unusable_arguments(options, message):
 def test_slq_refuses_an_operator_that_returns_nan():
     with pytest.raises(InputError, match="NaN"):
         slq(DiagonalOperator(jnp.array([1.0, jnp.nan])), jax.random.key(0), num_steps=2)
+
+
+@pytest.mark.parametrize("scheme", ["full", "partial", "none"])
+def test_slq_refuses_an_operator_that_is_not_symmetric(scheme):
+    rng = np.random.default_rng(0)
+    matrix = rotated(spectrum_of("continuum", 60), 0)
+    key, options = jax.random.key(0), {"num_steps": 20, "reorthogonalize": scheme}
+    slq(DenseOperator(jnp.asarray(matrix, jnp.float32)), key, **options)
+    skewed = jnp.asarray(matrix + 1e-4 * rng.normal(size=matrix.shape), jnp.float32)
+    with pytest.raises(InputError, match="not symmetric"):
+        slq(DenseOperator(skewed), key, **options)
 
 
 def test_eps_below_the_noise_floor_is_refused():

@@ -10,9 +10,10 @@ Three ways to keep the basis orthogonal:
   a factor √2 off the norm ("twice is enough", B. N. Parlett, *The Symmetric Eigenvalue Problem*,
   1980, §6.9). What exact arithmetic would give.
 - ``"partial"``: the loss of orthogonality obeys a recurrence of its own; only when it passes √u is
-  the basis read, in that step and the next, and only the blocks of rows that matter. T is then the
-  projection of A up to O(u‖A‖) (H. D. Simon, *The Lanczos algorithm with partial
-  reorthogonalization*, Math. Comp. 42, 1984).
+  the basis read, for the new vector and the one before it together, and only the blocks of rows
+  that matter. T is then the projection of A up to O(u‖A‖) (H. D. Simon, *The Lanczos algorithm with
+  partial reorthogonalization*, Math. Comp. 42, 1984; two vectors at once: J. F. Grcar, *Analyses of
+  the Lanczos algorithm*, PhD thesis, University of Illinois, 1981).
 - ``"none"``: three vectors a lane. Converged eigenvalues return as ghosts (C. C. Paige,
   *Computational variants of the Lanczos method for the eigenproblem*, J. Inst. Maths Applics 10,
   1972).
@@ -23,18 +24,25 @@ A state holds everything: it can be advanced, stored, and advanced again with th
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape.curvature.operators import LinearOperator
 
 SCHEMES = ("full", "partial", "none")
 
-# Rows of the basis that one projection reads at a time. Unfilled rows are touched only within the
-# last block; fewer rows per block would leave the matrix-vector products too short.
-ROWS_PER_BLOCK = 16
+# The basis is kept in blocks of rows, each an array of its own: a slice of one large array would be
+# copied before it is multiplied (1.7 times the time of a sweep, on a CPU). Four blocks of a size,
+# then four of twice the size: a sweep is one branch per block of the compiled program, and these
+# sizes keep their number at 4 log₂(m/32) while few unfilled rows are touched.
+BLOCKS_OF_A_SIZE = 4
+
+# Rows in the smallest block, and of what the losses of orthogonality are looked at together.
+PANEL = 16
 
 # A step has broken down when β falls to rounding level: the Krylov space is exhausted. The β that
 # was found is kept: the bounds account for what lies behind it.
@@ -59,7 +67,7 @@ class LanczosState:
     Attributes
     ----------
     basis
-        (L, R, P) rows q_1 … ; R = 0 without reorthogonalisation.
+        Blocks of rows q_1 …, (L, r, P) each; none without reorthogonalisation.
     previous, current
         (L, P) q_{j-1} and q_j; zero once a lane has broken down.
     beta
@@ -76,17 +84,18 @@ class LanczosState:
     losses, losses_before
         (L, K, R) estimates of q_jᵀq_i and q_{j-1}ᵀq_i, K times; R = 0 unless partial.
     rounding
-        (L, B) what enters the losses of each block of rows at each step, in units of u‖A‖; learnt
+        (L, B) what enters the losses of each panel of rows at each step, in units of u‖A‖; learnt
         from the sweeps.
-    again
-        (B,) blocks that the next step must read, as the one before did.
+    asymmetry
+        (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen; zero for a symmetric operator.
     step
         () steps made, broken down lanes included.
     rows_read
-        () rows of the basis read so far, per lane: the memory traffic of orthogonality.
+        () rows of the basis read so far, per lane: the memory traffic of orthogonality. Rows read
+        for two vectors at once count once.
     """
 
-    basis: Float[Array, "L R P"]
+    basis: tuple[Float[Array, "L _ P"], ...]
     previous: Float[Array, "L P"]
     current: Float[Array, "L P"]
     beta: Float[Array, " L"]
@@ -98,7 +107,7 @@ class LanczosState:
     losses: Float[Array, "L K Q"]
     losses_before: Float[Array, "L K Q"]
     rounding: Float[Array, "L B"]
-    again: Bool[Array, " B"]
+    asymmetry: Float[Array, " L"]
     step: Int[Array, ""]
     rows_read: Float[Array, ""]
 
@@ -121,11 +130,11 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         One of ``SCHEMES``.
     """
     lanes, size = start.shape
-    rows = 0 if reorthogonalize == "none" else -(-capacity // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
-    estimated = rows if reorthogonalize == "partial" else 0
     dtype = start.dtype
+    sizes = () if reorthogonalize == "none" else block_sizes(capacity)
+    estimated = sum(sizes) if reorthogonalize == "partial" else 0
     return LanczosState(
-        basis=jnp.zeros((lanes, rows, size), dtype),
+        basis=tuple(jnp.zeros((lanes, rows, size), dtype) for rows in sizes),
         previous=jnp.zeros_like(start),
         current=start / jnp.linalg.norm(start, axis=-1, keepdims=True),
         beta=jnp.zeros(lanes, dtype),
@@ -136,39 +145,38 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         scale=jnp.zeros(lanes, dtype),
         losses=jnp.zeros((lanes, REALISATIONS, estimated), dtype).at[..., :1].set(1),
         losses_before=jnp.zeros((lanes, REALISATIONS, estimated), dtype),
-        rounding=jnp.full((lanes, estimated // ROWS_PER_BLOCK), CAUTION, dtype),
-        again=jnp.zeros(estimated // ROWS_PER_BLOCK, bool),
+        rounding=jnp.full((lanes, estimated // PANEL), CAUTION, dtype),
+        asymmetry=jnp.zeros(lanes, dtype),
         step=jnp.zeros((), jnp.int32),
         rows_read=jnp.zeros((), jnp.float32),
     )
 
 
+def block_sizes(capacity: int) -> tuple[int, ...]:
+    """Rows of each block of a basis with room for so many steps."""
+    sizes: list[int] = []
+    while sum(sizes) < capacity:
+        sizes.append(PANEL * 2 ** (len(sizes) // BLOCKS_OF_A_SIZE))
+    return tuple(sizes)
+
+
 def enlarge(state: LanczosState, capacity: int) -> LanczosState:
     """The same state with room for more steps."""
-    rows = 0
-    if state.basis.shape[1]:
-        rows = -(-capacity // ROWS_PER_BLOCK) * ROWS_PER_BLOCK - state.basis.shape[1]
-    steps = capacity - state.capacity
+    new = block_sizes(capacity)[len(state.basis) :] if state.basis else ()
+    rows = sum(new) if state.losses.shape[-1] else 0
 
-    def pad(x: Array, more: int) -> Array:
-        return jnp.pad(x, [(0, 0), (0, more), *[(0, 0)] * (x.ndim - 2)])
+    def pad(x: Array, more: int, value: float = 0) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)], constant_values=value)
 
-    estimated = rows if state.losses.shape[-1] else 0
-
-    def pad_last(x: Array) -> Array:
-        return jnp.pad(x, [(0, 0), (0, 0), (0, estimated)])
-
+    lanes, size = state.current.shape
     return dataclasses.replace(
         state,
-        basis=pad(state.basis, rows),
-        alphas=pad(state.alphas, steps),
-        betas=pad(state.betas, steps),
-        losses=pad_last(state.losses),
-        losses_before=pad_last(state.losses_before),
-        rounding=jnp.pad(
-            state.rounding, ((0, 0), (0, estimated // ROWS_PER_BLOCK)), constant_values=CAUTION
-        ),
-        again=jnp.pad(state.again, (0, estimated // ROWS_PER_BLOCK)),
+        basis=state.basis + tuple(jnp.zeros((lanes, n, size), state.current.dtype) for n in new),
+        alphas=pad(state.alphas, capacity - state.capacity),
+        betas=pad(state.betas, capacity - state.capacity),
+        losses=pad(state.losses, rows),
+        losses_before=pad(state.losses_before, rows),
+        rounding=pad(state.rounding, rows // PANEL, CAUTION),
     )
 
 
@@ -207,89 +215,130 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     """One step, given the images ``A q_j`` of the current vectors."""
     j = state.step
     current, beta = state.current, state.beta
-    basis = state.basis
-    if basis.shape[1]:
-        basis = jax.lax.dynamic_update_slice_in_dim(basis, current[:, None], j, axis=1)
+    mirrored = jnp.sum(image * state.previous, -1)
     image = image - beta[:, None] * state.previous
     alpha = jnp.sum(image * current, -1)
     residual = image - alpha[:, None] * current
     # Once more against the current vector: orthogonality to it is what all else rests on.
-    residual = residual - jnp.sum(residual * current, -1)[:, None] * current
+    residual = _without(residual, current)
+    basis, rounding = state.basis, state.rounding
+    losses, losses_before = state.losses, state.losses
+    read = jnp.zeros((), jnp.float32)
+    # Each scheme writes to the basis where the order of reading and writing is forced by the data:
+    # else the compiler copies the basis.
     with jax.named_scope("reorthogonalize"):
-        again, losses, rounding = state.again, state.losses, state.rounding
-        read = jnp.zeros((), jnp.float32)
         if state.losses.shape[-1]:
-            residual, losses, rounding, again, read = _partially(state, basis, residual, alpha)
-        elif basis.shape[1]:
-            filled = jnp.arange(basis.shape[1] // ROWS_PER_BLOCK) * ROWS_PER_BLOCK <= j
-            residual, _, read = _sweep_twice(basis, residual, filled)
+            (residual, current), (losses, losses_before), rounding, read = _partially(
+                state, residual, alpha
+            )
+            basis = _store(basis, current, j)
+            residual = _without(residual, current)
+        elif basis:
+            basis = _store(basis, current, j)
+            filled = jnp.asarray(_first_rows(basis)) <= j
+            (residual,), _, read = _sweep_twice(basis, (residual,), filled)
     length = jnp.linalg.norm(residual, axis=-1)
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + length)
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
-    safe = jnp.where(going, length, 1)
-    beta_next = jnp.where(state.alive, length, 0)
     at = (jnp.arange(state.capacity) == j)[None]
     return LanczosState(
         basis=basis,
         previous=current,
-        current=jnp.where(going[:, None], residual / safe[:, None], 0),
+        current=jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0),
         beta=jnp.where(going, length, 0),
         alphas=jnp.where(at, alpha[:, None], state.alphas),
-        betas=jnp.where(at, beta_next[:, None], state.betas),
+        betas=jnp.where(at, jnp.where(state.alive, length, 0)[:, None], state.betas),
         num_steps=state.num_steps + state.alive,
         alive=going,
         scale=scale,
         losses=losses,
-        losses_before=state.losses,
+        losses_before=losses_before,
         rounding=rounding,
-        again=again,
+        asymmetry=jnp.maximum(state.asymmetry, jnp.abs(mirrored - beta)),
         step=j + 1,
         rows_read=state.rows_read + read,
     )
 
 
+def _without(vectors: Array, others: Array) -> Array:
+    """Each lane's vector without its component along a unit vector (or zero)."""
+    return vectors - jnp.sum(vectors * others, -1)[:, None] * others
+
+
+def _first_rows(basis: tuple[Array, ...]) -> np.ndarray:
+    """Number of the first row of each block."""
+    return np.cumsum([0, *(block.shape[1] for block in basis)])[:-1]
+
+
+def _store(
+    basis: tuple[Array, ...], vectors: Float[Array, "L P"], row: Int[Array, ""]
+) -> tuple[Array, ...]:
+    """The basis with one more row. Each block is written in place, or left alone."""
+
+    def write(block: Array, at: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(block, vectors[:, None], at, axis=1)
+
+    return tuple(
+        jax.lax.cond(
+            (row >= first) & (row < first + block.shape[1]),
+            write,
+            lambda block, at: block,
+            block,
+            row - first,
+        )
+        for block, first in zip(basis, _first_rows(basis).tolist(), strict=True)
+    )
+
+
 def _partially(
-    state: LanczosState, basis: Array, residual: Array, alpha: Array
-) -> tuple[Array, Array, Array, Array, Array]:
+    state: LanczosState, residual: Array, alpha: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array], Array, Array]:
     """Sweep the blocks whose estimated losses ask for it.
 
-    If any loss has passed √u, every block with one above u^¾ is read, in this step and the next:
-    the recurrence brings the losses of the vector before back in (R. M. Larsen, *Lanczos
-    bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998, on the second level).
-    Losses grow fastest along the outliers' eigenvectors, which live in the first rows: the first
-    block is read at every step, and many others are spared.
+    If any loss has passed √u, every block with one above u^¾ is read (R. M. Larsen, *Lanczos
+    bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998, on the second level),
+    for the new vector and the current one: the recurrence would bring the losses of the current
+    one back in. Losses grow fastest along the outliers' eigenvectors, which live in the first rows:
+    the first block is read at every step, and many others are spared.
 
-    Returns the residual, the losses, the rounding, the blocks to read again, and the rows read.
+    Returns the new and the current vector, their losses, the rounding, and the rows read.
     """
     j = state.step
     unit = jnp.finfo(residual.dtype).eps / 2
+    (residual,), _ = _remove(state.basis[0], (residual,))
     length = jnp.linalg.norm(residual, axis=-1)
-    # A block that is new starts from what was learnt in the one before it.
-    block = jnp.arange(state.again.shape[0])
-    new = (block * ROWS_PER_BLOCK == j)[None]
+    # A panel that is new starts from what was learnt in the one before it.
+    panel = jnp.arange(state.rounding.shape[-1])
+    new = (panel * PANEL == j)[None]
     rounding = jnp.where(new & (j > 0), jnp.roll(state.rounding, 1, 1), state.rounding)
     losses = _estimate_losses(dataclasses.replace(state, rounding=rounding), alpha, length)
     rows = jnp.arange(losses.shape[-1])[None]
-    worst = _largest_by_block(jnp.where(rows < j, jnp.abs(losses).max(1), 0))
-    living = jnp.where(state.alive[:, None], worst, 0)
+    worst = _largest_by_panel(jnp.where(rows < j, jnp.abs(losses).max(1), 0))
+    living = jnp.where(state.alive[:, None] & (panel > 0)[None], worst, 0)
     asked = jnp.any(living > jnp.sqrt(unit)) & (living.max(0) > unit**0.75)
-    reading = asked | state.again | (block == 0)
-    swept, overlaps, read = _sweep_twice(basis, residual, reading)
-    true = _largest_by_block(jnp.where(rows < j, jnp.abs(overlaps), 0))
+    first = _first_rows(state.basis) // PANEL
+    reading = jnp.stack([group.any() for group in jnp.split(asked, first[1:])])
+    vectors, overlaps, read = _sweep_twice(state.basis, (residual, state.current), reading)
+    swept, current = vectors
+    current = current / _safe(jnp.linalg.norm(current, axis=-1))[:, None]
+    true = _largest_by_panel(jnp.where(rows < j, jnp.abs(overlaps), 0))
     ratio = CAUTION * true / (jnp.where(worst > 0, worst, 1) * _safe(length)[:, None])
-    # The second sweep in a row sees what the vector before brings back: nothing to learn.
-    learns = (asked & ~state.again)[None] & state.alive[:, None] & (worst > 0)
+    learns = asked[None] & state.alive[:, None] & (worst > 0)
     rounding = rounding * jnp.where(learns, jnp.clip(ratio, 1 / CAUTION, CAUTION), 1)
-    clean = jnp.repeat(rounding, ROWS_PER_BLOCK, 1)[:, None] * unit * _signs(2 * j + 1, losses)
-    swept_rows = jnp.repeat(reading, ROWS_PER_BLOCK)[None] & (rows <= j)
-    losses = jnp.where(swept_rows[None], clean, losses)
+    local = jnp.repeat(rounding, PANEL, 1)[:, None] * unit
+    sizes = [block.shape[1] for block in state.basis]
+    read_rows = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))[None]
+    clean = ((read_rows | (rows < PANEL)) & (rows <= j))[None]
+    losses = jnp.where(clean, local * _signs(3 * j + 1, losses), losses)
     losses = jnp.where((rows == j + 1)[None], 1, losses)
-    return swept, losses, rounding, asked & ~state.again, read
+    before = (read_rows & (rows < j))[None]
+    losses_before = jnp.where(before, local * _signs(3 * j + 2, losses), state.losses)
+    return (swept, current), (losses, losses_before), rounding, read + PANEL
 
 
-def _largest_by_block(values: Array) -> Array:
+def _largest_by_panel(values: Array) -> Array:
     """(L, R) to (L, B)."""
-    return values.reshape(values.shape[0], -1, ROWS_PER_BLOCK).max(-1)
+    return values.reshape(values.shape[0], -1, PANEL).max(-1)
 
 
 def _safe(length: Array) -> Array:
@@ -316,8 +365,8 @@ def _estimate_losses(state: LanczosState, alpha: Array, length: Array) -> Array:
     value = betas * up + (alphas - alpha) * now + down - beta * before
     unit = jnp.finfo(now.dtype).eps / 2
     norm = jnp.maximum(state.scale[:, None, None], jnp.abs(alpha) + beta + length)
-    local = jnp.repeat(state.rounding, ROWS_PER_BLOCK, 1)[:, None] * unit
-    value = value + local * norm * _signs(2 * j, now)
+    local = jnp.repeat(state.rounding, PANEL, 1)[:, None] * unit
+    value = value + local * norm * _signs(3 * j, now)
     value = value / _safe(length)
     rows = jnp.arange(num_rows)[None, None]
     return jnp.where(rows < j, value, jnp.where(rows == j, local, 0))
@@ -331,32 +380,59 @@ def _signs(number: Array, like: Array) -> Array:
     return jax.random.rademacher(key, (num_rows, realisations), like.dtype).T[None]
 
 
-def _sweep_twice(basis: Array, vectors: Array, reading: Array) -> tuple[Array, Array, Array]:
-    """Each lane's vector made orthogonal to the rows of some blocks.
+def _sweep_twice(
+    basis: tuple[Array, ...], vectors: tuple[Array, ...], reading: Bool[Array, " b"]
+) -> tuple[tuple[Array, ...], Array, Array]:
+    """Each lane's vectors made orthogonal to the rows of some blocks.
 
-    Returns the vectors, their overlaps with the rows before, (L, R), and how many rows were read.
+    Returns the vectors, the overlaps of the first with the rows before, (L, R), and how many rows
+    were read. A second pass is made if the first took too much of the norm of the first vector.
     """
-    before = jnp.linalg.norm(vectors, axis=-1)
-    once, overlaps = _sweep(basis, vectors, reading)
-    after = jnp.linalg.norm(once, axis=-1)
-    needed = jnp.any(after < before / jnp.sqrt(2.0))
-    twice = jax.lax.cond(needed, lambda v: _sweep(basis, v, reading)[0], lambda v: v, once)
-    read = reading.sum() * ROWS_PER_BLOCK * jnp.where(needed, 2, 1)
-    return twice, overlaps, read.astype(jnp.float32)
+    sizes = jnp.asarray([block.shape[1] for block in basis], jnp.float32)
+    shape = (basis[0].shape[0], sum(block.shape[1] for block in basis))
+    enough = jnp.linalg.norm(vectors[0], axis=-1) / jnp.sqrt(2.0)
+
+    def unfinished(carry: tuple[Array, Any, Any]) -> Array:
+        passes, vectors, _ = carry
+        lost = jnp.any(jnp.linalg.norm(vectors[0], axis=-1) < enough)
+        return (passes == 0) | ((passes == 1) & lost)
+
+    def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+        passes, vectors, overlaps = carry
+        vectors, found = _sweep(basis, vectors, reading)
+        return passes + 1, vectors, jnp.where(passes == 0, found, overlaps)
+
+    start = (jnp.zeros((), jnp.int32), vectors, jnp.zeros(shape, vectors[0].dtype))
+    # Inside a branch the loop works on the basis where it lies; outside, it would copy it.
+    passes, vectors, overlaps = jax.lax.cond(
+        reading.any(),
+        lambda start: jax.lax.while_loop(unfinished, once, start),
+        lambda start: start,
+        start,
+    )
+    return vectors, overlaps, passes * jnp.sum(jnp.where(reading, sizes, 0))
 
 
-def _sweep(basis: Array, vectors: Array, reading: Array) -> tuple[Array, Array]:
-    """One pass of block Gram–Schmidt against some blocks of rows, and the overlaps."""
-    # The blocks to read, in order, first: the loop makes no step for the others.
-    order = jnp.argsort(~reading, stable=True)
+def _sweep(
+    basis: tuple[Array, ...], vectors: tuple[Array, ...], reading: Bool[Array, " b"]
+) -> tuple[tuple[Array, ...], Array]:
+    """One pass of block Gram–Schmidt against some blocks of rows, and the first's overlaps."""
+    found = []
+    for block, wanted in zip(basis, reading, strict=True):
+        vectors, overlaps = jax.lax.cond(wanted, _remove, _leave, block, vectors)
+        found.append(overlaps)
+    return vectors, jnp.concatenate(found, -1)
 
-    def remove(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        vectors, overlaps = carry
-        first = order[index] * ROWS_PER_BLOCK
-        rows = jax.lax.dynamic_slice_in_dim(basis, first, ROWS_PER_BLOCK, axis=1)
-        inner = jnp.einsum("krp,kp->kr", rows, vectors, precision="highest")
-        vectors = vectors - jnp.einsum("kr,krp->kp", inner, rows, precision="highest")
-        return vectors, jax.lax.dynamic_update_slice_in_dim(overlaps, inner, first, axis=1)
 
-    overlaps = jnp.zeros(basis.shape[:2], vectors.dtype)
-    return jax.lax.fori_loop(0, reading.sum(), remove, (vectors, overlaps))
+def _remove(block: Array, vectors: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
+    """The vectors without their components along a block's rows; the first's overlaps."""
+    overlaps = [jnp.einsum("krp,kp->kr", block, v, precision="highest") for v in vectors]
+    rest = tuple(
+        v - jnp.einsum("kr,krp->kp", o, block, precision="highest")
+        for v, o in zip(vectors, overlaps, strict=True)
+    )
+    return rest, overlaps[0]
+
+
+def _leave(block: Array, vectors: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
+    return vectors, jnp.zeros(block.shape[:2], block.dtype)

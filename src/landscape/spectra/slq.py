@@ -27,6 +27,10 @@ from landscape.spectra.measures import LanczosSpectrum
 # the largest needed to explain the error of a bound.
 LANCZOS_ROUNDING = 4.0
 
+# Asymmetry from which an operator is refused, in units of √u‖A‖; partial reorthogonalisation alone
+# lets about one unit appear.
+ASYMMETRY = 30.0
+
 
 def slq(
     op: LinearOperator,
@@ -76,7 +80,8 @@ def slq(
     Raises
     ------
     InputError
-        For num_steps or num_probes below 1, an unknown scheme, or an operator that returns NaN.
+        For num_steps or num_probes below 1, an unknown scheme, or an operator that returns NaN or
+        is not symmetric.
     ResourceError
         If the basis that ``"full"`` or ``"partial"`` keeps does not fit in ``memory``.
 
@@ -150,7 +155,8 @@ class LanczosRun:
         Raises
         ------
         InputError
-            Before the first step, and if a product was NaN or infinite.
+            Before the first step, if a product was NaN or infinite, and if the operator proved not
+            to be symmetric.
         """
         made = self.num_steps
         if not made:
@@ -165,10 +171,16 @@ class LanczosRun:
                 "a product with the operator is NaN or infinite: the loss has no finite second "
                 "derivative at these parameters"
             )
+        unit = float(jnp.finfo(self.op.dtype).eps) / 2
+        asymmetry = np.asarray(self.state.asymmetry, float)
+        if np.any(asymmetry > ASYMMETRY * np.sqrt(unit) * np.asarray(self.state.scale)):
+            raise InputError(
+                f"the operator is not symmetric: two vectors' products with each other's images "
+                f"differ by {asymmetry.max():.2e} at norm {float(np.max(self.state.scale)):.2e}"
+            )
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
         before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
         norm = (np.abs(alphas) + betas + before).max((-2, -1))
-        unit = float(jnp.finfo(self.op.dtype).eps) / 2
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
