@@ -10,6 +10,7 @@ from landscape.curvature import DenseOperator, DiagonalOperator, hessian
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP
 from landscape.spectra import (
+    Fraction,
     asinh_density,
     degenerate_fraction,
     dense_spectrum,
@@ -332,6 +333,72 @@ def test_pooled_mass_follows_its_beta_law(x64):
     assert stats.kstest(masses, stats.beta(20, 30).cdf).pvalue > 0.01
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.4, 1.0])
+@pytest.mark.parametrize(("size", "num_probes"), [(1, 1), (50, 1), (50, 3), (3000, 1)])
+def test_confidence_interval_inverts_the_beta_law(share, size, num_probes):
+    count = round(share * size)
+    rng = np.random.default_rng(0)
+    half = num_probes / 2
+    masses = (
+        rng.beta(half * count, half * (size - count), 2000)
+        if 0 < count < size
+        else np.full(10, count / size)
+    )
+    low, high = fraction_of(masses, size, num_probes).confidence_interval(0.9)
+    covered = ((low <= count / size) & (count / size <= high)).sum()
+    assert stats.binomtest(int(covered), len(masses), 0.9, "less").pvalue > 0.01
+    # By definition, with the law's own distribution function.
+    for mass, end in zip(masses[:20], low[:20], strict=True):
+        counts = np.arange(1, size)
+        enough = stats.beta(half * counts, half * (size - counts)).sf(mass) > 0.05
+        expected = next(iter(counts[enough]), size) if mass > 0 else 0
+        assert end * size == pytest.approx(expected)
+
+
+def fraction_of(masses, size, num_probes):
+    return Fraction(
+        estimate=masses,
+        lower=masses,
+        upper=masses,
+        stderr=np.zeros_like(masses),
+        noise_floor=np.zeros_like(masses),
+        rounding=0.0,
+        interval=(0.0, 1.0),
+        certified=True,
+        num_parameters=size,
+        num_probes=num_probes,
+    )
+
+
+def test_wider_bounds_and_higher_levels_give_wider_confidence_intervals():
+    fraction = fraction_of(np.array([0.3]), 200, 1)
+    wider = dataclasses.replace(fraction, lower=np.array([0.2]), upper=np.array([0.35]))
+    ends = [f.confidence_interval(level) for f, level in ((fraction, 0.9), (fraction, 0.99))]
+    assert ends[1][0] < ends[0][0] < 0.3 < ends[0][1] < ends[1][1]
+    low, high = wider.confidence_interval(0.9)
+    assert low < ends[0][0]
+    assert high > ends[0][1]
+    with pytest.raises(InputError, match="level"):
+        fraction.confidence_interval(95.0)
+
+
+def test_full_intervals_cover_the_share_over_seeds(x64):
+    values = np.concatenate([np.zeros(60), np.linspace(0.5, 4, 60)])
+    op = DiagonalOperator(jnp.asarray(values))
+    covered = 0
+    for seed in range(100):
+        spectrum = slq(op, jax.random.key(seed), num_steps=12, num_probes=2, capacity=12)
+        low, high = degenerate_fraction(spectrum, 0.1).confidence_interval(0.8)
+        covered += low <= 0.5 <= high
+    assert stats.binomtest(int(covered), 100, 0.8, "less").pvalue > 0.01
+
+
+def test_a_dense_share_is_its_own_confidence_interval(x64):
+    fraction = degenerate_fraction(dense_spectrum(DiagonalOperator(jnp.arange(4.0))))
+    assert fraction.confidence_interval() == (0.25, 0.25)
+    assert fraction.width == 0
+
+
 def test_without_reorthogonalisation_the_measure_stays_right_but_bounds_are_empirical():
     values = spectrum_of("zeros and outliers", 400)
     op = DiagonalOperator(jnp.asarray(values, jnp.float32))
@@ -390,6 +457,8 @@ def test_eps_below_the_noise_floor_is_refused():
     noisy = slq(DiagonalOperator(jnp.ones(2)), jax.random.key(0), num_steps=2, noise_floor=0.01)
     with pytest.raises(InputError, match="noise floor"):
         degenerate_fraction(noisy)
+    assert degenerate_fraction(noisy, force=True).estimate == 0
+    assert negative_fraction(noisy, force=True).estimate == 0
 
 
 def test_fractions_of_a_dense_spectrum_count(x64):

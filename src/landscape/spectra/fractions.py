@@ -4,7 +4,10 @@ Notation: ``f = μ[a, b]`` the share of eigenvalues in an interval. A Lanczos sp
 *estimate* (the Gauss weight inside), *certified* bounds for the probes' own measure
 (``landscape.spectra.bounds``), and a *standard error* for what the probes leave open. With
 Gaussian probes the pooled mass of k probes is Beta(kPf/2, kP(1−f)/2), of variance
-``f(1−f)/(kP/2 + 1)``.
+``f(1−f)/(kP/2 + 1)``. That law, turned round over the possible counts ``d = Pf`` as for a binomial
+share, gives a *confidence interval* that covers the probes and the Lanczos steps together (C. J.
+Clopper and E. S. Pearson, *The use of confidence or fiducial limits illustrated in the case of the
+binomial*, Biometrika 26, 1934).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import betainc
 
 from landscape.errors import InputError
 from landscape.spectra.bounds import distribution_bounds, separation_bounds
@@ -49,6 +53,10 @@ class Fraction:
     certified
         Whether the bounds are proved, up to δ and η. Without reorthogonalisation they are
         empirical.
+    num_parameters
+        P.
+    num_probes
+        k; 0 for a dense spectrum.
     """
 
     estimate: Float[np.ndarray, "*batch"]
@@ -59,6 +67,47 @@ class Fraction:
     rounding: float
     interval: tuple[Any, Any]
     certified: bool
+    num_parameters: int
+    num_probes: int
+
+    @property
+    def width(self) -> Float[np.ndarray, "*batch"]:
+        """Distance between the bounds."""
+        return np.asarray(self.upper - self.lower)
+
+    def confidence_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
+        """What the share can be, given probes that were drawn at random and finitely many steps.
+
+        Parameters
+        ----------
+        level
+            Probability with which the interval covers the share, at least, whatever the share is.
+
+        Returns
+        -------
+        low, high
+            (*batch,) each: with k probes and bounds [l, u], the smallest and the largest ``d/P`` of
+            counts d for which a mass of at least ``l − η``, or of at most ``u + η``, has more
+            probability than (1 − level)/2. For a dense spectrum both are the share itself.
+
+        Raises
+        ------
+        InputError
+            If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1; got {level!r}")
+        if not self.num_probes:
+            return np.asarray(self.estimate), np.asarray(self.estimate)
+        size, half = self.num_parameters, self.num_probes / 2
+        lower = np.clip(self.lower - self.rounding, 0, 1)
+        upper = np.clip(self.upper + self.rounding, 0, 1)
+        # Turned over (what lies outside has at least mass 1 − u), one end is the other.
+        low = _smallest_count(np.asarray(lower), size, half, (1 - level) / 2)
+        high = size - _smallest_count(np.asarray(1 - upper), size, half, (1 - level) / 2)
+        return np.asarray(low / size), np.asarray(high / size)
 
     def __repr__(self) -> str:
         if np.ndim(self.estimate):
@@ -68,6 +117,23 @@ class Fraction:
             f"Fraction({self.estimate:.4f}, {kind} [{self.lower:.4f}, {self.upper:.4f}], "
             f"sampling ±{self.stderr:.1e})"
         )
+
+
+def _smallest_count(mass: np.ndarray, size: int, half: float, tail: float) -> np.ndarray:
+    """The smallest count d for which the probes see at least this mass with more than ``tail``.
+
+    ``P(X ≥ mass)`` of ``X ~ Beta(half·d, half·(size − d))`` grows with d: bisection.
+    """
+    # Invariant: too few at ``low`` (or −1), enough at ``high``.
+    low, high = np.full(mass.shape, -1), np.full(mass.shape, size)
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        inside = np.clip(middle, 0.5, size - 0.5)
+        above = 1 - betainc(half * inside, half * (size - inside), mass)
+        above = np.where(middle <= 0, mass <= 0, np.where(middle >= size, True, above))
+        enough = above > tail
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
 
 
 def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
@@ -115,6 +181,7 @@ def degenerate_fraction(
     *,
     relative_to: float | np.ndarray | str | None = None,
     center: float = 0.0,
+    force: bool = False,
 ) -> Fraction:
     """Share of the eigenvalues with ``|λ − center| ≤ eps``: the nearly flat directions.
 
@@ -130,6 +197,9 @@ def degenerate_fraction(
         Multiplies ε: a number, or ``"norm"`` for the operator's spectral norm.
     center
         Middle of the interval.
+    force
+        Answer for an ε below the noise floor too. The ends of the interval are then lost in
+        rounding.
 
     Returns
     -------
@@ -138,9 +208,9 @@ def degenerate_fraction(
     Raises
     ------
     InputError
-        If ε is not positive, or below the noise floor of the arithmetic.
+        If ε is not positive, or below the noise floor of the arithmetic and not forced.
     """
-    width = _width(spectrum, eps, relative_to)
+    width = half_width(spectrum, eps, relative_to, force)
     return fraction_between(spectrum, center - width, center + width)
 
 
@@ -149,12 +219,13 @@ def negative_fraction(
     eps: float = 1e-3,
     *,
     relative_to: float | np.ndarray | str | None = None,
+    force: bool = False,
 ) -> Fraction:
     """Share of the eigenvalues below ``−eps``.
 
     Parameters
     ----------
-    spectrum, eps, relative_to
+    spectrum, eps, relative_to, force
         As for ``degenerate_fraction``; an eigenvalue nearer to zero counts as degenerate.
 
     Returns
@@ -166,7 +237,7 @@ def negative_fraction(
     InputError
         As ``degenerate_fraction``.
     """
-    width = _width(spectrum, eps, relative_to)
+    width = half_width(spectrum, eps, relative_to, force)
     return fraction_between(spectrum, -np.inf, -np.nextafter(width, np.inf))
 
 
@@ -248,11 +319,13 @@ def _fraction(
 ) -> Fraction:
     """A fraction with its standard error and noise floor."""
     if isinstance(spectrum, SpectralMeasure):
-        stderr, rounding, certified = np.zeros_like(estimate), 0.0, True
+        stderr, rounding, certified, num_probes = np.zeros_like(estimate), 0.0, True, 0
     else:
-        effective = spectrum.num_probes * spectrum.num_parameters / 2 + 1
+        num_probes = spectrum.num_probes
         middle = np.clip(0.5, lower, upper)
-        stderr = np.asarray(np.sqrt(middle * (1 - middle) / effective))
+        stderr = np.asarray(
+            np.sqrt(middle * (1 - middle) / (num_probes * spectrum.num_parameters / 2 + 1))
+        )
         rounding = ROUNDING.get(spectrum.dtype, 1.0)
         certified = spectrum.reorthogonalize != "none"
     floor = np.asarray(spectrum.noise_floor)
@@ -266,23 +339,26 @@ def _fraction(
         rounding=rounding,
         interval=interval,
         certified=certified,
+        num_parameters=spectrum.num_parameters,
+        num_probes=num_probes,
     )
 
 
-def _width(
-    spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | str | None
+def half_width(
+    spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | str | None, force: bool
 ) -> np.ndarray:
+    """The absolute ε, refused if rounding is larger."""
     if not np.all(np.asarray(eps) > 0):
         raise InputError(f"eps must be positive; got {eps!r}")
     if isinstance(relative_to, str) and relative_to != "norm":
         raise InputError(f"relative_to must be a number, 'norm' or None; got {relative_to!r}")
     scale = spectrum.norm if isinstance(relative_to, str) else relative_to
     width = np.asarray(eps * (1.0 if scale is None else scale), float)
-    if np.any(width < spectrum.noise_floor):
+    if not force and np.any(width < spectrum.noise_floor):
         raise InputError(
             f"eps = {np.min(width):.2e} is below the noise floor of the arithmetic, "
             f"{np.max(spectrum.noise_floor):.2e}: eigenvalues that small are rounding. Take a "
-            "larger eps, or float64"
+            "larger eps, or float64; force=True answers all the same"
         )
     return width
 
