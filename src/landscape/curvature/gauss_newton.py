@@ -27,6 +27,7 @@ from landscape.curvature.batched import BatchOperator, check_options
 from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs
 from landscape.curvature.parameters import Predicate, select
+from landscape.curvature.streams import StreamedOperator, first_batch, is_stream, refuse_stream
 from landscape.errors import InputError
 
 DISTRIBUTIONS = ("categorical", "gaussian")
@@ -163,7 +164,7 @@ def ggn(
     chunk_size: int | None = None,
     precision: str = "highest",
     check: bool = True,
-) -> GaussNewtonOperator:
+) -> GaussNewtonOperator | StreamedOperator:
     """The generalised Gauss–Newton matrix, as a linear operator.
 
     Parameters
@@ -197,10 +198,12 @@ def ggn(
     >>> op.matvec(jnp.array([1.0, 0.0, 0.0])).tolist()
     [3.0, 0.0, 0.0]
     """
+    one = first_batch(batch) if is_stream(batch) else batch
     options = _prepare(
-        model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
+        model_fn, output_loss, params, state, one, wrt, weight, chunk_size, precision, check
     )
-    return GaussNewtonOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    op = GaussNewtonOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    return StreamedOperator(op, batch) if is_stream(batch) else op
 
 
 def empirical_fisher(
@@ -215,7 +218,7 @@ def empirical_fisher(
     chunk_size: int | None = None,
     precision: str = "highest",
     check: bool = True,
-) -> EmpiricalFisherOperator:
+) -> EmpiricalFisherOperator | StreamedOperator:
     """The mean outer product of the examples' gradients, as a linear operator.
 
     Parameters
@@ -232,10 +235,12 @@ def empirical_fisher(
     InputError
         As ``ggn``.
     """
+    one = first_batch(batch) if is_stream(batch) else batch
     options = _prepare(
-        model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
+        model_fn, output_loss, params, state, one, wrt, weight, chunk_size, precision, check
     )
-    return EmpiricalFisherOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    op = EmpiricalFisherOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    return StreamedOperator(op, batch) if is_stream(batch) else op
 
 
 def fisher(
@@ -279,6 +284,7 @@ def fisher(
     if distribution not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
         raise InputError(f"distribution must be one of {known}; got {distribution!r}")
+    refuse_stream(batch, "fisher, whose draws belong to the examples,")
     if num_samples < 1:
         raise InputError(f"num_samples must be at least 1; got {num_samples}")
     length = num_examples(batch)

@@ -21,6 +21,7 @@ from landscape.curvature.batched import BatchOperator, check_options
 from landscape.curvature.batches import Weight, num_examples
 from landscape.curvature.checks import check_loss
 from landscape.curvature.parameters import Predicate, select
+from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +58,7 @@ def hessian(
     chunk_size: int | None = None,
     precision: str = "highest",
     check: bool = True,
-) -> HessianOperator:
+) -> HessianOperator | StreamedOperator:
     """The Hessian of a loss at given parameters, as a linear operator.
 
     Parameters
@@ -69,7 +70,8 @@ def hessian(
     params
         A pytree of arrays, P numbers in all.
     batch
-        A pytree whose leaves share a leading axis of N examples.
+        A pytree whose leaves share a leading axis of N examples; or an iterable of such batches
+        that can be walked through again and again, streamed from the host at each product.
     state
         Whatever varies with the checkpoint but is not differentiated: batch statistics, fixed
         matrices, integer leaves.
@@ -90,7 +92,7 @@ def hessian(
 
     Returns
     -------
-    HessianOperator
+    HessianOperator, or ``StreamedOperator`` for a stream of batches.
 
     Raises
     ------
@@ -109,12 +111,14 @@ def hessian(
     >>> hessian(loss, params, batch).matvec(jnp.array([3.0, 0.0, 0.0])).tolist()
     [2.0, 0.0, 0.0]
     """
+    one = first_batch(batch) if is_stream(batch) else batch
     check_options(precision, chunk_size)
-    length = num_examples(batch)
+    length = num_examples(one)
     selection = select(params, wrt)
-    params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
     if check:
-        check_loss(loss, params, state, batch, weight)
+        check_loss(loss, params, state, one, weight)
     # A batch of one chunk needs no scan.
     chunk_size = None if chunk_size is not None and chunk_size >= length else chunk_size
-    return HessianOperator(params, state, batch, selection, weight, chunk_size, precision, loss)
+    op = HessianOperator(params, state, one, selection, weight, chunk_size, precision, loss)
+    return StreamedOperator(op, batch) if is_stream(batch) else op

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape.curvature.families import FamilyOperator
 from landscape.curvature.operators import LinearOperator
 
 # Power iterations towards the leading eigenvector. Rounding is largest on vectors near it, and it
@@ -15,19 +16,20 @@ _POWER_ITERATIONS = 20
 _NUM_RANDOM = 2
 
 
-def noise_floor(op: LinearOperator, key: Array) -> float:
+def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     """How far the operator's products are from those of a matrix, as an error of eigenvalues.
 
     Parameters
     ----------
     op
-        Symmetric operator, (P, P).
+        Symmetric operator, (P, P), or a family of them.
     key
         JAX random key for the vectors it is tried on.
 
     Returns
     -------
-    The larger of ``u‖A‖`` (unit roundoff times the norm) and the largest defect of additivity,
+    One number, or an array with one for each member of a family: the larger of ``u‖A‖`` (unit
+    roundoff times the norm) and the largest defect of additivity,
     ``‖fl(A(v + w)) − fl(Av) − fl(Aw)‖``, over random unit vectors v and a unit vector w near the
     leading eigenvector. An estimate from below, not a bound.
 
@@ -47,13 +49,34 @@ def noise_floor(op: LinearOperator, key: Array) -> float:
     >>> 2**-24 <= noise_floor(op, jax.random.key(0)) <= 2**-22
     True
     """
-    images, norm = _trial_images(op, key)
+    if isinstance(op, FamilyOperator):
+        return np.array([noise_floor(member, key) for member in op.members()])
+    images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
     together, apart, leading = np.split(np.asarray(images, np.float64), [_NUM_RANDOM, -1])
     # The sum is rounded before it is multiplied, by at most u in norm: that much of the defect,
     # u‖A‖, is not the operator's, and is as large as the floor below anyway.
     defect = together - apart - leading
     unit = float(jnp.finfo(op.dtype).eps) / 2
     return max(unit * float(norm), float(np.linalg.norm(defect, axis=1).max()))
+
+
+def _trial_vectors(op: LinearOperator, key: Array) -> tuple[Array, Array]:
+    """Random unit vectors, (k, P), and one to start the power iterations from."""
+    normals = jax.random.normal(key, (_NUM_RANDOM + 1, op.shape[0]), op.dtype)
+    units = normals / jnp.linalg.norm(normals, axis=1, keepdims=True)
+    return units[:-1], units[-1]
+
+
+def _streamed_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
+    """``_trial_images`` of an operator whose products are driven from the host."""
+    random, leading = _trial_vectors(op, key)
+    norm = jnp.zeros((), op.dtype)
+    for _ in range(_POWER_ITERATIONS):
+        image = op.matvec(leading)
+        norm = jnp.linalg.norm(image)
+        leading = image / norm if norm > 0 else leading
+    together = random + leading[None]
+    return op.matmat(jnp.concatenate([together, random, leading[None]]).T).T, norm
 
 
 @jax.jit
@@ -64,9 +87,7 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     products: a second place in the program would double its compilation.
     """
     product = op._products()
-    normals = jax.random.normal(key, (_NUM_RANDOM + 1, op.shape[0]), op.dtype)
-    units = normals / jnp.linalg.norm(normals, axis=1, keepdims=True)
-    random, start = units[:-1], units[-1]
+    random, start = _trial_vectors(op, key)
     trials = jnp.concatenate([random, random, jnp.zeros_like(start)[None]])
     with_leading = jnp.concatenate(
         [jnp.ones(_NUM_RANDOM, bool), jnp.zeros(_NUM_RANDOM, bool), jnp.ones(1, bool)]

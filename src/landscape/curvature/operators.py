@@ -46,6 +46,11 @@ class LinearOperator(abc.ABC):
         """() for one operator, (S,) for a family of S."""
         return ()
 
+    @property
+    def traceable(self) -> bool:
+        """Whether its products can be part of a compiled program; not those of a stream."""
+        return True
+
     @abc.abstractmethod
     def _products(self) -> Callable[[Array], Array]:
         """The map v ↦ Av at fixed parameters; what can be computed once is computed here."""
@@ -96,14 +101,16 @@ class LinearOperator(abc.ABC):
             self._expect(vectors, (self.shape[1], "k"), "matmat takes an array of shape")
         return self._matmat(jnp.asarray(vectors, self.dtype))
 
-    def linearized(self) -> Linearized:
+    def linearized(self) -> LinearOperator:
         """The same operator with everything that does not depend on ``v`` computed once.
 
         Returns
         -------
         Linearized, whose products cost no primal pass. Where the operator works by chunks nothing
-        is stored and the products recompute.
+        is stored and the products recompute; an operator that cannot be traced returns itself.
         """
+        if not self.traceable:
+            return self
         product = self._products()
         # A map that is no pytree keeps what it closes over; it is compared by identity.
         if not isinstance(product, jax.tree_util.Partial):
@@ -128,7 +135,12 @@ class LinearOperator(abc.ABC):
             If the host's memory cannot hold the matrix.
         """
         _check_dense_memory(self.shape, self.dtype.itemsize)
-        return _dense(self, min(block_size, self.shape[1]))
+        if self.traceable:
+            return _dense(self, min(block_size, self.shape[1]))
+        starts = range(0, self.shape[1], block_size)
+        return jnp.concatenate(
+            [self._matmat(_unit_columns(self, start, block_size)) for start in starts], 1
+        )[:, : self.shape[1]]
 
     def __add__(self, other: LinearOperator) -> SumOperator:
         """The sum of two operators.
@@ -142,6 +154,11 @@ class LinearOperator(abc.ABC):
             return NotImplemented
         if other.shape != self.shape:
             raise InputError(f"operators of shapes {self.shape} and {other.shape} cannot be added")
+        if self.batch_shape and other.batch_shape and self.batch_shape != other.batch_shape:
+            raise InputError(
+                f"families of {self.batch_shape[0]} and {other.batch_shape[0]} operators cannot be "
+                "added"
+            )
         return SumOperator((self, other))
 
     def __mul__(self, factor: ArrayLike) -> ScaledOperator:
@@ -189,9 +206,30 @@ class SumOperator(LinearOperator):
         """The terms' common type."""
         return np.dtype(jnp.result_type(*(term.dtype for term in self.terms)))
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That of the terms that are families."""
+        return max((term.batch_shape for term in self.terms), key=len)
+
+    @property
+    def traceable(self) -> bool:
+        """Whether every term is."""
+        return all(term.traceable for term in self.terms)
+
     def _products(self) -> Callable[[Array], Array]:
-        products = [term._products() for term in self.terms]
-        return lambda v: sum((product(v) for product in products[1:]), products[0](v))
+        return _sum_of([term._products() for term in self.terms])
+
+    def _lanes(self) -> Callable[[Array], Array]:
+        return _sum_of([term._lanes() for term in self.terms])
+
+    def _matmat(self, vectors: Array) -> Array:
+        if self.traceable:
+            return super()._matmat(vectors)
+        return _sum_of([term._matmat for term in self.terms])(vectors)
+
+
+def _sum_of(maps: list[Callable[[Array], Array]]) -> Callable[[Array], Array]:
+    return lambda v: sum((product(v) for product in maps[1:]), maps[0](v))
 
 
 @jax.tree_util.register_dataclass
@@ -220,9 +258,28 @@ class ScaledOperator(LinearOperator):
         """Type of the entries."""
         return self.op.dtype
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That of the operator."""
+        return self.op.batch_shape
+
+    @property
+    def traceable(self) -> bool:
+        """Whether the operator is."""
+        return self.op.traceable
+
     def _products(self) -> Callable[[Array], Array]:
         product, factor = self.op._products(), self.factor
         return lambda v: factor * product(v)
+
+    def _lanes(self) -> Callable[[Array], Array]:
+        product, factor = self.op._lanes(), self.factor
+        return lambda v: factor * product(v)
+
+    def _matmat(self, vectors: Array) -> Array:
+        return (
+            super()._matmat(vectors) if self.traceable else self.factor * self.op._matmat(vectors)
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -342,6 +399,11 @@ def _matmat(op: LinearOperator, vectors: Array) -> Array:
     return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
 
 
+def _unit_columns(op: LinearOperator, start: Array | int, count: int) -> Array:
+    """Columns of the identity, zero beyond the last; (columns, count)."""
+    return jax.nn.one_hot(start + jnp.arange(count), op.shape[1], dtype=op.dtype).T
+
+
 @partial(jax.jit, static_argnames="block_size")
 def _dense(op: LinearOperator, block_size: int) -> Array:
     num_rows, num_columns = op.shape
@@ -350,7 +412,7 @@ def _dense(op: LinearOperator, block_size: int) -> Array:
 
     def columns(start: Array) -> Array:
         # The last block goes on past the end, with zeros; they are cut off below.
-        return product(jax.nn.one_hot(start + jnp.arange(block_size), num_columns, dtype=op.dtype))
+        return product(_unit_columns(op, start, block_size).T)
 
     return jax.lax.map(columns, starts).reshape(-1, num_rows)[:num_columns].T
 

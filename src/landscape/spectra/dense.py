@@ -10,7 +10,9 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from landscape.curvature.batched import BatchOperator
+from landscape.curvature.families import FamilyOperator
 from landscape.curvature.operators import LinearOperator, expect_square
+from landscape.curvature.streams import StreamedOperator
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
@@ -21,7 +23,7 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     Parameters
     ----------
     op
-        Symmetric operator, (P, P).
+        Symmetric operator, (P, P), or a family of S of them.
     dtype
         Type the matrix is evaluated in; ``numpy.float64`` asks an operator made from a batch for
         float64 products. Default the operator's. The eigendecomposition itself is always float64
@@ -29,7 +31,7 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
 
     Returns
     -------
-    SpectralMeasure
+    SpectralMeasure, with a leading axis S for a family.
 
     Raises
     ------
@@ -46,10 +48,17 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     [0.0, 1.0, 2.0]
     """
     expect_square(op)
+    if isinstance(op, FamilyOperator):
+        each = [dense_spectrum(member, dtype=dtype) for member in op.members()]
+        nodes, weights, floors = (
+            np.stack([getattr(one, name) for one in each])
+            for name in ("nodes", "weights", "noise_floor")
+        )
+        return SpectralMeasure(nodes, weights, floors, sum(one.num_matvecs for one in each))
     dtype = np.dtype(op.dtype if dtype is None else dtype)
     if dtype == op.dtype:
         matrix = np.asarray(op.to_dense(), np.float64)
-    elif isinstance(op, BatchOperator):
+    elif isinstance(op, BatchOperator | StreamedOperator):
         with jax.enable_x64(dtype == np.float64):
             matrix = np.asarray(op.astype(dtype).to_dense(), np.float64)
     else:

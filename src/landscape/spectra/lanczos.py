@@ -211,6 +211,13 @@ def advance(op: LinearOperator, state: LanczosState, until: Int[Array, ""] | int
 advance_compiled = jax.jit(advance, donate_argnums=1)
 
 
+def advance_from_host(op: LinearOperator, state: LanczosState, until: int) -> LanczosState:
+    """``advance`` for an operator that cannot be part of a compiled program."""
+    while int(state.step) < until and bool(state.alive.any()):
+        state = _absorb_compiled(state, op.matmat(state.current.T).T)
+    return state
+
+
 def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     """One step, given the images ``A q_j`` of the current vectors."""
     j = state.step
@@ -258,6 +265,9 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         step=j + 1,
         rows_read=state.rows_read + read,
     )
+
+
+_absorb_compiled = jax.jit(absorb, donate_argnums=0)
 
 
 def _without(vectors: Array, others: Array) -> Array:
@@ -311,7 +321,9 @@ def _partially(
     panel = jnp.arange(state.rounding.shape[-1])
     new = (panel * PANEL == j)[None]
     rounding = jnp.where(new & (j > 0), jnp.roll(state.rounding, 1, 1), state.rounding)
-    losses = _estimate_losses(dataclasses.replace(state, rounding=rounding), alpha, length)
+    signs = _signs(j, state.losses)
+    known = dataclasses.replace(state, rounding=rounding)
+    losses = _estimate_losses(known, alpha, length, signs[0])
     rows = jnp.arange(losses.shape[-1])[None]
     worst = _largest_by_panel(jnp.where(rows < j, jnp.abs(losses).max(1), 0))
     living = jnp.where(state.alive[:, None] & (panel > 0)[None], worst, 0)
@@ -329,10 +341,10 @@ def _partially(
     sizes = [block.shape[1] for block in state.basis]
     read_rows = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))[None]
     clean = ((read_rows | (rows < PANEL)) & (rows <= j))[None]
-    losses = jnp.where(clean, local * _signs(3 * j + 1, losses), losses)
+    losses = jnp.where(clean, local * signs[1], losses)
     losses = jnp.where((rows == j + 1)[None], 1, losses)
     before = (read_rows & (rows < j))[None]
-    losses_before = jnp.where(before, local * _signs(3 * j + 2, losses), state.losses)
+    losses_before = jnp.where(before, local * signs[2], state.losses)
     return (swept, current), (losses, losses_before), rounding, read + PANEL
 
 
@@ -345,8 +357,8 @@ def _safe(length: Array) -> Array:
     return jnp.where(length > 0, length, 1)
 
 
-def _estimate_losses(state: LanczosState, alpha: Array, length: Array) -> Array:
-    """Simon's recurrence: estimates of q_{j+1}ᵀq_i for i ≤ j, (L, R).
+def _estimate_losses(state: LanczosState, alpha: Array, length: Array, signs: Array) -> Array:
+    """Simon's recurrence: estimates of q_{j+1}ᵀq_i for i ≤ j, (L, K, R).
 
     ``β_{j+1} ω_{j+1,i} = β_{i+1} ω_{j,i+1} + (α_i − α_j) ω_{j,i} + β_i ω_{j,i−1} − β_j ω_{j−1,i}``
     plus rounding of random sign: with the sign that makes each estimate larger, the modes that grow
@@ -366,18 +378,19 @@ def _estimate_losses(state: LanczosState, alpha: Array, length: Array) -> Array:
     unit = jnp.finfo(now.dtype).eps / 2
     norm = jnp.maximum(state.scale[:, None, None], jnp.abs(alpha) + beta + length)
     local = jnp.repeat(state.rounding, PANEL, 1)[:, None] * unit
-    value = value + local * norm * _signs(3 * j, now)
+    value = value + local * norm * signs
     value = value / _safe(length)
     rows = jnp.arange(num_rows)[None, None]
     return jnp.where(rows < j, value, jnp.where(rows == j, local, 0))
 
 
-def _signs(number: Array, like: Array) -> Array:
-    """Random signs, the same in every run."""
-    key = jax.random.fold_in(jax.random.key(0), number)
+def _signs(step: Array, like: Array) -> Array:
+    """Three draws of random signs, (3, 1, K, R), the same in every run."""
+    key = jax.random.fold_in(jax.random.key(0), step)
     _, realisations, num_rows = like.shape
     # Rows first: room for more of them must not change the signs of these.
-    return jax.random.rademacher(key, (num_rows, realisations), like.dtype).T[None]
+    signs = jax.random.rademacher(key, (num_rows, 3, 1, realisations), like.dtype)
+    return jnp.moveaxis(signs, 0, -1)
 
 
 def _sweep_twice(

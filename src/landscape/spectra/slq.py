@@ -147,7 +147,8 @@ class LanczosRun:
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), self.op.shape[0])
             state = lanczos.enlarge(state, room)
-        return dataclasses.replace(self, state=lanczos.advance_compiled(self.op, state, num_steps))
+        walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
+        return dataclasses.replace(self, state=walk(self.op, state, num_steps))
 
     def spectrum(self, noise_floor: float | np.ndarray | None = None) -> LanczosSpectrum:
         """What is known after the steps made; ``noise_floor`` as for ``slq``.

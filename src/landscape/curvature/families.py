@@ -1,0 +1,167 @@
+r"""Many operators of one shape in one program: networks, seeds, checkpoints.
+
+Notation: a family holds S operators on R^P. What its members share (the data, as a rule) is kept
+once; what they differ in is stacked. Its vectors come as rows ("lanes"), those of the first member
+first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.batched import BatchOperator
+from landscape.curvature.operators import LinearOperator
+from landscape.errors import InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class FamilyOperator(LinearOperator):
+    """S operators of one shape; made by ``stack``.
+
+    Attributes
+    ----------
+    stacked, shared
+        Leaves of the members: (S, …) where they differ, and those that are common.
+    structure, differs
+        Static: how the members are put together, and which leaves differ.
+    size
+        S, static.
+    """
+
+    stacked: list[Any]
+    shared: list[Any]
+    structure: Any = dataclasses.field(metadata={"static": True})
+    differs: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    size: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P) of each member."""
+        return self.member(0).shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return self.member(0).dtype
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """(S,)."""
+        return (self.size,)
+
+    def member(self, index: int) -> LinearOperator:
+        """One of the operators."""
+        return self._build([leaf[index] for leaf in self.stacked])
+
+    def members(self) -> Iterator[LinearOperator]:
+        """All of them, one after the other."""
+        return map(self.member, range(self.size))
+
+    def _build(self, mine: list[Any]) -> LinearOperator:
+        first, second = iter(mine), iter(self.shared)
+        leaves = [next(first) if differs else next(second) for differs in self.differs]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def _products(self) -> Callable[[Array], Array]:
+        raise InputError(
+            f"{self!r} has no single product: take one of its .members(), or give it to slq"
+        )
+
+    def _lanes(self) -> Callable[[Array], Array]:
+        def images(rows: Array) -> Array:
+            """(S, P) to (S, P)."""
+            return jax.vmap(lambda mine, v: self._build(mine)._products()(v))(self.stacked, rows)
+
+        product = images
+        if not self._recomputes():
+            # The map is linear: linearised anywhere, what is stored is what no vector changes.
+            zeros = jnp.zeros((self.size, self.shape[0]), self.dtype)
+            _, product = jax.linearize(images, zeros)
+
+        def lanes(rows: Array) -> Array:
+            by_member = rows.reshape(self.size, -1, rows.shape[-1])
+            return jax.vmap(product, in_axes=1, out_axes=1)(by_member).reshape(rows.shape)
+
+        return lanes
+
+    def _recomputes(self) -> bool:
+        member = self.member(0)
+        return isinstance(member, BatchOperator) and member.chunk_size is not None
+
+    def __repr__(self) -> str:
+        return f"FamilyOperator({self.size} × {self.member(0)!r})"
+
+
+def stack(operators: Sequence[LinearOperator]) -> FamilyOperator:
+    """Make a family of operators, for ``slq`` in one program.
+
+    Parameters
+    ----------
+    operators
+        At least one, of the same kind: the same loss, options and shapes, with other parameters,
+        state or data. States and data that are equal in all of them are kept once.
+
+    Returns
+    -------
+    FamilyOperator
+
+    Raises
+    ------
+    InputError
+        If there is none, or they differ in more than the values of their arrays.
+
+    Examples
+    --------
+    >>> from landscape.curvature import DiagonalOperator
+    >>> family = stack([DiagonalOperator(jnp.arange(3.0)), DiagonalOperator(jnp.ones(3))])
+    >>> family.batch_shape
+    (2,)
+    """
+    if not operators:
+        raise InputError("a family needs at least one operator")
+    if not all(op.traceable and not op.batch_shape for op in operators):
+        raise InputError("families, and operators over a stream of batches, cannot be stacked")
+    flattened = [jax.tree.flatten(op) for op in operators]
+    structure: Any = flattened[0][1]
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(operators[0])[0]]
+    columns = list(zip(*(leaves for leaves, _ in flattened), strict=False))
+    alike = all(structure == other for _, other in flattened) and all(
+        jnp.shape(leaf) == jnp.shape(column[0])
+        and jnp.result_type(leaf) == jnp.result_type(column[0])
+        for column in columns
+        for leaf in column
+    )
+    if not alike:
+        raise InputError(
+            "the operators of a family must be of one kind, with the same loss, options and "
+            f"shapes; got {', '.join(sorted({repr(op) for op in operators}))}"
+        )
+    differs = tuple(
+        _are_parameters(path) or not all(_equal(column[0], leaf) for leaf in column[1:])
+        for path, column in zip(paths, columns, strict=True)
+    )
+    pairs = list(zip(columns, differs, strict=True))
+    return FamilyOperator(
+        stacked=[jnp.stack(column) for column, differ in pairs if differ],
+        shared=[column[0] for column, differ in pairs if not differ],
+        structure=structure,
+        differs=differs,
+        size=len(operators),
+    )
+
+
+def _are_parameters(path: tuple[Any, ...]) -> bool:
+    """Parameters are stacked even where they agree: their values must not choose the program."""
+    return any(getattr(entry, "name", None) == "params" for entry in path)
+
+
+def _equal(first: Any, other: Any) -> bool:
+    return first is other or bool(np.array_equal(first, other))

@@ -1,0 +1,143 @@
+r"""Operators over data that does not fit on the device: batches streamed from the host.
+
+Notation: batches ``b = 1 … B`` of counts ``n_b``; the mean over the data of a product is
+``Av = Σ_b n_b A_b v / Σ_b n_b``. Each product walks through all batches, in the memory of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.batched import BatchOperator
+from landscape.curvature.batches import num_examples, weigh
+from landscape.curvature.operators import LinearOperator
+from landscape.errors import InputError
+
+
+def is_stream(batch: Any) -> bool:
+    """Whether this is an iterable of batches: no array, and no pytree but a leaf."""
+    if isinstance(batch, Iterator):
+        return True
+    if not isinstance(batch, Iterable) or hasattr(batch, "shape"):
+        return False
+    return jax.tree_util.treedef_is_leaf(jax.tree.structure(batch))
+
+
+def first_batch(batches: Iterable[Any]) -> Any:
+    """The first batch of a stream.
+
+    Raises
+    ------
+    InputError
+        If the stream is empty, or can be walked through only once.
+    """
+    iterator = iter(batches)
+    if iterator is batches:
+        raise InputError(
+            f"a stream of batches is walked through at every product, and a "
+            f"{type(batches).__name__} can be only once: pass an object whose __iter__ starts anew"
+        )
+    first, again = next(iterator, None), next(iter(batches), None)
+    if first is None:
+        raise InputError("the stream of batches is empty")
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=False)
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        raise InputError(
+            "two walks through the stream begin with different batches: the operator must be of "
+            "the same data at every product, so switch shuffling off"
+        )
+    return first
+
+
+def refuse_stream(batch: Any, what: str) -> None:
+    """Refuse a stream where one batch is needed.
+
+    Raises
+    ------
+    InputError
+        If it is a stream.
+    """
+    if is_stream(batch):
+        raise InputError(f"{what} takes one batch, not a stream of batches; use chunk_size")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StreamedOperator(LinearOperator):
+    """A mean over a stream of batches; made by ``hessian`` and the others from such a stream.
+
+    No pytree: its products are driven from the host, and it cannot be traced.
+
+    Attributes
+    ----------
+    template
+        The operator on the first batch.
+    batches
+        Re-iterable of batches.
+    type
+        What floating leaves of the batches are cast to; None leaves them.
+    """
+
+    template: BatchOperator
+    batches: Iterable[Any]
+    type: np.dtype | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P), the differentiated parameters."""
+        return self.template.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The differentiated parameters' common type."""
+        return self.template.dtype
+
+    @property
+    def traceable(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def num_examples(self) -> int:
+        """N, the examples the operator is a mean over."""
+        return sum(num_examples(batch) for batch in self.batches)
+
+    def astype(self, dtype: Any) -> StreamedOperator:
+        """The same operator with every floating leaf in another type; as ``BatchOperator``."""
+        template = self.template.astype(dtype)
+        return dataclasses.replace(self, template=template, type=np.dtype(dtype))
+
+    def _products(self) -> Callable[[Array], Array]:
+        raise InputError(
+            "an operator over a stream of batches cannot be traced: its products are driven from "
+            "the host. Use it outside jit and vmap, or pass the data as one batch with a chunk_size"
+        )
+
+    def _matmat(self, vectors: Array) -> Array:
+        total = (jnp.zeros_like(vectors), jnp.zeros((), jnp.result_type(float)))
+        for op in self._operators():
+            total = _add(total, _weighted_images(op, vectors))
+        return total[0] / total[1].astype(vectors.dtype)
+
+    def _operators(self) -> Iterator[BatchOperator]:
+        for batch in self.batches:
+            op = dataclasses.replace(self.template, batch=jax.tree.map(jnp.asarray, batch))
+            yield op if self.type is None else op.astype(self.type)
+
+
+@jax.jit
+def _weighted_images(op: BatchOperator, vectors: Array) -> tuple[Array, Array]:
+    count = weigh(op.batch, op.weight)
+    images = jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
+    return count.astype(images.dtype) * images, count
+
+
+@jax.jit
+def _add(total: Any, more: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, more)
