@@ -11,8 +11,10 @@ from landscape.spectra.fractions import (
 )
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
 from landscape.spectra.slq import LanczosRun, lanczos_run, slq
+from landscape.spectra.trace import Estimate, diagonal, frobenius_norm, trace
 
 __all__ = [
+    "Estimate",
     "Fraction",
     "LanczosRun",
     "LanczosSpectrum",
@@ -22,9 +24,12 @@ __all__ = [
     "degenerate_fraction",
     "dense_spectrum",
     "density",
+    "diagonal",
     "fraction_between",
     "fraction_curve",
+    "frobenius_norm",
     "lanczos_run",
     "negative_fraction",
     "slq",
+    "trace",
 ]
