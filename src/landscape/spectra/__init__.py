@@ -1,4 +1,4 @@
-"""What an operator's spectrum looks like: exact or by Lanczos, as densities and fractions."""
+"""What an operator's spectrum looks like: exact, by Lanczos or by moments; densities, fractions."""
 
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.densities import asinh_density, density
@@ -10,6 +10,8 @@ from landscape.spectra.fractions import (
     negative_fraction,
 )
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+from landscape.spectra.mixture import MixtureFit, fit_mixture
+from landscape.spectra.moments import Moments, spectral_moments
 from landscape.spectra.slq import LanczosRun, lanczos_run, slq
 from landscape.spectra.trace import Estimate, diagonal, frobenius_norm, trace
 
@@ -18,6 +20,8 @@ __all__ = [
     "Fraction",
     "LanczosRun",
     "LanczosSpectrum",
+    "MixtureFit",
+    "Moments",
     "SpectralMeasure",
     "Spectrum",
     "asinh_density",
@@ -25,11 +29,13 @@ __all__ = [
     "dense_spectrum",
     "density",
     "diagonal",
+    "fit_mixture",
     "fraction_between",
     "fraction_curve",
     "frobenius_norm",
     "lanczos_run",
     "negative_fraction",
     "slq",
+    "spectral_moments",
     "trace",
 ]

@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from landscape.curvature.memory import device_memory
 from landscape.curvature.operators import LinearOperator, expect_square
@@ -93,7 +93,7 @@ def slq(
     >>> spectrum.num_steps.tolist()  # two different eigenvalues: exhausted after two steps
     [2]
     """
-    _expect_positive(num_steps=num_steps)
+    expect_positive(num_steps=num_steps)
     run = lanczos_run(
         op,
         key,
@@ -233,13 +233,13 @@ def lanczos_run(
     >>> run.spectrum().num_steps.tolist()
     [20]
     """
-    _expect_positive(num_probes=num_probes, capacity=capacity)
+    expect_positive(num_probes=num_probes, capacity=capacity)
     expect_square(op)
     capacity = min(capacity, op.shape[0])
     batch = (*op.batch_shape, num_probes)
     needed = int(np.prod(batch)) * capacity * op.shape[0] * op.dtype.itemsize
     scheme = _scheme(reorthogonalize, needed, device_memory() // 2 if memory is None else memory)
-    probes = _probes(key, num_probes, op.shape[0], op.dtype)
+    probes = gaussian_probes(key, num_probes, op.shape[0], op.dtype)
     norms = np.asarray(jnp.sum(probes**2, -1), float)
     start = jnp.broadcast_to(probes, (*batch, op.shape[0])).reshape(-1, op.shape[0])
     state = lanczos.begin(start, capacity, scheme)
@@ -269,13 +269,23 @@ def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
     return floor
 
 
-def _expect_positive(**values: int) -> None:
+def expect_positive(**values: int) -> None:
+    """Refuse a count below 1.
+
+    Raises
+    ------
+    InputError
+        With the name that it was given under.
+    """
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}")
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
-def _probes(key: Array, num_probes: int, size: int, dtype: np.dtype) -> Array:
+def gaussian_probes(
+    key: Array, num_probes: int, size: int, dtype: np.dtype
+) -> Float[Array, "num_probes size"]:
+    """Standard normal vectors, one a row; row ``i`` depends on the key and ``i`` alone."""
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_probes))
     return jax.vmap(lambda k: jax.random.normal(k, (size,), dtype))(keys)
