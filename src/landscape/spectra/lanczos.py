@@ -86,6 +86,8 @@ class LanczosState:
     rounding
         (L, B) what enters the losses of each panel of rows at each step, in units of u‖A‖; learnt
         from the sweeps.
+    swept
+        (B,) panels that the last step has read: the current vector has no losses there.
     asymmetry
         (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen; zero for a symmetric operator.
     step
@@ -107,6 +109,7 @@ class LanczosState:
     losses: Float[Array, "L K Q"]
     losses_before: Float[Array, "L K Q"]
     rounding: Float[Array, "L B"]
+    swept: Bool[Array, " B"]
     asymmetry: Float[Array, " L"]
     step: Int[Array, ""]
     rows_read: Float[Array, ""]
@@ -146,6 +149,7 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         losses=jnp.zeros((lanes, REALISATIONS, estimated), dtype).at[..., :1].set(1),
         losses_before=jnp.zeros((lanes, REALISATIONS, estimated), dtype),
         rounding=jnp.full((lanes, estimated // PANEL), CAUTION, dtype),
+        swept=jnp.zeros(estimated // PANEL, bool),
         asymmetry=jnp.zeros(lanes, dtype),
         step=jnp.zeros((), jnp.int32),
         rows_read=jnp.zeros((), jnp.float32),
@@ -177,6 +181,7 @@ def enlarge(state: LanczosState, capacity: int) -> LanczosState:
         losses=pad(state.losses, rows),
         losses_before=pad(state.losses_before, rows),
         rounding=pad(state.rounding, rows // PANEL, CAUTION),
+        swept=pad(state.swept, rows // PANEL),
     )
 
 
@@ -222,20 +227,20 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     """One step, given the images ``A q_j`` of the current vectors."""
     j = state.step
     current, beta = state.current, state.beta
-    mirrored = jnp.sum(image * state.previous, -1)
+    mirrored = _inner(image, state.previous)
     image = image - beta[:, None] * state.previous
-    alpha = jnp.sum(image * current, -1)
+    alpha = _inner(image, current)
     residual = image - alpha[:, None] * current
     # Once more against the current vector: orthogonality to it is what all else rests on.
     residual = _without(residual, current)
     basis, rounding = state.basis, state.rounding
-    losses, losses_before = state.losses, state.losses
+    losses, losses_before, swept = state.losses, state.losses, state.swept
     read = jnp.zeros((), jnp.float32)
     # Each scheme writes to the basis where the order of reading and writing is forced by the data:
     # else the compiler copies the basis.
     with jax.named_scope("reorthogonalize"):
         if state.losses.shape[-1]:
-            (residual, current), (losses, losses_before), rounding, read = _partially(
+            (residual, current), (losses, losses_before), rounding, swept, read = _partially(
                 state, residual, alpha
             )
             basis = _store(basis, current, j)
@@ -243,7 +248,7 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         elif basis:
             basis = _store(basis, current, j)
             filled = jnp.asarray(_first_rows(basis)) <= j
-            (residual,), _, read = _sweep_twice(basis, (residual,), filled)
+            (residual, _), _, read = _sweep_twice(basis, (residual, current), filled, None)
     length = jnp.linalg.norm(residual, axis=-1)
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + length)
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
@@ -261,6 +266,7 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         losses=losses,
         losses_before=losses_before,
         rounding=rounding,
+        swept=swept,
         asymmetry=jnp.maximum(state.asymmetry, jnp.abs(mirrored - beta)),
         step=j + 1,
         rows_read=state.rows_read + read,
@@ -272,7 +278,12 @@ _absorb_compiled = jax.jit(absorb, donate_argnums=0)
 
 def _without(vectors: Array, others: Array) -> Array:
     """Each lane's vector without its component along a unit vector (or zero)."""
-    return vectors - jnp.sum(vectors * others, -1)[:, None] * others
+    return vectors - _inner(vectors, others)[:, None] * others
+
+
+def _inner(first: Array, second: Array) -> Array:
+    """Inner products lane by lane: as products of matrices eight times as fast as sums on a CPU."""
+    return jnp.einsum("lp,lp->l", first, second, precision="highest")
 
 
 def _first_rows(basis: tuple[Array, ...]) -> np.ndarray:
@@ -302,20 +313,21 @@ def _store(
 
 def _partially(
     state: LanczosState, residual: Array, alpha: Array
-) -> tuple[tuple[Array, Array], tuple[Array, Array], Array, Array]:
+) -> tuple[tuple[Array, Array], tuple[Array, Array], Array, Array, Array]:
     """Sweep the blocks whose estimated losses ask for it.
 
     If any loss has passed √u, every block with one above u^¾ is read (R. M. Larsen, *Lanczos
     bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998, on the second level),
-    for the new vector and the current one: the recurrence would bring the losses of the current
-    one back in. Losses grow fastest along the outliers' eigenvectors, which live in the first rows:
-    the first block is read at every step, and many others are spared.
+    for the new vector and, unless the step before has read them, for the current one: the
+    recurrence would bring its losses back in. Losses grow fastest along the outliers' eigenvectors,
+    which live in the first rows: the first block is read at every step, and many others are spared.
 
-    Returns the new and the current vector, their losses, the rounding, and the rows read.
+    Returns the new and the current vector, their losses, the rounding, the panels and the number of
+    rows read.
     """
     j = state.step
     unit = jnp.finfo(residual.dtype).eps / 2
-    (residual,), _ = _remove(state.basis[0], (residual,))
+    residual, _ = _remove(state.basis[0], residual)
     length = jnp.linalg.norm(residual, axis=-1)
     # A panel that is new starts from what was learnt in the one before it.
     panel = jnp.arange(state.rounding.shape[-1])
@@ -330,22 +342,25 @@ def _partially(
     asked = jnp.any(living > jnp.sqrt(unit)) & (living.max(0) > unit**0.75)
     first = _first_rows(state.basis) // PANEL
     reading = jnp.stack([group.any() for group in jnp.split(asked, first[1:])])
-    vectors, overlaps, read = _sweep_twice(state.basis, (residual, state.current), reading)
-    swept, current = vectors
-    current = current / _safe(jnp.linalg.norm(current, axis=-1))[:, None]
+    both = jnp.any(asked & ~state.swept)
+    vectors = (residual, state.current)
+    (swept, current), overlaps, read = _sweep_twice(state.basis, vectors, reading, both)
+    length_now = _safe(jnp.linalg.norm(current, axis=-1))[:, None]
+    current = jnp.where(both, current / length_now, current)
     true = _largest_by_panel(jnp.where(rows < j, jnp.abs(overlaps), 0))
     ratio = CAUTION * true / (jnp.where(worst > 0, worst, 1) * _safe(length)[:, None])
     learns = asked[None] & state.alive[:, None] & (worst > 0)
     rounding = rounding * jnp.where(learns, jnp.clip(ratio, 1 / CAUTION, CAUTION), 1)
     local = jnp.repeat(rounding, PANEL, 1)[:, None] * unit
-    sizes = [block.shape[1] for block in state.basis]
-    read_rows = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))[None]
+    sizes = [block.shape[1] // PANEL for block in state.basis]
+    panels = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))
+    read_rows = jnp.repeat(panels, PANEL)[None]
     clean = ((read_rows | (rows < PANEL)) & (rows <= j))[None]
     losses = jnp.where(clean, local * signs[1], losses)
     losses = jnp.where((rows == j + 1)[None], 1, losses)
-    before = (read_rows & (rows < j))[None]
+    before = (read_rows & both & (rows < j))[None]
     losses_before = jnp.where(before, local * signs[2], state.losses)
-    return (swept, current), (losses, losses_before), rounding, read + PANEL
+    return (swept, current), (losses, losses_before), rounding, panels, read + PANEL
 
 
 def _largest_by_panel(values: Array) -> Array:
@@ -394,9 +409,12 @@ def _signs(step: Array, like: Array) -> Array:
 
 
 def _sweep_twice(
-    basis: tuple[Array, ...], vectors: tuple[Array, ...], reading: Bool[Array, " b"]
-) -> tuple[tuple[Array, ...], Array, Array]:
-    """Each lane's vectors made orthogonal to the rows of some blocks.
+    basis: tuple[Array, ...],
+    vectors: tuple[Array, Array],
+    reading: Bool[Array, " b"],
+    both: Bool[Array, ""] | None,
+) -> tuple[tuple[Array, Array], Array, Array]:
+    """Each lane's first vector, or both, made orthogonal to the rows of some blocks.
 
     Returns the vectors, the overlaps of the first with the rows before, (L, R), and how many rows
     were read. A second pass is made if the first took too much of the norm of the first vector.
@@ -412,7 +430,7 @@ def _sweep_twice(
 
     def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
         passes, vectors, overlaps = carry
-        vectors, found = _sweep(basis, vectors, reading)
+        vectors, found = _sweep(basis, vectors, reading, both)
         return passes + 1, vectors, jnp.where(passes == 0, found, overlaps)
 
     start = (jnp.zeros((), jnp.int32), vectors, jnp.zeros(shape, vectors[0].dtype))
@@ -427,25 +445,31 @@ def _sweep_twice(
 
 
 def _sweep(
-    basis: tuple[Array, ...], vectors: tuple[Array, ...], reading: Bool[Array, " b"]
-) -> tuple[tuple[Array, ...], Array]:
+    basis: tuple[Array, ...],
+    vectors: tuple[Array, Array],
+    reading: Bool[Array, " b"],
+    both: Bool[Array, ""] | None,
+) -> tuple[tuple[Array, Array], Array]:
     """One pass of block Gram–Schmidt against some blocks of rows, and the first's overlaps."""
+
+    def read(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        first, overlaps = _remove(block, first)
+        if both is not None:
+            second = jax.lax.cond(both, lambda v: _remove(block, v)[0], lambda v: v, second)
+        return first, second, overlaps
+
+    def leave(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        return first, second, jnp.zeros(block.shape[:2], block.dtype)
+
+    first, second = vectors
     found = []
     for block, wanted in zip(basis, reading, strict=True):
-        vectors, overlaps = jax.lax.cond(wanted, _remove, _leave, block, vectors)
+        first, second, overlaps = jax.lax.cond(wanted, read, leave, block, first, second)
         found.append(overlaps)
-    return vectors, jnp.concatenate(found, -1)
+    return (first, second), jnp.concatenate(found, -1)
 
 
-def _remove(block: Array, vectors: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-    """The vectors without their components along a block's rows; the first's overlaps."""
-    overlaps = [jnp.einsum("krp,kp->kr", block, v, precision="highest") for v in vectors]
-    rest = tuple(
-        v - jnp.einsum("kr,krp->kp", o, block, precision="highest")
-        for v, o in zip(vectors, overlaps, strict=True)
-    )
-    return rest, overlaps[0]
-
-
-def _leave(block: Array, vectors: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-    return vectors, jnp.zeros(block.shape[:2], block.dtype)
+def _remove(block: Array, vectors: Array) -> tuple[Array, Array]:
+    """The vectors without their components along a block's rows, and those."""
+    overlaps = jnp.einsum("krp,kp->kr", block, vectors, precision="highest")
+    return vectors - jnp.einsum("kr,krp->kp", overlaps, block, precision="highest"), overlaps
