@@ -394,6 +394,19 @@ def expect_square(op: LinearOperator) -> None:
         )
 
 
+def expect_single(op: LinearOperator) -> None:
+    """Refuse what is no single operator with a spectrum.
+
+    Raises
+    ------
+    InputError
+        If it is not square, or a family.
+    """
+    expect_square(op)
+    if op.batch_shape:
+        raise InputError(f"{op!r} is a family: take its .members() one by one")
+
+
 @jax.jit
 def _matmat(op: LinearOperator, vectors: Array) -> Array:
     return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)

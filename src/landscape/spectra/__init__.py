@@ -2,6 +2,7 @@
 
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.densities import asinh_density, density
+from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.fractions import (
     Fraction,
     degenerate_fraction,
@@ -16,6 +17,7 @@ from landscape.spectra.slq import LanczosRun, lanczos_run, slq
 from landscape.spectra.trace import Estimate, diagonal, frobenius_norm, trace
 
 __all__ = [
+    "EigenPairs",
     "Estimate",
     "Fraction",
     "LanczosRun",
@@ -29,6 +31,7 @@ __all__ = [
     "dense_spectrum",
     "density",
     "diagonal",
+    "extremal_eigenpairs",
     "fit_mixture",
     "fraction_between",
     "fraction_curve",

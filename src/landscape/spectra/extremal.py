@@ -1,0 +1,308 @@
+r"""Eigenpairs at the ends of a spectrum, by Lanczos with thick restarts.
+
+Notation: a basis of at most M vectors as rows of Q, the projection ``T = Q A Qᵀ``, its eigenpairs
+``(θ_i, s_i)`` and the Ritz vectors ``y_i = Qᵀ s_i``. When the basis is full the wanted Ritz
+vectors, some of their neighbours, and the last Lanczos vector are kept and the rest is given up:
+memory is M + 1 vectors however long it takes. ``‖A y_i − θ_i y_i‖`` bounds the distance of θ_i to
+an eigenvalue.
+
+Source: K. Wu and H. Simon, *Thick-restart Lanczos method for large symmetric eigenvalue problems*,
+SIAM J. Matrix Anal. Appl. 22, 2000.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from landscape.curvature.memory import device_memory
+from landscape.curvature.operators import LinearOperator, expect_single
+from landscape.errors import InputError, ResourceError
+from landscape.spectra.lanczos import BREAKDOWN
+
+# Columns whose residuals are taken together.
+_BLOCK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class EigenPairs:
+    """Eigenvalues and eigenvectors, largest first, each with its error.
+
+    Attributes
+    ----------
+    values
+        (n,) Rayleigh quotients, in descending order.
+    vectors
+        (P, n) unit vectors as columns.
+    residual_norms
+        (n,) ``‖A v − λ v‖`` as computed: an eigenvalue of A lies within that of the value.
+    status
+        ``"converged"``, or ``"max_matvecs"``: the budget was spent before every residual was small
+        enough.
+    num_matvecs
+        Products with the operator that were spent.
+    """
+
+    values: Float[np.ndarray, " n"]
+    vectors: Float[Array, "P n"]
+    residual_norms: Float[np.ndarray, " n"]
+    status: str
+    num_matvecs: int
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.values[:4])
+        more = ", …" if len(self.values) > 4 else ""
+        worst = f"{self.residual_norms.max():.1e}"
+        return (
+            f"EigenPairs({len(self.values)}: {values}{more}; residuals at most {worst}, "
+            f"{self.status} after {self.num_matvecs} products)"
+        )
+
+
+def extremal_eigenpairs(
+    op: LinearOperator,
+    key: Array,
+    *,
+    num_largest: int = 0,
+    num_smallest: int = 0,
+    num_by_magnitude: int = 0,
+    tol: float = 1e-4,
+    max_matvecs: int = 2000,
+    subspace: int | None = None,
+) -> EigenPairs:
+    """Eigenpairs at one or both ends of the spectrum.
+
+    Parameters
+    ----------
+    op
+        Symmetric operator, (P, P).
+    key
+        JAX random key of the start vector.
+    num_largest, num_smallest
+        How many of the algebraically largest and smallest: the smallest are the most negative.
+    num_by_magnitude
+        How many of the largest in absolute value; alone, not with the other two.
+    tol
+        Residual norms wanted, relative to the operator's spectral norm; not below four units of
+        rounding.
+    max_matvecs
+        Products to spend at most.
+    subspace
+        M, vectors to keep; more converge in fewer products. Default twice the number of pairs and
+        20 more.
+
+    Returns
+    -------
+    EigenPairs
+
+    Raises
+    ------
+    InputError
+        If no pair, or more than P are asked for, the subspace does not exceed them, or a product
+        is NaN or infinite.
+    ResourceError
+        If the subspace does not fit in memory.
+
+    Notes
+    -----
+    Each value is within its residual norm of an eigenvalue; that none is missed between them is
+    not proved. A Krylov space holds one vector of a multiple eigenvalue; the others come in by
+    rounding, or when the space is exhausted, which is then gone on from with a fresh vector.
+
+    Examples
+    --------
+    >>> from landscape.curvature import DiagonalOperator
+    >>> op = DiagonalOperator(jnp.arange(-3.0, 100.0))
+    >>> pairs = extremal_eigenpairs(op, jax.random.key(0), num_largest=2, num_smallest=1)
+    >>> pairs.values.round(2).tolist()
+    [99.0, 98.0, -3.0]
+    """
+    expect_single(op)
+    size, unit = op.shape[0], float(jnp.finfo(op.dtype).eps) / 2
+    count = num_largest + num_smallest + num_by_magnitude
+    if min(num_largest, num_smallest, num_by_magnitude) < 0 or not 1 <= count <= size:
+        raise InputError(f"between 1 and P = {size} eigenpairs can be asked for; got {count}")
+    if num_by_magnitude and count > num_by_magnitude:
+        raise InputError("num_by_magnitude cannot be asked for with num_largest or num_smallest")
+    room = min(2 * count + 20 if subspace is None else subspace, size)
+    if room <= count and room < size:
+        raise InputError(f"subspace must exceed the number of pairs, {count}; got {subspace}")
+    _check_memory(op, room + 1 + count)
+    wanted = partial(
+        _choose, largest=num_largest, smallest=num_smallest, magnitude=num_by_magnitude
+    )
+    tol = max(tol, 4 * unit)
+    space = _begin(op, key, room)
+    spent = 0
+    while True:
+        before = int(space.filled)
+        space = _extend(op, space)
+        spent += room - before
+        projection = np.asarray(space.projection, float)
+        if not np.isfinite(projection).all():
+            raise InputError("a product with the operator is NaN or infinite")
+        upper = np.triu(projection[:room])
+        theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
+        residuals = np.abs(projection[room, room - 1] * s[-1])
+        chosen = wanted(theta, 0)
+        enough = residuals[chosen] <= tol * np.abs(theta).max()
+        if enough.all() or spent >= max_matvecs:
+            break
+        # Neighbours of the wanted pairs are kept too: they keep convergence fast.
+        kept = wanted(theta, (room - count) // 3)
+        space = _restart(space, jnp.asarray(s[:, kept], op.dtype), jnp.asarray(theta[kept]))
+    chosen = chosen[np.argsort(-theta[chosen])]
+    vectors = _combine(space.basis, jnp.asarray(s[:, chosen], op.dtype))
+    values, norms = _residuals(op, vectors)
+    order = np.argsort(-values)
+    return EigenPairs(
+        values=values[order],
+        vectors=vectors[order].T,
+        residual_norms=norms[order],
+        status="converged" if enough.all() else "max_matvecs",
+        num_matvecs=spent + count,
+    )
+
+
+def _choose(
+    theta: np.ndarray, more: int, *, largest: int, smallest: int, magnitude: int
+) -> np.ndarray:
+    """Numbers of the wanted Ritz values, with so many neighbours more in all."""
+    if magnitude:
+        return np.sort(np.argsort(-np.abs(theta))[: magnitude + more])
+    top = largest + (more * largest) // (largest + smallest)
+    bottom = smallest + more * (smallest > 0) - (top - largest) * (smallest > 0)
+    return np.unique(np.r_[np.arange(bottom), np.arange(len(theta) - top, len(theta))])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Space:
+    """A basis in construction: rows of Q, the next one included, and ``Q A Qᵀ`` by columns."""
+
+    basis: Float[Array, "rows P"]
+    projection: Float[Array, "rows room"]
+    filled: Int[Array, ""]
+    scale: Float[Array, ""]
+    key: Array
+
+
+def _begin(op: LinearOperator, key: Array, room: int) -> _Space:
+    start, fresh = jax.random.split(key)
+    v = jax.random.normal(start, (op.shape[0],), op.dtype)
+    return _Space(
+        basis=jnp.zeros((room + 1, op.shape[0]), op.dtype).at[0].set(v / jnp.linalg.norm(v)),
+        projection=jnp.zeros((room + 1, room), op.dtype),
+        filled=jnp.zeros((), jnp.int32),
+        scale=jnp.zeros((), op.dtype),
+        key=fresh,
+    )
+
+
+def _extend(op: LinearOperator, space: _Space) -> _Space:
+    """Make Lanczos steps until the basis is full."""
+    if op.traceable:
+        return _extend_compiled(op, space)
+    for row in range(int(space.filled), space.projection.shape[1]):
+        space = _grow_compiled(space, op.matvec(space.basis[row]))
+    return space
+
+
+@partial(jax.jit, donate_argnums=1)
+def _extend_compiled(op: LinearOperator, space: _Space) -> _Space:
+    product = op._products()
+
+    def unfinished(space: _Space) -> Array:
+        return space.filled < space.projection.shape[1]
+
+    def step(space: _Space) -> _Space:
+        return _grow(space, product(space.basis[space.filled]))
+
+    return jax.lax.while_loop(unfinished, step, space)
+
+
+def _grow(space: _Space, image: Array) -> _Space:
+    """One step, given the image of the last vector."""
+    row = space.filled
+    rest, column = _orthogonal(space.basis, image)
+    length = jnp.linalg.norm(rest)
+    scale = jnp.maximum(space.scale, jnp.linalg.norm(column) + length)
+    exhausted = length <= BREAKDOWN * jnp.finfo(rest.dtype).eps * scale
+    key, fresh = jax.random.split(space.key)
+
+    def begin_anew(rest: Array) -> Array:
+        v = jax.random.normal(fresh, rest.shape, rest.dtype)
+        return _orthogonal(space.basis, v / jnp.linalg.norm(v))[0]
+
+    rest = jax.lax.cond(exhausted, begin_anew, lambda rest: rest, rest)
+    norm = jnp.linalg.norm(rest)
+    following = rest / jnp.where(norm > 0, norm, 1)
+    column = column.at[row + 1].set(jnp.where(exhausted, 0, length))
+    return _Space(
+        basis=space.basis.at[row + 1].set(following),
+        projection=space.projection.at[:, row].set(column),
+        filled=row + 1,
+        scale=scale,
+        key=key,
+    )
+
+
+_grow_compiled = jax.jit(_grow, donate_argnums=0)
+
+
+def _orthogonal(basis: Array, vector: Array) -> tuple[Array, Array]:
+    """The vector without its components along the rows, and those: two passes are enough."""
+    total = jnp.zeros(basis.shape[0], basis.dtype)
+    for _ in range(2):
+        overlaps = jnp.matmul(basis, vector, precision="highest")
+        vector = vector - jnp.matmul(overlaps, basis, precision="highest")
+        total = total + overlaps
+    return vector, total
+
+
+@partial(jax.jit, donate_argnums=0)
+def _restart(space: _Space, s: Array, theta: Array) -> _Space:
+    """Keep some Ritz vectors, and the last Lanczos vector behind them."""
+    kept = s.shape[1]
+    rows, room = space.projection.shape
+    basis = jnp.zeros_like(space.basis)
+    basis = basis.at[:kept].set(_combine(space.basis, s)).at[kept].set(space.basis[rows - 1])
+    diagonal = jnp.zeros((rows, room), s.dtype)
+    diagonal = diagonal.at[jnp.arange(kept), jnp.arange(kept)].set(theta.astype(s.dtype))
+    return dataclasses.replace(
+        space, basis=basis, projection=diagonal, filled=jnp.asarray(kept, jnp.int32)
+    )
+
+
+@jax.jit
+def _combine(basis: Array, s: Array) -> Array:
+    """Ritz vectors as rows."""
+    return jnp.matmul(s.T, basis[: s.shape[0]], precision="highest")
+
+
+def _residuals(op: LinearOperator, vectors: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients and ``‖Av − λv‖`` of unit rows; sums in float64."""
+    values, norms = np.empty(len(vectors)), np.empty(len(vectors))
+    for start in range(0, len(vectors), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        images = np.asarray(op.matmat(vectors[some].T), float).T
+        rows = np.asarray(vectors[some], float)
+        lengths = (rows**2).sum(-1)
+        values[some] = (rows * images).sum(-1) / lengths
+        rest = images - values[some, None] * rows
+        norms[some] = np.linalg.norm(rest, axis=-1) / np.sqrt(lengths)
+    return values, norms
+
+
+def _check_memory(op: LinearOperator, vectors: int) -> None:
+    needed, there = vectors * op.shape[0] * op.dtype.itemsize, device_memory()
+    if needed > there // 2:
+        raise ResourceError(
+            f"{vectors} vectors of length {op.shape[0]} need {needed / 2**30:.1f} GiB, of which "
+            f"the device has {there / 2**30:.1f}; ask for fewer pairs or a smaller subspace"
+        )
