@@ -269,6 +269,7 @@ def test_a_lanczos_spectrum_survives_the_round_trip_through_a_file(tmp_path, pro
         reorthogonalize="full",
         dtype="float32",
         num_matvecs=6 * probes,
+        deflated=np.zeros(0),
     )
     to_dataset(spectrum).to_netcdf(tmp_path / "spectrum.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "spectrum.nc", engine="h5netcdf") as dataset:

@@ -248,12 +248,25 @@ def test_calls_of_one_capacity_share_a_program():
 
 def test_a_basis_that_does_not_fit_is_refused_and_auto_does_without():
     op, key = DiagonalOperator(jnp.arange(1000.0)), jax.random.key(0)
+    # 50 rows and three vectors of 4 kB.
     for scheme in ("full", "partial"):
         with pytest.raises(ResourceError, match="fewer steps or probes"):
-            slq(op, key, num_steps=50, reorthogonalize=scheme, memory=199_999)
-    assert slq(op, key, num_steps=50, memory=199_999).reorthogonalize == "none"
-    assert slq(op, key, num_steps=50, memory=200_000).reorthogonalize == "partial"
-    assert slq(op, key, num_steps=50, reorthogonalize="none", memory=1).num_matvecs == 50
+            slq(op, key, num_steps=50, reorthogonalize=scheme, memory=211_999)
+    assert slq(op, key, num_steps=50, memory=211_999).reorthogonalize == "none"
+    assert slq(op, key, num_steps=50, memory=212_000).reorthogonalize == "partial"
+    with pytest.raises(ResourceError, match="fewer probes"):
+        slq(op, key, num_steps=50, num_probes=2, reorthogonalize="none", memory=23_999)
+
+
+def test_without_a_basis_any_number_of_steps_runs_in_three_vectors():
+    op = DiagonalOperator(jnp.linspace(0, 1, 1000) ** 4)
+    spectrum = slq(
+        op, jax.random.key(0), num_steps=900, reorthogonalize="none", memory=3 * 4000, capacity=900
+    )
+    assert spectrum.num_matvecs == 900
+    run = lanczos_run(op, jax.random.key(0), reorthogonalize="none", capacity=900)
+    long = [leaf for leaf in jax.tree.leaves(run.state) if leaf.shape[-1:] == (1000,)]
+    assert len(long) == 2  # and the image
 
 
 def test_certified_interval_narrows_to_the_truth(x64):
@@ -367,6 +380,8 @@ def fraction_of(masses, size, num_probes):
         certified=True,
         num_parameters=size,
         num_probes=num_probes,
+        known=np.zeros_like(masses, int),
+        num_known=0,
     )
 
 

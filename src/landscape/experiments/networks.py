@@ -255,7 +255,7 @@ def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
 
 
 def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:
-    """A Lanczos spectrum with names on its axes."""
+    """A Lanczos spectrum, nothing deflated, with names on its axes."""
     return xr.Dataset(
         {
             "alphas": (("probe", "step"), spectrum.alphas),
@@ -282,4 +282,5 @@ def from_dataset(dataset: xr.Dataset) -> LanczosSpectrum:
         reorthogonalize=str(dataset.attrs["reorthogonalize"]),
         dtype=str(dataset.attrs["dtype"]),
         num_matvecs=int(dataset.attrs["num_matvecs"]),
+        deflated=np.zeros(0),
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import betainc
 
 from landscape.errors import InputError
@@ -57,6 +57,9 @@ class Fraction:
         P.
     num_probes
         k; 0 for a dense spectrum.
+    known, num_known
+        Among the eigenvalues known one by one (deflated): (*batch,) how many lie inside, and how
+        many there are.
     """
 
     estimate: Float[np.ndarray, "*batch"]
@@ -69,6 +72,8 @@ class Fraction:
     certified: bool
     num_parameters: int
     num_probes: int
+    known: Int[np.ndarray, "*batch"]
+    num_known: int
 
     @property
     def width(self) -> Float[np.ndarray, "*batch"]:
@@ -101,13 +106,18 @@ class Fraction:
             raise InputError(f"level must lie between 0 and 1; got {level!r}")
         if not self.num_probes:
             return np.asarray(self.estimate), np.asarray(self.estimate)
-        size, half = self.num_parameters, self.num_probes / 2
-        lower = np.clip(self.lower - self.rounding, 0, 1)
-        upper = np.clip(self.upper + self.rounding, 0, 1)
+        size, half = self.num_parameters - self.num_known, self.num_probes / 2
+        # The probes' own mass: that of the dimensions whose eigenvalues are not known.
+        lower, upper = (
+            (bound * self.num_parameters - self.known) / size for bound in (self.lower, self.upper)
+        )
+        lower = np.asarray(np.clip(lower - self.rounding, 0, 1))
+        upper = np.asarray(np.clip(upper + self.rounding, 0, 1))
         # Turned over (what lies outside has at least mass 1 − u), one end is the other.
-        low = _smallest_count(np.asarray(lower), size, half, (1 - level) / 2)
+        low = _smallest_count(lower, size, half, (1 - level) / 2)
         high = size - _smallest_count(np.asarray(1 - upper), size, half, (1 - level) / 2)
-        return np.asarray(low / size), np.asarray(high / size)
+        low, high = (np.asarray((n + self.known) / self.num_parameters) for n in (low, high))
+        return low, high
 
     def __repr__(self) -> str:
         if np.ndim(self.estimate):
@@ -283,6 +293,7 @@ def fraction_curve(
             ):
                 lower[index] += share * bounds[0]
                 upper[index] += share * bounds[1]
+        lower, upper = (_with_known(spectrum, x, low, high) for x in (lower, upper))
     return _fraction(spectrum, estimate, lower, upper, (low, high))
 
 
@@ -320,12 +331,12 @@ def _fraction(
     """A fraction with its standard error and noise floor."""
     if isinstance(spectrum, SpectralMeasure):
         stderr, rounding, certified, num_probes = np.zeros_like(estimate), 0.0, True, 0
+        num_known = 0
     else:
-        num_probes = spectrum.num_probes
+        num_probes, num_known = spectrum.num_probes, spectrum.num_deflated
         middle = np.clip(0.5, lower, upper)
-        stderr = np.asarray(
-            np.sqrt(middle * (1 - middle) / (num_probes * spectrum.num_parameters / 2 + 1))
-        )
+        free = spectrum.num_parameters - num_known
+        stderr = np.asarray(np.sqrt(middle * (1 - middle) / (num_probes * free / 2 + 1)))
         rounding = ROUNDING.get(spectrum.dtype, 1.0)
         certified = spectrum.reorthogonalize != "none"
     floor = np.asarray(spectrum.noise_floor)
@@ -341,6 +352,8 @@ def _fraction(
         certified=certified,
         num_parameters=spectrum.num_parameters,
         num_probes=num_probes,
+        known=_known_inside(spectrum, interval[0], interval[1], estimate),
+        num_known=num_known,
     )
 
 
@@ -379,7 +392,24 @@ def _mass_bounds(
             share = shares[index][probe]
             lower[index] += share * max(below[1] - upto[0], at_least[0])
             upper[index] += share * max(min(upto[1] - below[0], at_most[0]), 0.0)
-    return np.asarray(np.clip(lower, 0, 1)), np.asarray(np.clip(upper, 0, 1))
+    lower, upper = (np.asarray(np.clip(x, 0, 1)) for x in (lower, upper))
+    return _with_known(spectrum, lower, low, high), _with_known(spectrum, upper, low, high)
+
+
+def _known_inside(spectrum: Spectrum, low: Any, high: Any, like: np.ndarray) -> np.ndarray:
+    """How many deflated eigenvalues lie in each interval: one a spectrum, or n of a curve."""
+    if isinstance(spectrum, SpectralMeasure):
+        return np.zeros(np.shape(like), int)
+    low, high = np.asarray(low, float)[..., None], np.asarray(high, float)[..., None]
+    is_curve = np.ndim(like) == spectrum.deflated.ndim
+    values = spectrum.deflated[..., None, :] if is_curve else spectrum.deflated
+    return np.asarray(((values >= low) & (values <= high)).sum(-1))
+
+
+def _with_known(spectrum: LanczosSpectrum, mass: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """Share of all eigenvalues, from the probes' mass and what is known one by one."""
+    size, known = spectrum.num_parameters, _known_inside(spectrum, low, high, mass)
+    return np.asarray((known + (size - spectrum.num_deflated) * mass) / size)
 
 
 def _distribution(

@@ -78,6 +78,9 @@ class LanczosSpectrum:
         Type of the operator's products: ``"float32"`` or ``"float64"``.
     num_matvecs
         Products with the operator that were spent.
+    deflated
+        (*batch, q) eigenvalues that were taken out first; the probes live in the complement of
+        their eigenvectors, of P − q dimensions.
     """
 
     alphas: Float[np.ndarray, "*batch k m"]
@@ -89,6 +92,7 @@ class LanczosSpectrum:
     reorthogonalize: str
     dtype: str
     num_matvecs: int
+    deflated: Float[np.ndarray, "*batch q"]
 
     @property
     def num_probes(self) -> int:
@@ -114,15 +118,31 @@ class LanczosSpectrum:
         return self._quadrature[0][index][:steps], self._quadrature[1][index][:steps]
 
     @property
-    def nodes(self) -> Float[np.ndarray, "*batch km"]:
-        """Ritz values of all probes; (*batch, k·m)."""
-        return self._quadrature[0].reshape(*self.alphas.shape[:-2], -1)
+    def num_deflated(self) -> int:
+        """Number q of eigenvalues that were taken out."""
+        return self.deflated.shape[-1]
 
     @property
-    def weights(self) -> Float[np.ndarray, "*batch km"]:
-        """Gauss weights, probes pooled by their squared lengths; (*batch, k·m), summing to 1."""
-        pooled = self._quadrature[1] * self.shares[..., None]
-        return pooled.reshape(*self.alphas.shape[:-2], -1)
+    def nodes(self) -> Float[np.ndarray, "*batch n"]:
+        """Deflated eigenvalues, and Ritz values of all probes; (*batch, q + k·m)."""
+        ritz = self._quadrature[0].reshape(*self.alphas.shape[:-2], -1)
+        return np.concatenate([self.deflated, ritz], -1)
+
+    @property
+    def weights(self) -> Float[np.ndarray, "*batch n"]:
+        """1/P for each deflated eigenvalue, and Gauss weights for what is left; sums to 1.
+
+        Probes are pooled by their squared lengths; (*batch, q + k·m).
+        """
+        left = 1 - self.num_deflated / self.num_parameters
+        pooled = left * self._quadrature[1] * self.shares[..., None]
+        return np.concatenate(
+            [
+                np.full(self.deflated.shape, 1 / self.num_parameters),
+                pooled.reshape(*self.alphas.shape[:-2], -1),
+            ],
+            -1,
+        )
 
     @property
     def norm(self) -> Float[np.ndarray, "*batch"]:
@@ -149,6 +169,8 @@ class LanczosSpectrum:
     def __repr__(self) -> str:
         steps, probes = self.alphas.shape[-1], self.num_probes
         what = f"{steps} Lanczos steps × {probes} probe{'s' if probes > 1 else ''}"
+        if self.num_deflated:
+            what += f" after {self.num_deflated} deflated eigenvalues"
         return _describe(
             "LanczosSpectrum", self, f"{what}, reorthogonalize={self.reorthogonalize!r}"
         )

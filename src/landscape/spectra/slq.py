@@ -20,12 +20,17 @@ from landscape.curvature.memory import device_memory
 from landscape.curvature.operators import LinearOperator, expect_square
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
+from landscape.spectra.deflation import DeflatedOperator
+from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
 
 # Rounding of the steps themselves, as a perturbation of the operator, in units of u‖A‖; three was
 # the largest needed to explain the error of a bound.
 LANCZOS_ROUNDING = 4.0
+
+# Vectors a probe needs whatever its number of steps: the current, the one before, and the image.
+NUM_VECTORS = 3
 
 # Asymmetry from which an operator is refused, in units of √u‖A‖; partial reorthogonalisation alone
 # lets about one unit appear.
@@ -40,6 +45,7 @@ def slq(
     num_probes: int = 1,
     reorthogonalize: str = "auto",
     noise_floor: float | np.ndarray | None = None,
+    deflate: int = 0,
     capacity: int | None = None,
     memory: int | None = None,
 ) -> LanczosSpectrum:
@@ -59,19 +65,24 @@ def slq(
         of a mass is at most √(1/(2P)).
     reorthogonalize
         ``"full"`` keeps the basis, k·m vectors of length P, orthogonal to rounding. ``"partial"``
-        keeps it orthogonal to the square root of rounding, which gives the same spectrum for a
-        third of the memory traffic. ``"none"`` keeps three vectors; the measure stays right but
-        converged outliers return as ghosts and waste steps, and bounds become empirical. ``"auto"``
-        is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
+        keeps it orthogonal to the square root of rounding, which gives the same spectrum for half
+        of the memory traffic. ``"none"`` keeps three vectors a probe for any m; the measure stays
+        right but converged outliers return as ghosts and waste steps, and bounds become empirical.
+        ``"auto"`` is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
     noise_floor
         Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
         recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING`` units of
         ``u‖A‖``), and fractions below it are refused.
+    deflate
+        q, eigenvalues of largest magnitude to find first (``extremal_eigenpairs``) and take out:
+        what is left has a smaller norm, and is resolved in fewer steps. Memory is q vectors; the
+        products it took are counted, and the residuals it left are part of the noise floor.
     capacity
         Steps to reserve room for; calls with one capacity share a compiled program whatever their
         ``num_steps``. Default ``num_steps``.
     memory
-        Bytes that the basis may take. Default: half of the host's memory, or of the accelerator's.
+        Bytes that the vectors of Lanczos may take. Default: half of the host's memory, or of the
+        accelerator's.
 
     Returns
     -------
@@ -80,10 +91,10 @@ def slq(
     Raises
     ------
     InputError
-        For num_steps or num_probes below 1, an unknown scheme, or an operator that returns NaN or
-        is not symmetric.
+        For num_steps or num_probes below 1, an unknown scheme, a family to deflate, or an operator
+        that returns NaN or is not symmetric.
     ResourceError
-        If the basis that ``"full"`` or ``"partial"`` keeps does not fit in ``memory``.
+        If the vectors that the scheme keeps do not fit in ``memory``.
 
     Examples
     --------
@@ -99,6 +110,7 @@ def slq(
         key,
         num_probes=num_probes,
         reorthogonalize=reorthogonalize,
+        deflate=deflate,
         capacity=max(num_steps, capacity or 1),
         memory=memory,
     )
@@ -112,7 +124,7 @@ class LanczosRun:
     Attributes
     ----------
     op
-        The operator, or family.
+        The operator, or family; what is left of it after deflation.
     state
         On the device: everything the next steps need. A pytree of arrays: store it, and make the
         run anew with ``dataclasses.replace(run, state=stored)``.
@@ -120,17 +132,26 @@ class LanczosRun:
         (*batch, k) squared lengths of the probes.
     reorthogonalize
         The scheme, resolved.
+    deflated
+        The eigenpairs that were taken out, or None.
     """
 
     op: LinearOperator
     state: LanczosState
     probe_norms: np.ndarray
     reorthogonalize: str
+    deflated: EigenPairs | None = None
 
     @property
     def num_steps(self) -> int:
         """Steps asked for so far."""
         return int(self.state.step)
+
+    @property
+    def _dimensions(self) -> int:
+        """Of the space that the probes live in."""
+        taken = 0 if self.deflated is None else len(self.deflated.values)
+        return self.op.shape[0] - taken
 
     def advance(self, num_steps: int) -> LanczosRun:
         """Go on until ``num_steps`` steps have been made in all, at most P.
@@ -142,10 +163,10 @@ class LanczosRun:
         -------
         The run after these steps; the same bits whether they were made at once or in parts.
         """
-        num_steps = min(num_steps, self.op.shape[0])
+        num_steps = min(num_steps, self._dimensions)
         state = self.state
         if num_steps > state.capacity:
-            room = min(max(num_steps, 2 * state.capacity), self.op.shape[0])
+            room = min(max(num_steps, 2 * state.capacity), self._dimensions)
             state = lanczos.enlarge(state, room)
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
@@ -182,6 +203,12 @@ class LanczosRun:
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
         before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
         norm = (np.abs(alphas) + betas + before).max((-2, -1))
+        deflated, spent, left = np.zeros((*lanes[:-1], 0)), 0, 0.0
+        if self.deflated is not None:
+            deflated, spent = self.deflated.values, self.deflated.num_matvecs
+            norm = np.maximum(norm, np.abs(deflated).max())
+            # A and what is taken apart differ by the residuals: in norm no more than this.
+            left = float(np.linalg.norm(self.deflated.residual_norms))
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
@@ -189,11 +216,12 @@ class LanczosRun:
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
             noise_floor=np.asarray(
-                np.maximum(LANCZOS_ROUNDING * unit * norm, _checked(noise_floor))
+                np.maximum(LANCZOS_ROUNDING * unit * norm, _checked(noise_floor)) + left
             ),
             reorthogonalize=self.reorthogonalize,
             dtype=self.op.dtype.name,
-            num_matvecs=made * self.probe_norms.size,
+            num_matvecs=made * self.probe_norms.size + spent,
+            deflated=deflated,
         )
 
 
@@ -203,6 +231,7 @@ def lanczos_run(
     *,
     num_probes: int = 1,
     reorthogonalize: str = "auto",
+    deflate: int = 0,
     capacity: int = 100,
     memory: int | None = None,
 ) -> LanczosRun:
@@ -210,7 +239,7 @@ def lanczos_run(
 
     Parameters
     ----------
-    op, key, num_probes, reorthogonalize, memory
+    op, key, num_probes, reorthogonalize, deflate, memory
         As for ``slq``.
     capacity
         Steps to reserve room for.
@@ -235,29 +264,53 @@ def lanczos_run(
     """
     expect_positive(num_probes=num_probes, capacity=capacity)
     expect_square(op)
-    capacity = min(capacity, op.shape[0])
+    size = op.shape[0]
+    capacity = min(capacity, size - deflate)
     batch = (*op.batch_shape, num_probes)
-    needed = int(np.prod(batch)) * capacity * op.shape[0] * op.dtype.itemsize
-    scheme = _scheme(reorthogonalize, needed, device_memory() // 2 if memory is None else memory)
-    probes = gaussian_probes(key, num_probes, op.shape[0], op.dtype)
+    one = int(np.prod(batch)) * size * op.dtype.itemsize
+    memory = device_memory() // 2 if memory is None else memory
+    scheme = _scheme(reorthogonalize, one, capacity, memory)
+    probes = gaussian_probes(key, num_probes, size, op.dtype)
+    pairs = _outliers(op, key, deflate) if deflate else None
+    if pairs is not None:
+        op = DeflatedOperator(op, pairs.vectors.T)
+        # Twice: the vectors are orthonormal up to rounding only.
+        probes = op.project(op.project(probes))
     norms = np.asarray(jnp.sum(probes**2, -1), float)
-    start = jnp.broadcast_to(probes, (*batch, op.shape[0])).reshape(-1, op.shape[0])
+    start = jnp.broadcast_to(probes, (*batch, size)).reshape(-1, size)
     state = lanczos.begin(start, capacity, scheme)
-    return LanczosRun(op, state, np.broadcast_to(norms, batch), scheme)
+    if pairs is not None:
+        # Products round relative to the whole operator's norm.
+        norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
+        state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
+    return LanczosRun(op, state, np.broadcast_to(norms, batch), scheme, pairs)
 
 
-def _scheme(asked: str, needed: int, memory: int) -> str:
-    """The scheme to use, given the bytes a basis needs and may take."""
+def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
+    """The pairs to deflate, as exact as rounding lets them be."""
+    if not 1 <= count < op.shape[0]:
+        raise InputError(f"deflate must lie between 0 and P − 1 = {op.shape[0] - 1}; got {count}")
+    # A key that no probe is drawn from: theirs are folded with their numbers.
+    apart = jax.random.split(key)[0]
+    return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0)
+
+
+def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
+    """The scheme to use, given the bytes of one vector for each lane, and those there are."""
     if asked not in ("auto", *lanczos.SCHEMES):
         known = ", ".join(("auto", *lanczos.SCHEMES))
         raise InputError(f"reorthogonalize must be one of {known}; got {asked!r}")
+    needed = one * (NUM_VECTORS + capacity)
     if asked == "auto":
-        return "partial" if needed <= memory else "none"
-    if asked != "none" and needed > memory:
+        asked = "partial" if needed <= memory else "none"
+    if asked == "none":
+        needed = one * NUM_VECTORS
+    if needed > memory:
+        remedy = "fewer probes" if asked == "none" else "fewer steps or probes"
+        also = "" if asked == "none" else "reorthogonalize='none', "
         raise ResourceError(
-            f"reorthogonalize={asked!r} keeps a basis of {needed / 2**30:.1f} GiB and may take "
-            f"{memory / 2**30:.1f}; take fewer steps or probes, reorthogonalize='none', or declare "
-            "more memory"
+            f"reorthogonalize={asked!r} keeps vectors of {needed / 2**30:.1f} GiB in all and may "
+            f"take {memory / 2**30:.1f}; take {remedy}, {also}or declare more memory"
         )
     return asked
 

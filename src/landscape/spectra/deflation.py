@@ -1,0 +1,69 @@
+r"""An operator with some of its eigenvectors taken out.
+
+Notation: ``V`` holds q orthonormal eigenvectors as rows, ``Π = I − VᵀV``. On the complement of V
+the operator ``ΠA`` is symmetric and has A's other eigenvalues. With Ritz vectors in place of
+eigenvectors, A and its two parts differ by the residuals ``R = ΠAVᵀ``, in norm by ``‖R‖``: by
+Weyl's inequality no eigenvalue moves farther.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from landscape.curvature.operators import LinearOperator
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class DeflatedOperator(LinearOperator):
+    """``ΠA``, for vectors in the complement of V.
+
+    Attributes
+    ----------
+    op
+        A.
+    vectors
+        (q, P) V.
+    """
+
+    op: LinearOperator
+    vectors: Float[Array, "q P"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return self.op.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return self.op.dtype
+
+    @property
+    def traceable(self) -> bool:
+        """Whether A is."""
+        return self.op.traceable
+
+    def project(self, rows: Float[Array, "L P"]) -> Float[Array, "L P"]:
+        """Each row without its components along V."""
+        inner = jnp.matmul(rows, self.vectors.T, precision="highest")
+        return rows - jnp.matmul(inner, self.vectors, precision="highest")
+
+    def _products(self) -> Callable[[Array], Array]:
+        product = self.op._products()
+        return lambda v: self.project(product(v)[None])[0]
+
+    def _lanes(self) -> Callable[[Array], Array]:
+        product = self.op._lanes()
+        return lambda rows: self.project(product(rows))
+
+    def _matmat(self, vectors: Array) -> Array:
+        if self.traceable:
+            return super()._matmat(vectors)
+        return self.project(self.op._matmat(vectors).T).T
