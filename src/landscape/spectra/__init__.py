@@ -1,5 +1,6 @@
 """What an operator's spectrum looks like: exact, by Lanczos or by moments; densities, fractions."""
 
+from landscape.spectra.adaptive import ResolvedFraction, resolve_fraction
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.densities import asinh_density, density
 from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
@@ -24,6 +25,7 @@ __all__ = [
     "LanczosSpectrum",
     "MixtureFit",
     "Moments",
+    "ResolvedFraction",
     "SpectralMeasure",
     "Spectrum",
     "asinh_density",
@@ -38,6 +40,7 @@ __all__ = [
     "frobenius_norm",
     "lanczos_run",
     "negative_fraction",
+    "resolve_fraction",
     "slq",
     "spectral_moments",
     "trace",

@@ -117,10 +117,35 @@ class LanczosSpectrum:
         steps = self.num_steps[index]
         return self._quadrature[0][index][:steps], self._quadrature[1][index][:steps]
 
+    def ritz(
+        self, index: tuple[int, ...]
+    ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Gauss rule of one probe with the residual norm of each node's Ritz vector.
+
+        Parameters
+        ----------
+        index
+            Of the probe, batch axes first.
+
+        Returns
+        -------
+        nodes, weights, residual_norms
+            An eigenvalue lies within its residual norm, and rounding, of each node.
+        """
+        steps = self.num_steps[index]
+        betas = self.betas[index][:steps]
+        nodes, vectors = eigh_tridiagonal(self.alphas[index][:steps], betas[:-1])
+        return nodes, vectors[0] ** 2, np.abs(betas[-1] * vectors[-1])
+
     @property
     def num_deflated(self) -> int:
         """Number q of eigenvalues that were taken out."""
         return self.deflated.shape[-1]
+
+    @property
+    def num_dimensions(self) -> int:
+        """P − q, of the space that the probes live in."""
+        return self.num_parameters - self.num_deflated
 
     @property
     def nodes(self) -> Float[np.ndarray, "*batch n"]:
@@ -134,7 +159,7 @@ class LanczosSpectrum:
 
         Probes are pooled by their squared lengths; (*batch, q + k·m).
         """
-        left = 1 - self.num_deflated / self.num_parameters
+        left = self.num_dimensions / self.num_parameters
         pooled = left * self._quadrature[1] * self.shares[..., None]
         return np.concatenate(
             [

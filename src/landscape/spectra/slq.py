@@ -233,6 +233,7 @@ def lanczos_run(
     reorthogonalize: str = "auto",
     deflate: int = 0,
     capacity: int = 100,
+    reserve: int | None = None,
     memory: int | None = None,
 ) -> LanczosRun:
     """Lanczos that can be stopped, looked at and continued; no step is made yet.
@@ -242,7 +243,9 @@ def lanczos_run(
     op, key, num_probes, reorthogonalize, deflate, memory
         As for ``slq``.
     capacity
-        Steps to reserve room for.
+        Steps to choose the scheme for, and to reserve room for.
+    reserve
+        Reserve room for so many steps only; ``LanczosRun.advance`` makes more.
 
     Returns
     -------
@@ -262,7 +265,7 @@ def lanczos_run(
     >>> run.spectrum().num_steps.tolist()
     [20]
     """
-    expect_positive(num_probes=num_probes, capacity=capacity)
+    expect_positive(num_probes=num_probes, capacity=capacity, reserve=reserve or 1)
     expect_square(op)
     size = op.shape[0]
     capacity = min(capacity, size - deflate)
@@ -278,7 +281,7 @@ def lanczos_run(
         probes = op.project(op.project(probes))
     norms = np.asarray(jnp.sum(probes**2, -1), float)
     start = jnp.broadcast_to(probes, (*batch, size)).reshape(-1, size)
-    state = lanczos.begin(start, capacity, scheme)
+    state = lanczos.begin(start, min(capacity, reserve or capacity), scheme)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)

@@ -1,0 +1,152 @@
+"""As many Lanczos steps as a wanted certainty takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.operators import LinearOperator
+from landscape.errors import InputError
+from landscape.spectra.fractions import Fraction, degenerate_fraction
+from landscape.spectra.measures import LanczosSpectrum
+from landscape.spectra.slq import expect_positive, lanczos_run
+
+# Steps before the first look, and the factor between looks: a look takes a few small
+# eigendecompositions, and on average an eighth of the steps is made in vain.
+FIRST_LOOK = 32
+GROWTH = 1.25
+
+# Steps there is room for at first; more is made by doubling, a compilation each time.
+_ROOM = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedFraction:
+    """A share of the eigenvalues, and whether its bounds are as close as was wanted.
+
+    Attributes
+    ----------
+    fraction
+        With the bounds that were reached.
+    spectrum
+        What it was read from.
+    status
+        (*batch,) of strings: ``"reached"``; ``"max_steps"``, more steps may bring it;
+        ``"exhausted"``, every Krylov space ended and the bounds are final; ``"atom"``, an
+        eigenvalue lies so near an end of the interval that rounding cannot tell on which side, and
+        its weight alone is more than the width: no number of steps brings it.
+    """
+
+    fraction: Fraction
+    spectrum: LanczosSpectrum
+    status: np.ndarray
+
+    def __repr__(self) -> str:
+        steps = self.spectrum.alphas.shape[-1]
+        status = ", ".join(sorted(set(self.status.ravel().tolist())))
+        return f"ResolvedFraction({self.fraction!r}, {status} after {steps} steps)"
+
+
+def resolve_fraction(
+    op: LinearOperator,
+    key: Array,
+    measure: Callable[[LanczosSpectrum], Fraction] = degenerate_fraction,
+    *,
+    width: float = 0.05,
+    max_steps: int = 1000,
+    num_probes: int = 1,
+    noise_floor: float | np.ndarray | None = None,
+    **options: Any,
+) -> ResolvedFraction:
+    """Make Lanczos steps until a share's bounds are no farther apart than wanted.
+
+    Parameters
+    ----------
+    op
+        Symmetric operator, (P, P), or a family of S of them.
+    key
+        JAX random key for the probes.
+    measure
+        From a spectrum to the share: ``degenerate_fraction``, or
+        ``lambda spectrum: negative_fraction(spectrum, 1e-4)``.
+    width
+        Distance wanted between ``fraction.lower`` and ``fraction.upper``. What the probes leave
+        open comes on top (``fraction.confidence_interval``).
+    max_steps
+        Steps to stop at.
+    num_probes, noise_floor
+        As for ``slq``.
+    **options
+        ``reorthogonalize``, ``deflate`` and ``memory``, as for ``slq``; the scheme is chosen for
+        ``max_steps``.
+
+    Returns
+    -------
+    ResolvedFraction, of all networks of a family once each has ended.
+
+    Raises
+    ------
+    InputError
+        If the width is not positive, max_steps is below 1, and as ``slq`` and ``measure``.
+    ResourceError
+        As ``slq`` with ``max_steps``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> op = DiagonalOperator(jnp.linspace(0.0, 1.0, 300) ** 8)
+    >>> result = resolve_fraction(op, jax.random.key(0), width=0.1)
+    >>> result.status.item(), bool(result.fraction.width <= 0.1)
+    ('reached', True)
+    """
+    expect_positive(max_steps=max_steps)
+    if not width > 0:
+        raise InputError(f"width must be positive; got {width!r}")
+    run = lanczos_run(op, key, num_probes=num_probes, capacity=max_steps, reserve=_ROOM, **options)
+    steps = min(FIRST_LOOK, max_steps)
+    while True:
+        run = run.advance(steps)
+        spectrum = run.spectrum(noise_floor)
+        fraction = measure(spectrum)
+        status = _status(fraction, spectrum, width)
+        if steps >= max_steps or (status != "max_steps").all():
+            return ResolvedFraction(fraction, spectrum, status)
+        steps = min(math.ceil(GROWTH * steps), max_steps)
+
+
+def _status(fraction: Fraction, spectrum: LanczosSpectrum, width: float) -> np.ndarray:
+    status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
+    for index in np.ndindex(status.shape):
+        if fraction.width[index] <= width:
+            status[index] = "reached"
+        elif _final(spectrum, index):
+            status[index] = "exhausted"
+        elif _weight_at_ends(fraction, spectrum, index) > width:
+            status[index] = "atom"
+    return status
+
+
+def _final(spectrum: LanczosSpectrum, index: tuple[int, ...]) -> bool:
+    """Whether every probe's Krylov space is exhausted."""
+    made = spectrum.alphas.shape[-1]
+    return bool((spectrum.num_steps[index] < made).all()) or made == spectrum.num_dimensions
+
+
+def _weight_at_ends(fraction: Fraction, spectrum: LanczosSpectrum, index: tuple[int, ...]) -> float:
+    """Weight of the converged Ritz values within the noise floor of an end of the interval."""
+    ends = [np.broadcast_to(end, np.shape(fraction.estimate))[index] for end in fraction.interval]
+    floor = fraction.noise_floor[index]
+    total = 0.0
+    for probe, share in enumerate(spectrum.shares[index]):
+        at = (*index, probe)
+        nodes, weights, residuals = spectrum.ritz(at)
+        near = np.min([np.abs(nodes - end) for end in ends], 0) <= floor
+        total += share * weights[near & (residuals <= floor)].sum()
+    return float(total) * spectrum.num_dimensions / spectrum.num_parameters
