@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
+from landscape.curvature import (
+    DenseOperator,
+    DiagonalOperator,
+    hessian,
+    noise_floor,
+)
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP
 from landscape.spectra import slq
@@ -304,3 +309,64 @@ def test_a_linearized_operator_is_an_operator(chunk_size):
     assert noise_floor(linear, jax.random.key(1)) > 0
     first, second = (slq(each, jax.random.key(2), num_steps=4) for each in (op, linear))
     np.testing.assert_allclose(first.alphas, second.alphas, atol=1e-5)
+
+
+@jax.custom_vjp
+def fused(x):
+    return jnp.sin(x)
+
+
+def fused_forward(x):
+    return jnp.sin(x), x
+
+
+def fused_backward(x, g):
+    cosine = jax.pure_callback(np.cos, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+    return (g * cosine,)
+
+
+fused.defvjp(fused_forward, fused_backward)
+
+
+def test_a_kernel_without_a_second_derivative_is_refused_by_name():
+    def loss(params, batch):
+        return jnp.mean(fused(batch @ params))
+
+    op = hessian(loss, jnp.ones(3), jnp.eye(3))
+    with pytest.raises(InputError, match=r"differentiated twice.*implementation='xla'"):
+        op.matvec(jnp.ones(3))
+
+
+def test_vectors_and_pytrees_turn_into_each_other():
+    params = {"a": jnp.ones(2), "b": jnp.ones((2, 2))}
+
+    def loss(params, batch):
+        return jnp.mean((batch @ params["a"]) ** 2) + jnp.sum(params["b"] ** 2)
+
+    batch = jnp.eye(4, 2)
+    op = hessian(loss, params, batch)
+    tree = jax.tree.map(lambda x: 2 * x, params)
+    found = op.unravel(op.ravel(tree))
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+    part = hessian(loss, params, batch, wrt=lambda path: path == "b")
+    assert part.ravel(tree).shape == (4,)
+    np.testing.assert_array_equal(part.unravel(jnp.ones(4))["a"], np.zeros(2))
+    with pytest.raises(InputError, match="like the parameters"):
+        op.ravel({"a": jnp.ones(2)})
+    with pytest.raises(InputError, match="shapes"):
+        op.ravel({"a": jnp.ones(3), "b": jnp.ones((2, 2))})
+    with pytest.raises(InputError, match="unravel"):
+        op.unravel(jnp.ones(5))
+
+
+def test_a_new_function_at_each_call_is_warned_about_once(caplog):
+    def once(scale):
+        return hessian(lambda w, x: jnp.mean(x @ w) ** 2 + scale, jnp.ones(2), jnp.eye(2))
+
+    kept = [once(1) for _ in range(6)]
+    assert sum("compiled anew" in record.message for record in caplog.records) == 1
+    caplog.clear()
+    # The same function again and again, or functions that differ in what they close over: no word.
+    kept += [hessian(quadratic, *quadratic_case(dtype=jnp.float32)[:2]) for _ in range(6)]
+    kept += [once(scale) for scale in range(10, 16)]
+    assert not caplog.records

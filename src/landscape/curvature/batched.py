@@ -60,6 +60,54 @@ class BatchOperator(LinearOperator):
         """N, the examples the operator is a mean over."""
         return num_examples(self.batch)
 
+    def ravel(self, tree: Any) -> Array:
+        """A pytree like the parameters as a vector of the operator's space.
+
+        Parameters
+        ----------
+        tree
+            Of the parameters' structure and shapes; leaves that are not differentiated are left
+            out.
+
+        Returns
+        -------
+        (P,).
+
+        Raises
+        ------
+        InputError
+            If structure or shapes differ.
+        """
+        mine: Any = jax.tree.structure(self.params)
+        theirs = jax.tree.structure(tree)
+        if mine != theirs:
+            raise InputError(f"expected a pytree like the parameters, {mine}; got {theirs}")
+        shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(t)] for t in (self.params, tree)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"expected leaves of shapes {shapes[0]}; got {shapes[1]}")
+        return self.selection.flatten(tree)[0]
+
+    def unravel(self, vector: Array) -> Any:
+        """A vector of the operator's space as a pytree like the parameters.
+
+        Parameters
+        ----------
+        vector
+            (P,), such as an eigenvector.
+
+        Returns
+        -------
+        Pytree of the parameters' structure; leaves that are not differentiated are zero.
+
+        Raises
+        ------
+        InputError
+            If the vector has another shape.
+        """
+        self._expect(vector, (self.shape[1],), "unravel takes a vector of shape")
+        zeros = jax.tree.map(jnp.zeros_like, self.params)
+        return self.selection.flatten(zeros)[1](jnp.asarray(vector, self.dtype))
+
     def astype(self, dtype: Any) -> BatchOperator:
         """The same operator with every floating leaf in another type.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -91,6 +92,26 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
             f"first axis; got {found}"
         )
     return outputs
+
+
+@contextlib.contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Say what to do where JAX finds no second derivative of a loss.
+
+    Raises
+    ------
+    InputError
+        In place of JAX's own error.
+    """
+    try:
+        yield
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"the loss cannot be differentiated twice: {reason[0]} Kernels that come with a first "
+            "derivative of their own, such as fused attention, often have no other: switch them "
+            "off (for jax.nn.dot_product_attention with implementation='xla')"
+        ) from error
 
 
 def _evaluate(loss: Callable[..., Any], params: Any, state: Any, batch: Any) -> Any:

@@ -27,6 +27,7 @@ from landscape.curvature.batched import BatchOperator, check_options
 from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs
 from landscape.curvature.parameters import Predicate, select
+from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream, refuse_stream
 from landscape.errors import InputError
 
@@ -325,6 +326,8 @@ def _prepare(
     check: bool,
 ) -> dict[str, Any]:
     """Check what was given; the arguments of a ``BatchOperator``."""
+    note_function(model_fn)
+    note_function(output_loss)
     check_options(precision, chunk_size)
     length = num_examples(batch)
     selection = select(params, wrt)

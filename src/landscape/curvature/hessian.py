@@ -19,8 +19,9 @@ from jaxtyping import Array
 
 from landscape.curvature.batched import BatchOperator, check_options
 from landscape.curvature.batches import Weight, num_examples
-from landscape.curvature.checks import check_loss
+from landscape.curvature.checks import check_loss, twice_differentiable
 from landscape.curvature.parameters import Predicate, select
+from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
@@ -43,7 +44,7 @@ class HessianOperator(BatchOperator):
         def loss(vector: Array) -> Array:
             return self.loss(unflatten(vector), *self._arguments(), chunk)
 
-        with jax.named_scope("hessian"):
+        with jax.named_scope("hessian"), twice_differentiable():
             return jax.linearize(jax.grad(loss), flat)[1]
 
 
@@ -98,7 +99,8 @@ def hessian(
     ------
     InputError
         With what was found and what to do: a loss that is not a finite scalar, draws random
-        numbers or is not a mean over the batch; leaves that cannot be differentiated; a batch
+        numbers, is not a mean over the batch, or (at the first product) cannot be differentiated
+        twice; leaves that cannot be differentiated; a batch
         without a common, non-empty leading axis.
 
     Examples
@@ -111,6 +113,7 @@ def hessian(
     >>> hessian(loss, params, batch).matvec(jnp.array([3.0, 0.0, 0.0])).tolist()
     [2.0, 0.0, 0.0]
     """
+    note_function(loss)
     one = first_batch(batch) if is_stream(batch) else batch
     check_options(precision, chunk_size)
     length = num_examples(one)

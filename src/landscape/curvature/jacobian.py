@@ -21,6 +21,7 @@ from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Predicate, Selection, select
+from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import refuse_stream
 
 
@@ -159,6 +160,7 @@ def jacobian(
     [1.0, 2.0, 0.0]
     """
     check_options(precision, None)
+    note_function(model_fn)
     refuse_stream(batch, "jacobian")
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
