@@ -31,8 +31,6 @@ from math import comb
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import norm, skewnorm
 
 from landscape.errors import InputError
 from landscape.spectra.moments import Moments
@@ -129,6 +127,9 @@ class MixtureFit:
         InputError
             If the broad component is a point mass, which has no density.
         """
+        # Half a second to import: not for those who take spectra only.
+        from scipy.stats import norm, skewnorm
+
         narrow = self.weight * norm.pdf(grid, scale=self.sigma)
         if self.weight == 1:
             return narrow
@@ -161,6 +162,8 @@ class MixtureFit:
         """
         if not lower <= upper:
             raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
+        from scipy.stats import norm, skewnorm
+
         narrow = np.diff(norm.cdf([lower, upper], scale=self.sigma))[0]
         if self.scale == 0:
             broad = float(lower <= self.location <= upper)
@@ -391,6 +394,8 @@ class _Matching:
 
     def solutions(self) -> list[float]:
         """Every p at which a mixture with a possible shape has the four moments."""
+        from scipy.optimize import brentq
+
         grid = self._parted(self.grid)
         mismatch = self.mismatch(grid)
         crossings = np.flatnonzero(np.sign(mismatch[1:]) != np.sign(mismatch[:-1]))
@@ -438,6 +443,8 @@ def _lowest(values: np.ndarray) -> list[int]:
 
 def _refined(function: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, i: int) -> float:
     """The minimum of a function near a point of a grid."""
+    from scipy.optimize import minimize_scalar
+
     low, high = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
     refined = minimize_scalar(
         partial(_at, function),

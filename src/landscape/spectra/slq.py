@@ -279,14 +279,21 @@ def lanczos_run(
         op = DeflatedOperator(op, pairs.vectors.T)
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
-    norms = np.asarray(jnp.sum(probes**2, -1), float)
-    start = jnp.broadcast_to(probes, (*batch, size)).reshape(-1, size)
-    state = lanczos.begin(start, min(capacity, reserve or capacity), scheme)
+    norms, state = _begin(probes, batch, min(capacity, reserve or capacity), scheme)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
-    return LanczosRun(op, state, np.broadcast_to(norms, batch), scheme, pairs)
+    return LanczosRun(op, state, np.broadcast_to(np.asarray(norms, float), batch), scheme, pairs)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _begin(
+    probes: Array, batch: tuple[int, ...], capacity: int, scheme: str
+) -> tuple[Array, LanczosState]:
+    """Squared lengths of the probes, and the state before the first step, in one program."""
+    start = jnp.broadcast_to(probes, (*batch, probes.shape[-1])).reshape(-1, probes.shape[-1])
+    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme)
 
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
