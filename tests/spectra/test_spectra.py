@@ -312,6 +312,29 @@ def test_breakdown_is_a_valid_end_with_exact_answers(values, steps):
     assert fraction.estimate == pytest.approx(fraction.lower, abs=1e-6)
 
 
+def test_after_a_breakdown_steps_go_on_to_every_eigenvalue_when_asked(x64):
+    values = np.repeat([-1.0, 0.0, 2.0, 5.0], [1, 20, 8, 3])
+    op = DenseOperator(jnp.asarray(rotated(values, 0)))
+    options = {"num_probes": 2, "reorthogonalize": "full", "capacity": 40}
+    run = lanczos_run(op, jax.random.key(0), continue_after_breakdown=True, **options).advance(40)
+    assert run.num_steps == 32
+    np.testing.assert_allclose(run.ritz_values(), np.broadcast_to(values, (2, 32)), atol=1e-11)
+    # The probe's own measure is what it is without.
+    plain = lanczos_run(op, jax.random.key(0), **options).advance(40)
+    found, expected = run.spectrum(), plain.spectrum()
+    assert found.num_steps.tolist() == expected.num_steps.tolist()
+    assert max(found.num_steps) < 15
+    for eps in (0.5, 3.0):
+        first, second = degenerate_fraction(found, eps), degenerate_fraction(expected, eps)
+        assert first.estimate == pytest.approx(float(second.estimate), abs=1e-12)
+        assert first.width < 1e-9
+    ritz = plain.ritz_values()[1]
+    assert np.isnan(ritz[expected.num_steps[1] :]).all()
+    assert set(ritz[: expected.num_steps[1]].round(9) + 0.0) == {-1, 0, 2, 5}
+    with pytest.raises(InputError, match="full"):
+        lanczos_run(op, jax.random.key(0), continue_after_breakdown=True)
+
+
 def test_probes_are_pooled_by_their_squared_length(x64):
     values = spectrum_of("clusters")
     key = jax.random.key(0)

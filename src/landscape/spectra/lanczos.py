@@ -76,9 +76,11 @@ class LanczosState:
         (L, M) diagonals and off-diagonals, zero where no step was made; the last β of a lane that
         has broken down is what was left.
     num_steps
-        (L,) steps made before the Krylov space was exhausted.
+        (L,) steps made before the start vector's Krylov space was exhausted.
+    exhausted
+        (L,) whether it is.
     alive
-        (L,) whether it is not.
+        (L,) whether steps are still made.
     scale
         (L,) lower estimate of ‖A‖ from the steps made.
     losses, losses_before
@@ -92,6 +94,9 @@ class LanczosState:
         (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen; zero for a symmetric operator.
     step
         () steps made, broken down lanes included.
+    continues
+        Static: whether a lane goes on after a breakdown, from a fresh vector orthogonal to all
+        before. T then falls into blocks, of which the first is the start vector's.
     rows_read
         () rows of the basis read so far, per lane: the memory traffic of orthogonality. Rows read
         for two vectors at once count once.
@@ -104,6 +109,7 @@ class LanczosState:
     alphas: Float[Array, "L M"]
     betas: Float[Array, "L M"]
     num_steps: Int[Array, " L"]
+    exhausted: Bool[Array, " L"]
     alive: Bool[Array, " L"]
     scale: Float[Array, " L"]
     losses: Float[Array, "L K Q"]
@@ -113,6 +119,7 @@ class LanczosState:
     asymmetry: Float[Array, " L"]
     step: Int[Array, ""]
     rows_read: Float[Array, ""]
+    continues: bool = dataclasses.field(metadata={"static": True})
 
     @property
     def capacity(self) -> int:
@@ -120,7 +127,12 @@ class LanczosState:
         return self.alphas.shape[1]
 
 
-def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "full") -> LanczosState:
+def begin(
+    start: Float[Array, "L P"],
+    capacity: int,
+    reorthogonalize: str = "full",
+    continues: bool = False,
+) -> LanczosState:
     """The state before the first step.
 
     Parameters
@@ -131,6 +143,8 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         Steps to have room for, at least 1.
     reorthogonalize
         One of ``SCHEMES``.
+    continues
+        Whether to go on after a breakdown; with full reorthogonalisation only.
     """
     lanes, size = start.shape
     dtype = start.dtype
@@ -144,6 +158,7 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         alphas=jnp.zeros((lanes, capacity), dtype),
         betas=jnp.zeros((lanes, capacity), dtype),
         num_steps=jnp.zeros(lanes, jnp.int32),
+        exhausted=jnp.zeros(lanes, bool),
         alive=jnp.ones(lanes, bool),
         scale=jnp.zeros(lanes, dtype),
         losses=jnp.zeros((lanes, REALISATIONS, estimated), dtype).at[..., :1].set(1),
@@ -153,6 +168,7 @@ def begin(start: Float[Array, "L P"], capacity: int, reorthogonalize: str = "ful
         asymmetry=jnp.zeros(lanes, dtype),
         step=jnp.zeros((), jnp.int32),
         rows_read=jnp.zeros((), jnp.float32),
+        continues=continues,
     )
 
 
@@ -252,15 +268,22 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     length = jnp.linalg.norm(residual, axis=-1)
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + length)
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
+    exhausted = state.exhausted | ~going
+    following = jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0)
+    beta_next = jnp.where(going, length, 0)
+    if state.continues:
+        following = _go_on(basis, following, state.alive & ~going, j)
+        going = state.alive & (j + 1 < image.shape[1])
     at = (jnp.arange(state.capacity) == j)[None]
     return LanczosState(
         basis=basis,
         previous=current,
-        current=jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0),
-        beta=jnp.where(going, length, 0),
+        current=following,
+        beta=beta_next,
         alphas=jnp.where(at, alpha[:, None], state.alphas),
         betas=jnp.where(at, jnp.where(state.alive, length, 0)[:, None], state.betas),
-        num_steps=state.num_steps + state.alive,
+        num_steps=state.num_steps + (state.alive & ~state.exhausted),
+        exhausted=exhausted,
         alive=going,
         scale=scale,
         losses=losses,
@@ -270,7 +293,26 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         asymmetry=jnp.maximum(state.asymmetry, jnp.abs(mirrored - beta)),
         step=j + 1,
         rows_read=state.rows_read + read,
+        continues=state.continues,
     )
+
+
+def _go_on(
+    basis: tuple[Array, ...], vectors: Array, ended: Bool[Array, " L"], step: Array
+) -> Array:
+    """A fresh unit vector orthogonal to the basis for each lane that has broken down."""
+
+    def fresh(vectors: Array) -> Array:
+        key = jax.random.fold_in(jax.random.key(1), step)
+        new = jax.random.normal(key, vectors.shape, vectors.dtype)
+        # A third time, because in a nearly full space little is left of it.
+        for _ in range(3):
+            for block in basis:
+                new, _ = _remove(block, new)
+            new = new / jnp.linalg.norm(new, axis=-1, keepdims=True)
+        return jnp.where(ended[:, None], new, vectors)
+
+    return jax.lax.cond(ended.any(), fresh, lambda vectors: vectors, vectors)
 
 
 _absorb_compiled = jax.jit(absorb, donate_argnums=0)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.linalg import eigvalsh_tridiagonal
 
 from landscape.curvature.memory import device_memory
 from landscape.curvature.operators import LinearOperator, expect_square
@@ -171,6 +172,32 @@ class LanczosRun:
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
 
+    def ritz_values(self) -> np.ndarray:
+        """Eigenvalues of T, steps after a breakdown included.
+
+        Returns
+        -------
+        (*batch, k, m) in ascending order; NaN for steps that were not made.
+
+        Raises
+        ------
+        InputError
+            Before the first step.
+        """
+        made = self.num_steps
+        if not made:
+            raise InputError("no Lanczos step has been made yet: advance the run first")
+        alphas, betas = (
+            np.asarray(x[:, :made], float) for x in (self.state.alphas, self.state.betas)
+        )
+        steps = np.asarray(self.state.num_steps)
+        values = np.full(alphas.shape, np.nan)
+        for lane, count in enumerate(np.full_like(steps, made) if self.state.continues else steps):
+            values[lane, :count] = eigvalsh_tridiagonal(
+                alphas[lane, :count], betas[lane, : count - 1]
+            )
+        return values.reshape(*self.probe_norms.shape, made)
+
     def spectrum(self, noise_floor: float | np.ndarray | None = None) -> LanczosSpectrum:
         """What is known after the steps made; ``noise_floor`` as for ``slq``.
 
@@ -235,6 +262,7 @@ def lanczos_run(
     capacity: int = 100,
     reserve: int | None = None,
     memory: int | None = None,
+    continue_after_breakdown: bool = False,
 ) -> LanczosRun:
     """Lanczos that can be stopped, looked at and continued; no step is made yet.
 
@@ -246,6 +274,11 @@ def lanczos_run(
         Steps to choose the scheme for, and to reserve room for.
     reserve
         Reserve room for so many steps only; ``LanczosRun.advance`` makes more.
+    continue_after_breakdown
+        Go on from a fresh vector orthogonal to all before when a Krylov space is exhausted, until P
+        steps have been made: eigenvalues come as often as they are multiple
+        (``LanczosRun.ritz_values``). The spectral measure is that of the probe alone, as ever.
+        Needs ``reorthogonalize="full"``.
 
     Returns
     -------
@@ -273,13 +306,16 @@ def lanczos_run(
     one = int(np.prod(batch)) * size * op.dtype.itemsize
     memory = device_memory() // 2 if memory is None else memory
     scheme = _scheme(reorthogonalize, one, capacity, memory)
+    if continue_after_breakdown and scheme != "full":
+        raise InputError("continue_after_breakdown needs reorthogonalize='full'")
     probes = gaussian_probes(key, num_probes, size, op.dtype)
     pairs = _outliers(op, key, deflate) if deflate else None
     if pairs is not None:
         op = DeflatedOperator(op, pairs.vectors.T)
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
-    norms, state = _begin(probes, batch, min(capacity, reserve or capacity), scheme)
+    reserve = min(capacity, reserve or capacity)
+    norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
@@ -287,13 +323,13 @@ def lanczos_run(
     return LanczosRun(op, state, np.broadcast_to(np.asarray(norms, float), batch), scheme, pairs)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _begin(
-    probes: Array, batch: tuple[int, ...], capacity: int, scheme: str
+    probes: Array, batch: tuple[int, ...], capacity: int, scheme: str, continues: bool
 ) -> tuple[Array, LanczosState]:
     """Squared lengths of the probes, and the state before the first step, in one program."""
     start = jnp.broadcast_to(probes, (*batch, probes.shape[-1])).reshape(-1, probes.shape[-1])
-    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme)
+    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme, continues)
 
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
