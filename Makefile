@@ -40,6 +40,8 @@ check: $(BIN)/.installed  ## ruff, types, layers
 bench: $(BIN)/.installed  ## the benchmark suite
 	$(BIN)/python benchmarks/stacking.py
 	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/orthogonality.py
 	$(BIN)/python benchmarks/kill_and_resume.py
 
 clean:  ## remove the virtual environment and caches
