@@ -15,6 +15,7 @@ from landscape.spectra import (
     degenerate_fraction,
     dense_spectrum,
     density,
+    distribution_function,
     fraction_between,
     fraction_curve,
     lanczos_run,
@@ -568,6 +569,27 @@ def test_separation_bounds_hold_for_the_probes_own_measure(kind, x64):
         outer = mass[np.abs(values) <= eps * (1 + 1e-9) + 1e-12].sum()
         assert curve.lower[i] - 1e-9 <= outer
         assert curve.upper[i] + 1e-9 >= inner
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_distribution_function_lies_in_its_band(kind, x64):
+    values = spectrum_of(kind)
+    key = jax.random.key(5)
+    spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=40, reorthogonalize="full")
+    mass = probe_measure(values, key)
+    points = np.r_[-np.inf, np.linspace(-2, 3, 101), values[::37], np.inf]
+    band = distribution_function(spectrum, points)
+    slack = 1e-9 * np.abs(values).max()
+    for x, lower, upper in zip(points, band.lower, band.upper, strict=True):
+        assert lower - 1e-9 <= mass[values <= x + slack].sum()
+        assert upper + 1e-9 >= mass[values < x - slack].sum()
+    assert (band.lower <= band.estimate + 1e-12).all()
+    assert (band.estimate <= band.upper + 1e-12).all()
+    assert (band.estimate[0], band.estimate[-1]) == (0, pytest.approx(1))
+    exact = distribution_function(dense_spectrum(DiagonalOperator(jnp.asarray(values))), points)
+    np.testing.assert_allclose(exact.estimate, [(values <= x).mean() for x in points])
+    with pytest.raises(InputError, match="NaN"):
+        distribution_function(spectrum, np.array([0.0, np.nan]))
 
 
 def test_density_is_the_gaussian_mixture_of_the_eigenvalues(x64):

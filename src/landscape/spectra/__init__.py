@@ -1,6 +1,7 @@
 """What an operator's spectrum looks like: exact, by Lanczos or by moments; densities, fractions."""
 
 from landscape.spectra.adaptive import ResolvedFraction, resolve_fraction
+from landscape.spectra.curves import distribution_function, fraction_curve
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.densities import asinh_density, density
 from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
@@ -8,7 +9,6 @@ from landscape.spectra.fractions import (
     Fraction,
     degenerate_fraction,
     fraction_between,
-    fraction_curve,
     negative_fraction,
 )
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
@@ -33,6 +33,7 @@ __all__ = [
     "dense_spectrum",
     "density",
     "diagonal",
+    "distribution_function",
     "extremal_eigenpairs",
     "fit_mixture",
     "fraction_between",

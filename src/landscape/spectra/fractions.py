@@ -13,7 +13,6 @@ binomial*, Biometrika 26, 1934).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from jaxtyping import Float, Int
 from scipy.special import betainc
 
 from landscape.errors import InputError
-from landscape.spectra.bounds import distribution_bounds, separation_bounds
-from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+from landscape.spectra.masses import known_inside, mass_bounds
+from landscape.spectra.measures import SpectralMeasure, Spectrum
 
 # η of each type. Largest error of a bound seen, beyond what δ explains, in 1,900 cases of clusters,
 # zeros, outliers and atoms at ±ε: 8·10⁻¹⁰ in float64, 5·10⁻⁵ in float32.
@@ -180,9 +179,9 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
     estimate = np.asarray(np.clip(np.where(inside, spectrum.weights, 0).sum(-1), 0, 1))
     if isinstance(spectrum, SpectralMeasure):
-        return _fraction(spectrum, estimate, estimate, estimate, (lower, upper))
-    bounds = _mass_bounds(spectrum, low, high)
-    return _fraction(spectrum, estimate, *bounds, (lower, upper))
+        return make_fraction(spectrum, estimate, estimate, estimate, (lower, upper))
+    bounds = mass_bounds(spectrum, low, high)
+    return make_fraction(spectrum, estimate, *bounds, (lower, upper))
 
 
 def degenerate_fraction(
@@ -251,81 +250,7 @@ def negative_fraction(
     return fraction_between(spectrum, -np.inf, -np.nextafter(width, np.inf))
 
 
-def fraction_curve(
-    spectrum: Spectrum, epsilons: Float[np.ndarray, " n"], *, center: float = 0.0
-) -> Fraction:
-    """Share of the eigenvalues within ε of a centre as a curve f(ε).
-
-    Parameters
-    ----------
-    spectrum
-        Dense or Lanczos.
-    epsilons
-        (n,) positive half-widths. None is refused: what lies below the spectrum's ``noise_floor``
-        is rounding.
-    center
-        Middle of the intervals.
-
-    Returns
-    -------
-    Fraction with arrays (*batch, n): the estimate of ``degenerate_fraction``, and bounds that cost
-    nothing (``landscape.spectra.bounds.separation_bounds``), up to the weight of two nodes wider
-    than its.
-
-    Raises
-    ------
-    InputError
-        If an ε is not positive.
-    """
-    epsilons = np.asarray(epsilons, float)
-    if not np.all(epsilons > 0):
-        raise InputError("every epsilon must be positive")
-    low, high = center - epsilons, center + epsilons
-    estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
-    if isinstance(spectrum, SpectralMeasure):
-        lower = upper = estimate
-    else:
-        estimate = np.clip(estimate, 0, 1)
-        lower, upper = np.zeros_like(estimate), np.zeros_like(estimate)
-        for index in np.ndindex(spectrum.num_steps.shape[:-1]):
-            for share, bounds in zip(
-                spectrum.shares[index], _separation(spectrum, index, low, high), strict=True
-            ):
-                lower[index] += share * bounds[0]
-                upper[index] += share * bounds[1]
-        lower, upper = (_with_known(spectrum, x, low, high) for x in (lower, upper))
-    return _fraction(spectrum, estimate, lower, upper, (low, high))
-
-
-def _pooled_counts(
-    nodes: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """Weight inside each of n intervals, (*batch, n)."""
-    counts = np.empty((*nodes.shape[:-1], len(low)))
-    for index in np.ndindex(nodes.shape[:-1]):
-        order = np.argsort(nodes[index])
-        ordered = nodes[index][order]
-        cumulative = np.concatenate([[0.0], np.cumsum(weights[index][order])])
-        first = np.searchsorted(ordered, low, "left")
-        last = np.searchsorted(ordered, high, "right")
-        counts[index] = cumulative[last] - cumulative[first]
-    return counts
-
-
-def _separation(
-    spectrum: LanczosSpectrum, index: tuple[int, ...], low: np.ndarray, high: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Bounds on each probe's mass in n intervals."""
-    for probe in range(spectrum.num_probes):
-        steps = spectrum.num_steps[(*index, probe)]
-        nodes, weights = spectrum.quadrature((*index, probe))
-        exhausted = bool(spectrum.betas[(*index, probe)][steps - 1] == 0)
-        first = separation_bounds(nodes, weights, exhausted, low)
-        last = separation_bounds(nodes, weights, exhausted, high)
-        yield np.maximum(last[0] - first[1], 0), np.minimum(last[1] - first[0], 1)
-
-
-def _fraction(
+def make_fraction(
     spectrum: Spectrum, estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray, interval: Any
 ) -> Fraction:
     """A fraction with its standard error and noise floor."""
@@ -352,7 +277,7 @@ def _fraction(
         certified=certified,
         num_parameters=spectrum.num_parameters,
         num_probes=num_probes,
-        known=_known_inside(spectrum, interval[0], interval[1], estimate),
+        known=known_inside(spectrum, interval[0], interval[1], estimate),
         num_known=num_known,
     )
 
@@ -374,53 +299,3 @@ def half_width(
             "larger eps, or float64; force=True answers all the same"
         )
     return width
-
-
-def _mass_bounds(
-    spectrum: LanczosSpectrum, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds on μ[a, b] of the pooled probes: Ψ(b) − Ψ(a⁻) with each term bounded."""
-    batch = spectrum.alphas.shape[:-2]
-    low, high = np.broadcast_to(low, batch), np.broadcast_to(high, batch)
-    shares = spectrum.shares
-    lower, upper = np.zeros(batch), np.zeros(batch)
-    for index in np.ndindex(batch):
-        ends = np.array([low[index], high[index]])
-        free = _separation(spectrum, index, ends[:1], ends[1:])
-        for probe, (at_least, at_most) in enumerate(free):
-            below, upto = _distribution(spectrum, (*index, probe), ends)
-            share = shares[index][probe]
-            lower[index] += share * max(below[1] - upto[0], at_least[0])
-            upper[index] += share * max(min(upto[1] - below[0], at_most[0]), 0.0)
-    lower, upper = (np.asarray(np.clip(x, 0, 1)) for x in (lower, upper))
-    return _with_known(spectrum, lower, low, high), _with_known(spectrum, upper, low, high)
-
-
-def _known_inside(spectrum: Spectrum, low: Any, high: Any, like: np.ndarray) -> np.ndarray:
-    """How many deflated eigenvalues lie in each interval: one a spectrum, or n of a curve."""
-    if isinstance(spectrum, SpectralMeasure):
-        return np.zeros(np.shape(like), int)
-    low, high = np.asarray(low, float)[..., None], np.asarray(high, float)[..., None]
-    is_curve = np.ndim(like) == spectrum.deflated.ndim
-    values = spectrum.deflated[..., None, :] if is_curve else spectrum.deflated
-    return np.asarray(((values >= low) & (values <= high)).sum(-1))
-
-
-def _with_known(spectrum: LanczosSpectrum, mass: np.ndarray, low: Any, high: Any) -> np.ndarray:
-    """Share of all eigenvalues, from the probes' mass and what is known one by one."""
-    size, known = spectrum.num_parameters, _known_inside(spectrum, low, high, mass)
-    return np.asarray((known + (size - spectrum.num_deflated) * mass) / size)
-
-
-def _distribution(
-    spectrum: LanczosSpectrum, index: tuple[int, ...], points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """``distribution_bounds`` of one probe, with infinite points allowed."""
-    steps = spectrum.num_steps[index]
-    below, upto = (points > 0).astype(float), (points > 0).astype(float)
-    finite = np.isfinite(points)
-    if finite.any():
-        below[finite], upto[finite] = distribution_bounds(
-            spectrum.alphas[index][:steps], spectrum.betas[index][:steps], points[finite]
-        )
-    return below, upto

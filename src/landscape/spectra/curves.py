@@ -1,0 +1,102 @@
+"""Shares of a spectrum at many intervals at once: f(ε) and the distribution function."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from landscape.errors import InputError
+from landscape.spectra.fractions import Fraction, make_fraction
+from landscape.spectra.masses import separation_mass_bounds
+from landscape.spectra.measures import SpectralMeasure, Spectrum
+
+
+def fraction_curve(
+    spectrum: Spectrum, epsilons: Float[np.ndarray, " n"], *, center: float = 0.0
+) -> Fraction:
+    """Share of the eigenvalues within ε of a centre as a curve f(ε).
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    epsilons
+        (n,) positive half-widths. None is refused: what lies below the spectrum's ``noise_floor``
+        is rounding.
+    center
+        Middle of the intervals.
+
+    Returns
+    -------
+    Fraction with arrays (*batch, n): the estimate of ``degenerate_fraction``, and bounds that cost
+    nothing (``landscape.spectra.bounds.separation_bounds``), up to the weight of two nodes wider
+    than its.
+
+    Raises
+    ------
+    InputError
+        If an ε is not positive.
+    """
+    epsilons = np.asarray(epsilons, float)
+    if not np.all(epsilons > 0):
+        raise InputError("every epsilon must be positive")
+    return _curve(spectrum, center - epsilons, center + epsilons)
+
+
+def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -> Fraction:
+    """Share of the eigenvalues up to and with each point: Ψ(x) with a certified band.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos.
+    points
+        (n,) values of x.
+
+    Returns
+    -------
+    Fraction with arrays (*batch, n), bounds as for ``fraction_curve``. Each bound holds at all
+    points together; the sampling error, and ``confidence_interval``, at each of them alone.
+
+    Raises
+    ------
+    InputError
+        If a point is NaN.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([0.0, 1.0, 2.0, 3.0])))
+    >>> distribution_function(spectrum, np.array([-1.0, 1.0, 9.0])).estimate.tolist()
+    [0.0, 0.5, 1.0]
+    """
+    points = np.asarray(points, float)
+    if np.isnan(points).any():
+        raise InputError("a point of the distribution function is NaN")
+    return _curve(spectrum, np.full_like(points, -np.inf), points)
+
+
+def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
+    """Shares in each of n intervals."""
+    estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
+    if isinstance(spectrum, SpectralMeasure):
+        return make_fraction(spectrum, estimate, estimate, estimate, (low, high))
+    bounds = separation_mass_bounds(spectrum, low, high)
+    return make_fraction(spectrum, np.clip(estimate, 0, 1), *bounds, (low, high))
+
+
+def _pooled_counts(
+    nodes: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Weight inside each of n intervals, (*batch, n)."""
+    counts = np.empty((*nodes.shape[:-1], len(low)))
+    for index in np.ndindex(nodes.shape[:-1]):
+        order = np.argsort(nodes[index])
+        ordered = nodes[index][order]
+        cumulative = np.concatenate([[0.0], np.cumsum(weights[index][order])])
+        first = np.searchsorted(ordered, low, "left")
+        last = np.searchsorted(ordered, high, "right")
+        counts[index] = cumulative[last] - cumulative[first]
+    return counts
