@@ -260,7 +260,6 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
                 state, residual, alpha
             )
             basis = _store(basis, current, j)
-            residual = _without(residual, current)
         elif basis:
             basis = _store(basis, current, j)
             filled = jnp.asarray(_first_rows(basis)) <= j
@@ -387,8 +386,6 @@ def _partially(
     both = jnp.any(asked & ~state.swept)
     vectors = (residual, state.current)
     (swept, current), overlaps, read = _sweep_twice(state.basis, vectors, reading, both)
-    length_now = _safe(jnp.linalg.norm(current, axis=-1))[:, None]
-    current = jnp.where(both, current / length_now, current)
     true = _largest_by_panel(jnp.where(rows < j, jnp.abs(overlaps), 0))
     ratio = CAUTION * true / (jnp.where(worst > 0, worst, 1) * _safe(length)[:, None])
     learns = asked[None] & state.alive[:, None] & (worst > 0)
@@ -475,14 +472,16 @@ def _sweep_twice(
         vectors, found = _sweep(basis, vectors, reading, both)
         return passes + 1, vectors, jnp.where(passes == 0, found, overlaps)
 
+    def sweeps(start: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+        passes, (first, second), overlaps = jax.lax.while_loop(unfinished, once, start)
+        if both is not None:
+            second = second / _safe(jnp.linalg.norm(second, axis=-1))[:, None]
+            first = _without(first, second)
+        return passes, (first, second), overlaps
+
     start = (jnp.zeros((), jnp.int32), vectors, jnp.zeros(shape, vectors[0].dtype))
     # Inside a branch the loop works on the basis where it lies; outside, it would copy it.
-    passes, vectors, overlaps = jax.lax.cond(
-        reading.any(),
-        lambda start: jax.lax.while_loop(unfinished, once, start),
-        lambda start: start,
-        start,
-    )
+    passes, vectors, overlaps = jax.lax.cond(reading.any(), sweeps, lambda start: start, start)
     return vectors, overlaps, passes * jnp.sum(jnp.where(reading, sizes, 0))
 
 
