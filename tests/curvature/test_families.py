@@ -87,6 +87,13 @@ def test_families_add_up_with_penalties_and_scale(x64):
     np.testing.assert_allclose(together.alphas[1], alone.alphas, rtol=1e-8)
 
 
+def test_scaled_members_that_recompute_are_not_stored():
+    members = [2.0 * op for op in networks(2, chunk_size=5)]
+    assert stack(members).recomputes
+    assert (stack(members) + members[0]).recomputes
+    assert not stack([2.0 * op for op in networks(2)]).recomputes
+
+
 def test_vmap_over_checkpoints_needs_no_family(x64):
     members = list(networks(3, dtype=jnp.float64))
     v = jax.random.normal(jax.random.key(3), (members[0].shape[0],))

@@ -126,6 +126,8 @@ def test_streams_that_cannot_be_used_are_refused():
         hessian(loss, PARAMS, Stream.__new__(EmptyStream))
     with pytest.raises(InputError, match="shuffling"):
         hessian(loss, PARAMS, Shuffled(5))
+    with pytest.raises(InputError, match="second time"):
+        hessian(loss, PARAMS, OnePass())
     with pytest.raises(InputError, match="one batch"):
         jacobian(model, PARAMS, Stream(5))
     with pytest.raises(InputError, match="one batch"):
@@ -135,6 +137,14 @@ def test_streams_that_cannot_be_used_are_refused():
         stack([op, op])
     with pytest.raises(InputError, match="cannot be traced"):
         op._products()
+
+
+class OnePass:
+    def __init__(self):
+        self.batches = iter([next(iter(Stream(5)))])
+
+    def __iter__(self):
+        yield from self.batches
 
 
 class EmptyStream(Stream):

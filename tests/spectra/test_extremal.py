@@ -145,6 +145,13 @@ def test_unusable_requests_are_refused(monkeypatch):
         extremal_eigenpairs(stack([op, op]), key, num_largest=1)
     with pytest.raises(InputError, match="NaN"):
         extremal_eigenpairs(DiagonalOperator(jnp.array([1.0, jnp.nan])), key, num_largest=1)
+    with pytest.raises(InputError, match="tol"):
+        extremal_eigenpairs(op, key, num_largest=1, tol=float("nan"))
+    with pytest.raises(InputError, match="max_matvecs"):
+        extremal_eigenpairs(op, key, num_largest=1, max_matvecs=5)
+    skewed = jnp.triu(jax.random.normal(key, (80, 80)))
+    with pytest.raises(InputError, match="not symmetric"):
+        extremal_eigenpairs(DenseOperator(skewed), key, num_largest=1)
     monkeypatch.setattr(extremal, "device_memory", lambda: 100)
     with pytest.raises(ResourceError, match="subspace"):
         extremal_eigenpairs(op, key, num_largest=1)

@@ -137,12 +137,12 @@ def test_certified_interval_contains_the_probes_mass(kind, num_steps, scheme, dt
         certified_interval_contains(values, jax.random.key(seed), num_steps, scheme)
 
 
-def certified_interval_contains(values, key, num_steps, scheme):
+def certified_interval_contains(values, key, num_steps, scheme, eps=EPS):
     op = DiagonalOperator(jnp.asarray(values))
     spectrum = slq(op, key, num_steps=num_steps, reorthogonalize=scheme)
     weights = probe_measure(values, key, values.dtype)
     values = values.astype(np.float64)
-    for low, high in ((-EPS, EPS), (-np.inf, -EPS), (0.5, np.inf), (-0.1, 0.0)):
+    for low, high in ((-eps, eps), (-np.inf, -eps), (0.5, np.inf), (-0.1, 0.0), (-np.inf, 0.0)):
         fraction = fraction_between(spectrum, low, high)
         delta, eta = float(fraction.noise_floor), fraction.rounding
         if op.dtype == np.float64:
@@ -152,6 +152,24 @@ def certified_interval_contains(values, key, num_steps, scheme):
         assert fraction.lower - eta <= outer
         assert fraction.upper + eta >= inner
         assert fraction.certified
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e-6])
+def test_partial_reorthogonalisation_holds_where_clusters_are_far_apart(spread, x64):
+    """Sweeps that find little must not lull the estimates: 10⁷ between cluster and bulk."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        outliers = 1e5 * (1 + spread * rng.random(30))
+        values = np.r_[outliers, 0.02 * rng.standard_normal(210)]
+        certified_interval_contains(values, jax.random.key(seed), 120, "partial", 0.01)
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 3e-4, 1e-4])
+def test_mass_near_the_end_of_an_interval_is_certified_within_the_allowance(gap):
+    """Rounding turns eigenvectors too: mass ±gap from the end moves by more than δ explains."""
+    values = np.r_[[100.0] * 5, [-100.0] * 5, [gap] * 115, [-gap] * 115].astype(np.float32)
+    for seed in range(12):
+        certified_interval_contains(values, jax.random.key(seed), 60, "full")
 
 
 @pytest.mark.parametrize("scheme", ["full", "partial"])
@@ -249,12 +267,12 @@ def test_calls_of_one_capacity_share_a_program():
 
 def test_a_basis_that_does_not_fit_is_refused_and_auto_does_without():
     op, key = DiagonalOperator(jnp.arange(1000.0)), jax.random.key(0)
-    # 50 rows and three vectors of 4 kB.
+    # 64 rows, which come in blocks, and three vectors of 4 kB.
     for scheme in ("full", "partial"):
         with pytest.raises(ResourceError, match="fewer steps or probes"):
-            slq(op, key, num_steps=50, reorthogonalize=scheme, memory=211_999)
-    assert slq(op, key, num_steps=50, memory=211_999).reorthogonalize == "none"
-    assert slq(op, key, num_steps=50, memory=212_000).reorthogonalize == "partial"
+            slq(op, key, num_steps=50, reorthogonalize=scheme, memory=267_999)
+    assert slq(op, key, num_steps=50, memory=267_999).reorthogonalize == "none"
+    assert slq(op, key, num_steps=50, memory=268_000).reorthogonalize == "partial"
     with pytest.raises(ResourceError, match="fewer probes"):
         slq(op, key, num_steps=50, num_probes=2, reorthogonalize="none", memory=23_999)
 
@@ -409,6 +427,17 @@ def fraction_of(masses, size, num_probes):
     )
 
 
+def test_confidence_intervals_of_many_shares_stay_between_0_and_1():
+    masses = np.array([0.0, 0.3, 1.0])
+    low, high = fraction_of(masses, 100, 1).confidence_interval()
+    for index in range(3):
+        alone = fraction_of(masses[index : index + 1], 100, 1).confidence_interval()
+        assert (low[index], high[index]) == (alone[0].item(), alone[1].item())
+    assert (low >= 0).all()
+    assert (high <= 1).all()
+    assert (low[0], high[2]) == (0, 1)
+
+
 def test_wider_bounds_and_higher_levels_give_wider_confidence_intervals():
     fraction = fraction_of(np.array([0.3]), 200, 1)
     wider = dataclasses.replace(fraction, lower=np.array([0.2]), upper=np.array([0.35]))
@@ -470,6 +499,35 @@ def test_numbers_depend_on_the_seed_and_on_nothing_else():
 def test_slq_refuses_unusable_arguments(options, message):
     with pytest.raises(InputError, match=message):
         slq(DiagonalOperator(jnp.ones(3)), jax.random.key(0), **options)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e25])
+def test_norms_that_cannot_be_squared_are_refused(scale):
+    op = DiagonalOperator(jnp.linspace(0.0, 1.0, 50) * scale)
+    with pytest.raises(InputError, match=r"leaves the range|overflows"):
+        slq(op, jax.random.key(0), num_steps=10)
+
+
+def test_a_float64_operator_is_refused_where_float64_is_off():
+    with jax.enable_x64(True):
+        op = DiagonalOperator(jnp.arange(5.0))
+    for use in (lambda: slq(op, jax.random.key(0), num_steps=2), lambda: dense_spectrum(op)):
+        with pytest.raises(InputError, match="enable_x64"):
+            use()
+
+
+def test_types_too_coarse_for_a_spectrum_are_refused():
+    op = DiagonalOperator(jnp.ones(4, jnp.bfloat16))
+    with pytest.raises(InputError, match="bfloat16"):
+        slq(op, jax.random.key(0), num_steps=2)
+
+
+def test_a_run_that_outgrows_its_memory_is_refused():
+    op = DiagonalOperator(jnp.arange(1000.0))
+    options = {"reorthogonalize": "full", "capacity": 16, "memory": 4000 * (3 + 64)}
+    run = lanczos_run(op, jax.random.key(0), **options).advance(64)
+    with pytest.raises(ResourceError, match="fewer steps"):
+        run.advance(65)
 
 
 def test_slq_refuses_an_operator_that_returns_nan():

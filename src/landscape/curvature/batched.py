@@ -56,6 +56,11 @@ class BatchOperator(LinearOperator):
         return np.dtype(jnp.result_type(*self._mine()))
 
     @property
+    def recomputes(self) -> bool:
+        """Whether there is a chunk size."""
+        return self.chunk_size is not None
+
+    @property
     def num_examples(self) -> int:
         """N, the examples the operator is a mean over."""
         return num_examples(self.batch)

@@ -66,7 +66,12 @@ def check_loss(
         return
     found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
     mean = float(found)
-    if abs(mean - whole) > max(1e-3 * max(float(size), abs(whole)), _ROUNDING):
+    if not np.isfinite(mean):
+        raise InputError(
+            f"the loss of a part of the batch is {mean}: guard the mean of a mask that may be empty"
+        )
+    tolerance = max(1e-3, 4 * float(jnp.finfo(shape.dtype).eps))
+    if abs(mean - whole) > max(tolerance * max(float(size), abs(whole)), _ROUNDING):
         raise InputError(
             f"the loss of the whole batch is {whole:.6g}, but the weighted mean over its parts is "
             f"{mean:.6g}: the loss must be a mean over the examples. A sum, a mask without "

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from landscape.curvature.batched import BatchOperator
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
 
@@ -81,7 +80,7 @@ class FamilyOperator(LinearOperator):
             return jax.vmap(lambda mine, v: self._build(mine)._products()(v))(self.stacked, rows)
 
         product = images
-        if not self._recomputes():
+        if not self.recomputes:
             # The map is linear: linearised anywhere, what is stored is what no vector changes.
             zeros = jnp.zeros((self.size, self.shape[0]), self.dtype)
             _, product = jax.linearize(images, zeros)
@@ -92,9 +91,10 @@ class FamilyOperator(LinearOperator):
 
         return lanes
 
-    def _recomputes(self) -> bool:
-        member = self.member(0)
-        return isinstance(member, BatchOperator) and member.chunk_size is not None
+    @property
+    def recomputes(self) -> bool:
+        """Whether the members do."""
+        return self.member(0).recomputes
 
     def __repr__(self) -> str:
         return f"FamilyOperator({self.size} × {self.member(0)!r})"

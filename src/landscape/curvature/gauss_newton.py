@@ -101,7 +101,8 @@ class EmpiricalFisherOperator(_OutputOperator):
             z, push, pull = self._through(flat, unflatten, chunk)
             count = weigh(chunk, self.weight).astype(z.dtype)
             slopes = count * jax.grad(lambda z: self.output_loss(z, chunk))(z)
-            return lambda v: pull(_outer(slopes, push(v))) / count
+            # A chunk that is masked as a whole counts for nothing.
+            return lambda v: pull(_outer(slopes, push(v))) / jnp.where(count > 0, count, 1)
 
 
 @jax.tree_util.register_dataclass
@@ -225,7 +226,8 @@ def empirical_fisher(
     Parameters
     ----------
     model_fn, output_loss, params, batch, state, wrt, weight, chunk_size, precision, check
-        As for ``ggn``. The loss of an example may depend on its own outputs only.
+        As for ``ggn``. The loss of an example may depend on its own outputs only, and each counts
+        fully or not at all: ``weight`` is the number of those that a mask leaves.
 
     Returns
     -------

@@ -72,7 +72,8 @@ def hessian(
         A pytree of arrays, P numbers in all.
     batch
         A pytree whose leaves share a leading axis of N examples; or an iterable of such batches
-        that can be walked through again and again, streamed from the host at each product.
+        that can be walked through again and again, streamed from the host at each product. A list
+        or a tuple is a pytree, not a stream.
     state
         Whatever varies with the checkpoint but is not differentiated: batch statistics, fixed
         matrices, integer leaves.

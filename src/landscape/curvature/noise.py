@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature.families import FamilyOperator
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_range, expect_square
+from landscape.errors import InputError
 
 # Power iterations towards the leading eigenvector. Rounding is largest on vectors near it, and it
 # need not be converged for that: twenty steps bring in what random vectors miss.
@@ -33,6 +34,11 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     ``‖fl(A(v + w)) − fl(Av) − fl(Aw)‖``, over random unit vectors v and a unit vector w near the
     leading eigenvector. An estimate from below, not a bound.
 
+    Raises
+    ------
+    InputError
+        If the operator is not square, or a product is not finite.
+
     Notes
     -----
     By Weyl's inequality a symmetric perturbation moves no eigenvalue by more than its norm. The
@@ -49,6 +55,7 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     >>> 2**-24 <= noise_floor(op, jax.random.key(0)) <= 2**-22
     True
     """
+    expect_square(op)
     if isinstance(op, FamilyOperator):
         return np.array([noise_floor(member, key) for member in op.members()])
     images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
@@ -57,6 +64,9 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     # u‖A‖, is not the operator's, and is as large as the floor below anyway.
     defect = together - apart - leading
     unit = float(jnp.finfo(op.dtype).eps) / 2
+    if not (np.isfinite(norm) and np.isfinite(defect).all()):
+        raise InputError(f"a product with {op!r} is NaN, infinite, or overflows its type")
+    expect_range(float(norm), op)
     return max(unit * float(norm), float(np.linalg.norm(defect, axis=1).max()))
 
 

@@ -55,6 +55,11 @@ class LinearOperator(abc.ABC):
     def _products(self) -> Callable[[Array], Array]:
         """The map v ↦ Av at fixed parameters; what can be computed once is computed here."""
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether products walk through chunks of the data, so that nothing should be stored."""
+        return False
+
     def _lanes(self) -> Callable[[Array], Array]:
         """The map on rows, (L, P) ↦ (L, P), one operator for all lanes or one for each."""
         return jax.vmap(self._products())
@@ -169,6 +174,22 @@ class LinearOperator(abc.ABC):
 
     __rmul__ = __mul__
 
+    def __radd__(self, other: Any) -> LinearOperator:
+        """``sum`` starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __neg__(self) -> ScaledOperator:
+        """The operator times −1."""
+        return self * -1.0
+
+    def __sub__(self, other: LinearOperator) -> SumOperator:
+        """The difference of two operators."""
+        return self + -other if isinstance(other, LinearOperator) else NotImplemented
+
+    def __truediv__(self, number: ArrayLike) -> ScaledOperator:
+        """The operator divided by a number."""
+        return self * (1 / jnp.asarray(number, self.dtype))
+
     def _matmat(self, vectors: Array) -> Array:
         return _matmat(self, vectors)
 
@@ -215,6 +236,11 @@ class SumOperator(LinearOperator):
     def traceable(self) -> bool:
         """Whether every term is."""
         return all(term.traceable for term in self.terms)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether a term does."""
+        return any(term.recomputes for term in self.terms)
 
     def _products(self) -> Callable[[Array], Array]:
         return _sum_of([term._products() for term in self.terms])
@@ -267,6 +293,11 @@ class ScaledOperator(LinearOperator):
     def traceable(self) -> bool:
         """Whether the operator is."""
         return self.op.traceable
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the operator does."""
+        return self.op.recomputes
 
     def _products(self) -> Callable[[Array], Array]:
         product, factor = self.op._products(), self.factor
@@ -380,17 +411,49 @@ class DiagonalOperator(LinearOperator):
 
 
 def expect_square(op: LinearOperator) -> None:
-    """Refuse an operator without a spectrum.
+    """Refuse an operator whose spectrum cannot be taken.
 
     Raises
     ------
     InputError
-        If it is not square.
+        If it is not square, is empty, or of a type that products cannot be made in.
     """
+    if op.dtype not in (np.float32, np.float64):
+        raise InputError(
+            f"spectra are taken in float32 or float64; {op!r} is of type {op.dtype}: cast its "
+            "parameters"
+        )
+    if jax.dtypes.canonicalize_dtype(op.dtype) != op.dtype:
+        raise InputError(
+            f"{op!r} was made in float64 and float64 is switched off here: JAX would compute in "
+            "float32. Work inside `with jax.enable_x64(True):`"
+        )
+    if not op.shape[0]:
+        raise InputError(f"{op!r} has no parameters")
     if op.shape[0] != op.shape[1]:
         raise InputError(
             f"{op!r} is not square and has no spectrum; take its .gram(), whose eigenvalues are "
             "the squared singular values"
+        )
+
+
+def expect_range(norm: float, op: LinearOperator) -> None:
+    """Refuse a norm whose square, or that of its rounding, leaves the type's range.
+
+    Raises
+    ------
+    InputError
+        If it is too large or too small, but for 0.
+    """
+    info = jnp.finfo(op.dtype)
+    smallest, largest = (
+        float(info.tiny) ** 0.5 / (10 * float(info.eps)),
+        float(info.max) ** 0.5 / 10,
+    )
+    if norm and not smallest <= norm <= largest:
+        raise InputError(
+            f"an operator of norm {norm:.1e} leaves the range in which {op.dtype} can be squared, "
+            f"{smallest:.0e} to {largest:.0e}: multiply it with a number"
         )
 
 

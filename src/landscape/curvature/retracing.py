@@ -43,6 +43,6 @@ def _identity(cell: Any) -> Hashable:
     """What a closed-over value is compared by; arrays and the like, which vary, by nothing."""
     try:
         value = cell.cell_contents
-        return value if hash(value) is not None and not hasattr(value, "shape") else None
+        return None if hasattr(value, "shape") else (type(value).__qualname__, hash(value))
     except (TypeError, ValueError):
         return None

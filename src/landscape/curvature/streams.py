@@ -45,15 +45,25 @@ def first_batch(batches: Iterable[Any]) -> Any:
             f"{type(batches).__name__} can be only once: pass an object whose __iter__ starts anew"
         )
     first, again = next(iterator, None), next(iter(batches), None)
+    if first is not None and again is None:
+        raise InputError(
+            "the stream of batches is empty when it is walked through a second time: its __iter__ "
+            "must start anew"
+        )
     if first is None:
         raise InputError("the stream of batches is empty")
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=False)
-    if not all(np.array_equal(a, b) for a, b in pairs):
+    if not all(_same(a, b) for a, b in pairs):
         raise InputError(
             "two walks through the stream begin with different batches: the operator must be of "
             "the same data at every product, so switch shuffling off"
         )
     return first
+
+
+def _same(first: Any, again: Any) -> bool:
+    floating = jnp.issubdtype(jnp.result_type(first), np.floating)
+    return bool(np.array_equal(first, again, equal_nan=floating))
 
 
 def refuse_stream(batch: Any, what: str) -> None:
@@ -107,6 +117,14 @@ class StreamedOperator(LinearOperator):
     def num_examples(self) -> int:
         """N, the examples the operator is a mean over."""
         return sum(num_examples(batch) for batch in self.batches)
+
+    def ravel(self, tree: Any) -> Array:
+        """A pytree like the parameters as a vector; as ``BatchOperator.ravel``."""
+        return self.template.ravel(tree)
+
+    def unravel(self, vector: Array) -> Any:
+        """A vector as a pytree like the parameters; as ``BatchOperator.unravel``."""
+        return self.template.unravel(vector)
 
     def astype(self, dtype: Any) -> StreamedOperator:
         """The same operator with every floating leaf in another type; as ``BatchOperator``."""

@@ -19,7 +19,7 @@ from scipy.linalg import eigh_tridiagonal
 
 # Within this distance of a Ritz value, relative to ‖T‖, the fixed node's entry overflows: the point
 # is moved outwards, which by monotonicity keeps the bound.
-_NEAR_RITZ = 1e-9
+_NEAR_RITZ = 4e-9
 
 
 def distribution_bounds(

@@ -21,9 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator, expect_single
+from landscape.curvature.operators import LinearOperator, expect_range, expect_single
 from landscape.errors import InputError, ResourceError
 from landscape.spectra.lanczos import BREAKDOWN
+
+# Asymmetry from which an operator is refused, in units of √u‖A‖.
+ASYMMETRY = 30.0
 
 # Columns whose residuals are taken together.
 _BLOCK = 16
@@ -91,7 +94,8 @@ def extremal_eigenpairs(
         Residual norms wanted, relative to the operator's spectral norm; not below four units of
         rounding.
     max_matvecs
-        Products to spend at most.
+        Products after which no restart is made; the last ones, and those of the residuals, come on
+        top.
     subspace
         M, vectors to keep; more converge in fewer products. Default twice the number of pairs and
         20 more.
@@ -103,8 +107,8 @@ def extremal_eigenpairs(
     Raises
     ------
     InputError
-        If no pair, or more than P are asked for, the subspace does not exceed them, or a product
-        is NaN or infinite.
+        If no pair, or more than P are asked for, the subspace does not exceed them, the budget is
+        smaller than the subspace, a product is NaN or infinite, or the operator is not symmetric.
     ResourceError
         If the subspace does not fit in memory.
 
@@ -130,6 +134,12 @@ def extremal_eigenpairs(
     if num_by_magnitude and count > num_by_magnitude:
         raise InputError("num_by_magnitude cannot be asked for with num_largest or num_smallest")
     room = min(2 * count + 20 if subspace is None else subspace, size)
+    if not tol >= 0:
+        raise InputError(f"tol must not be negative; got {tol!r}")
+    if max_matvecs < room:
+        raise InputError(
+            f"max_matvecs must be at least the size of the subspace, {room}; got {max_matvecs}"
+        )
     if room <= count and room < size:
         raise InputError(f"subspace must exceed the number of pairs, {count}; got {subspace}")
     _check_memory(op, room + 1 + count)
@@ -146,7 +156,9 @@ def extremal_eigenpairs(
         projection = np.asarray(space.projection, float)
         if not np.isfinite(projection).all():
             raise InputError("a product with the operator is NaN or infinite")
+        _expect_symmetric(projection, before, float(space.scale), unit)
         upper = np.triu(projection[:room])
+        expect_range(np.abs(upper).max(), op)
         theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
         residuals = np.abs(projection[room, room - 1] * s[-1])
         chosen = wanted(theta, 0)
@@ -167,6 +179,18 @@ def extremal_eigenpairs(
         status="converged" if enough.all() else "max_matvecs",
         num_matvecs=spent + count,
     )
+
+
+def _expect_symmetric(projection: np.ndarray, first: int, scale: float, unit: float) -> None:
+    """Refuse an operator whose projection on the steps just made is not tridiagonal."""
+    steps = projection[first:, first:]
+    mirrored = np.diagonal(steps, 1) - np.diagonal(steps[: steps.shape[1]], -1)
+    asymmetry = max(np.abs(np.triu(steps, 2)).max(), np.abs(mirrored).max(initial=0))
+    if asymmetry > ASYMMETRY * np.sqrt(unit) * scale:
+        raise InputError(
+            f"the operator is not symmetric: its projection is by {asymmetry:.2e} at norm "
+            f"{scale:.2e}"
+        )
 
 
 def _choose(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator, expect_square
+from landscape.curvature.operators import LinearOperator, expect_range, expect_square
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
 from landscape.spectra.deflation import DeflatedOperator
@@ -26,9 +26,10 @@ from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
 
-# Rounding of the steps themselves, as a perturbation of the operator, in units of u‖A‖; three was
-# the largest needed to explain the error of a bound.
-LANCZOS_ROUNDING = 4.0
+# Rounding of the steps themselves, as a perturbation of the operator, relative to ‖A‖. In float32
+# four units of rounding: three was the largest needed to explain the error of a bound. In float64
+# there is room for more.
+LANCZOS_ROUNDING = {"float32": 4 * 2.0**-24, "float64": 1e-12}
 
 # Vectors a probe needs whatever its number of steps: the current, the one before, and the image.
 NUM_VECTORS = 3
@@ -72,8 +73,10 @@ def slq(
         ``"auto"`` is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
     noise_floor
         Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
-        recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING`` units of
-        ``u‖A‖``), and fractions below it are refused.
+        recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING``, relative to
+        ``‖A‖``), and fractions below it are refused. Without it the operator's own rounding is
+        taken to be no larger: measure it where products are less exact than their type, as those of
+        a network that computes in bfloat16 inside.
     deflate
         q, eigenvalues of largest magnitude to find first (``extremal_eigenpairs``) and take out:
         what is left has a smaller norm, and is resolved in fewer steps. Memory is q vectors; the
@@ -133,6 +136,8 @@ class LanczosRun:
         (*batch, k) squared lengths of the probes.
     reorthogonalize
         The scheme, resolved.
+    memory
+        Bytes that the vectors may take.
     deflated
         The eigenpairs that were taken out, or None.
     """
@@ -141,11 +146,12 @@ class LanczosRun:
     state: LanczosState
     probe_norms: np.ndarray
     reorthogonalize: str
+    memory: int
     deflated: EigenPairs | None = None
 
     @property
     def num_steps(self) -> int:
-        """Steps asked for so far."""
+        """Steps made so far; fewer than asked for if every lane has broken down."""
         return int(self.state.step)
 
     @property
@@ -160,6 +166,11 @@ class LanczosRun:
         The run it is called on is used up: its arrays are reused. Room for more steps than
         reserved is made by doubling, so that few programs are compiled.
 
+        Raises
+        ------
+        ResourceError
+            If they do not fit in the run's memory.
+
         Returns
         -------
         The run after these steps; the same bits whether they were made at once or in parts.
@@ -168,6 +179,10 @@ class LanczosRun:
         state = self.state
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), self._dimensions)
+            one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
+            if self.reorthogonalize != "none" and _basis(one, room) > self.memory:
+                room = num_steps
+            _scheme(self.reorthogonalize, one, room, self.memory)
             state = lanczos.enlarge(state, room)
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
@@ -218,8 +233,10 @@ class LanczosRun:
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
             raise InputError(
                 "a product with the operator is NaN or infinite: the loss has no finite second "
-                "derivative at these parameters"
+                "derivative at these parameters, or its norm overflows"
             )
+        for scale in np.asarray(self.state.scale, float):
+            expect_range(scale, self.op)
         unit = float(jnp.finfo(self.op.dtype).eps) / 2
         asymmetry = np.asarray(self.state.asymmetry, float)
         if np.any(asymmetry > ASYMMETRY * np.sqrt(unit) * np.asarray(self.state.scale)):
@@ -236,15 +253,14 @@ class LanczosRun:
             norm = np.maximum(norm, np.abs(deflated).max())
             # A and what is taken apart differ by the residuals: in norm no more than this.
             left = float(np.linalg.norm(self.deflated.residual_norms))
+        rounding = LANCZOS_ROUNDING[self.op.dtype.name]
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
             num_steps=np.asarray(self.state.num_steps).reshape(lanes),
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
-            noise_floor=np.asarray(
-                np.maximum(LANCZOS_ROUNDING * unit * norm, _checked(noise_floor)) + left
-            ),
+            noise_floor=np.asarray(np.maximum(rounding * norm, _checked(noise_floor)) + left),
             reorthogonalize=self.reorthogonalize,
             dtype=self.op.dtype.name,
             num_matvecs=made * self.probe_norms.size + spent,
@@ -320,7 +336,8 @@ def lanczos_run(
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
-    return LanczosRun(op, state, np.broadcast_to(np.asarray(norms, float), batch), scheme, pairs)
+    lengths = np.broadcast_to(np.asarray(norms, float), batch)
+    return LanczosRun(op, state, lengths, scheme, memory, pairs)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -346,7 +363,7 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
     if asked not in ("auto", *lanczos.SCHEMES):
         known = ", ".join(("auto", *lanczos.SCHEMES))
         raise InputError(f"reorthogonalize must be one of {known}; got {asked!r}")
-    needed = one * (NUM_VECTORS + capacity)
+    needed = _basis(one, capacity)
     if asked == "auto":
         asked = "partial" if needed <= memory else "none"
     if asked == "none":
@@ -359,6 +376,11 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
             f"take {memory / 2**30:.1f}; take {remedy}, {also}or declare more memory"
         )
     return asked
+
+
+def _basis(one: int, capacity: int) -> int:
+    """Bytes of the vectors with a basis, given those of one for each lane."""
+    return one * (NUM_VECTORS + sum(lanczos.block_sizes(capacity)))
 
 
 def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
