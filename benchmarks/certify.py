@@ -1,0 +1,717 @@
+"""Whether certified means certified: bounds, schemes, coverage and distances against dense truth.
+
+Four tables, on prescribed spectra (diagonal, and rotated into dense matrices) and on Hessians of
+small trained networks, in float64 and float32:
+
+1. The certified interval against the probe's own measure μ, by the definition: with noise floor δ
+   and allowance η, ``lower − η ≤ μ[a−δ, b+δ]`` and ``upper + η ≥ μ[a+δ, b−δ]``. Every exception is
+   printed. The truth of a float32 network is its float64 Hessian at the same parameters; as the
+   two differ by whole kinks where a ReLU's input is within rounding of zero, the float32
+   operator's own matrix is a second truth, counted apart.
+2. Intervals of partial against full reorthogonalisation. Where eigenvalues lie within δ of an end
+   either answer is right, and the difference is counted apart; so are intervals that end at 1.1δ,
+   where a cluster at zero is only just resolved.
+3. Coverage of the confidence intervals over probes; p-values that it is below its level, and the
+   smallest of them after Holm's correction.
+4. Kolmogorov–Smirnov (ends known to δ only) and Wasserstein-1 distance (relative to the norm) of
+   the Lanczos measure to the spectrum and to the probe's own measure.
+
+    python benchmarks/certify.py --out certify.json
+
+Exits with 1 if a bound with reorthogonalisation has an exception, or coverage is below its level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
+from landscape.curvature.operators import LinearOperator
+from landscape.data import load
+from landscape.errors import InputError
+from landscape.models import MLP
+from landscape.runs import environment
+from landscape.spectra import (
+    Fraction,
+    LanczosSpectrum,
+    degenerate_fraction,
+    fraction_between,
+    lanczos_run,
+    negative_fraction,
+    slq,
+)
+from landscape.spectra.slq import gaussian_probes
+from landscape.training import TrainConfig, fit, softmax_cross_entropy
+
+EPS = 1e-3
+WIDE = 2.0**-4  # a number of both types: the atoms at its ends are exact
+SIZE = 300
+DTYPES = ("float64", "float32")
+STEPS = {"diagonal": (7, 40, 150), "dense": (7, 40, 150), "network": (40, 200)}
+
+
+# Truth
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """A dense eigendecomposition.
+
+    Attributes
+    ----------
+    values
+        (P,) ascending.
+    vectors
+        (P, P) columns, or the order of the coordinates if the matrix is diagonal.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @staticmethod
+    def of_diagonal(diagonal: np.ndarray) -> Truth:
+        """Of a diagonal matrix: exact."""
+        order = np.argsort(diagonal, kind="stable")
+        return Truth(np.asarray(diagonal, float)[order], order)
+
+    @staticmethod
+    def of_matrix(matrix: Any) -> Truth:
+        """In float64, of the symmetric part."""
+        matrix = np.asarray(matrix, float)
+        return Truth(*np.linalg.eigh((matrix + matrix.T) / 2))
+
+    def measure(self, probe: np.ndarray) -> Measure:
+        """The probe's own measure."""
+        probe = np.asarray(probe, float)
+        diagonal = self.vectors.ndim == 1
+        parts = probe[self.vectors] if diagonal else self.vectors.T @ probe
+        return Measure(self.values, parts**2 / (parts @ parts))
+
+    def spectrum(self) -> Measure:
+        """Mass 1/P at each eigenvalue."""
+        return Measure(self.values, np.full(len(self.values), 1 / len(self.values)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Masses at points in ascending order."""
+
+    points: np.ndarray
+    masses: np.ndarray
+
+    def between(self, low: float, high: float) -> float:
+        """Mass of the closed interval; 0 if it is empty."""
+        return float(self.masses[(self.points >= low) & (self.points <= high)].sum())
+
+    def upto(self, x: np.ndarray, side: str = "right") -> np.ndarray:
+        """Distribution function at x; ``side="left"`` leaves out a mass at x itself."""
+        cumulative = np.concatenate([[0.0], np.cumsum(self.masses)])
+        return cumulative[np.searchsorted(self.points, x, side)]
+
+
+def kolmogorov_smirnov(found: Measure, exact: Measure, floor: float) -> float:
+    """Largest difference of the distribution functions, points known to ``floor`` only."""
+    over = found.upto(found.points) - exact.upto(found.points + floor)
+    under = exact.upto(found.points - floor, "left") - found.upto(found.points, "left")
+    return float(max(over.max(), under.max(), 0))
+
+
+def wasserstein(found: Measure, exact: Measure) -> float:
+    """Integral of the difference of the distribution functions."""
+    x = np.sort(np.concatenate([found.points, exact.points]))
+    return float(np.abs(found.upto(x[:-1]) - exact.upto(x[:-1])) @ np.diff(x))
+
+
+# Subjects
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A matrix in both types, with its truths and the probes to try on it.
+
+    Attributes
+    ----------
+    name, family
+        Family: diagonal, dense or network.
+    operators, floors
+        By type; the floor is what ``noise_floor`` says of a network, None for a matrix.
+    truths
+        By type, then by name.
+    seeds
+        Of the probes: each makes a case.
+    """
+
+    name: str
+    family: str
+    operators: dict[str, LinearOperator]
+    floors: dict[str, float | None]
+    truths: dict[str, dict[str, Truth]]
+    seeds: tuple[int, ...]
+
+
+def in_type(dtype: str) -> Any:
+    """Context in which arrays of a type can be made."""
+    return jax.enable_x64(dtype == "float64")
+
+
+def prescribed(kind: str, seed: int, size: int = SIZE) -> np.ndarray:
+    """Eigenvalues with what makes bounds hard."""
+    rng = np.random.default_rng(seed)
+    n = size // 3
+    if kind == "zeros, outliers":
+        parts = [np.zeros(size // 2), rng.exponential(1, size // 2 - 5), [50, 80, 120, 300, 1000]]
+    elif kind == "atoms at ±eps":
+        ends = [EPS, -EPS, WIDE, -WIDE]
+        parts = [np.repeat(ends, size // 10), rng.normal(0, 1, size - 4 * (size // 10))]
+    elif kind == "clusters":
+        parts = [c + 10.0 ** -rng.integers(5, 12) * rng.normal(size=n) for c in (-0.5, 0.0, 2.0)]
+    elif kind == "continuum":
+        parts = [rng.normal(0, 3 * EPS, size)]
+    elif kind == "negative part":
+        parts = [-rng.exponential(0.02, n), rng.exponential(2, n), rng.normal(0, EPS, size - 2 * n)]
+    elif kind == "power law":
+        parts = [np.logspace(-8, 3, size) * np.where(rng.random(size) < 0.2, -1, 1)]
+    elif kind == "extreme outliers":
+        parts = [rng.normal(0, 1, size - 3) * rng.choice([EPS, 1, 10]), [1e7, 0.7e7, -1e7 / 3]]
+    elif kind == "rank deficient":
+        parts = [np.zeros(size - 40), rng.exponential(1, 30), np.repeat([1.0, -WIDE], 5)]
+    elif kind == "few distinct":
+        parts = [rng.choice(rng.normal(size=12), size)]
+    return rng.permutation(np.concatenate(parts))
+
+
+KINDS = (
+    "zeros, outliers",
+    "atoms at ±eps",
+    "clusters",
+    "continuum",
+    "negative part",
+    "power law",
+    "extreme outliers",
+    "rank deficient",
+    "few distinct",
+)
+
+
+def diagonal_subject(kind: str, seed: int) -> Subject:
+    """A prescribed spectrum as it is."""
+    values = prescribed(kind, seed)
+    operators, truths = {}, {}
+    for dtype in DTYPES:
+        rounded = values.astype(dtype)
+        with in_type(dtype):
+            operators[dtype] = DiagonalOperator(jnp.asarray(rounded))
+        truths[dtype] = {"exact": Truth.of_diagonal(rounded)}
+    return Subject(kind, "diagonal", operators, dict.fromkeys(DTYPES), truths, (seed,))
+
+
+def dense_subject(kind: str, seed: int) -> Subject:
+    """A prescribed spectrum, rotated at random."""
+    values = prescribed(kind, seed)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(SIZE, SIZE)))
+    matrix = (rotation * values) @ rotation.T
+    matrix = (matrix + matrix.T) / 2
+    operators, truths = {}, {}
+    for dtype in DTYPES:
+        rounded = matrix.astype(dtype)
+        with in_type(dtype):
+            operators[dtype] = DenseOperator(jnp.asarray(rounded))
+        truths[dtype] = {"exact": Truth.of_matrix(rounded)}
+    return Subject(kind, "dense", operators, dict.fromkeys(DTYPES), truths, (seed,))
+
+
+class ConvNet(nn.Module):
+    """Two convolutions, pooling, a readout; P = 450 with batch normalisation.
+
+    Attributes
+    ----------
+    activation
+        A function of arrays.
+    normalise
+        Whether each convolution is followed by batch normalisation.
+    """
+
+    activation: Callable[[jax.Array], jax.Array]
+    normalise: bool
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        """Logits, (N, 10)."""
+        x = inputs
+        for features, stride in ((4, 1), (8, 2)):
+            x = nn.Conv(features, (3, 3), (stride, stride))(x)
+            if self.normalise:
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            x = self.activation(x)
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+NETWORKS: dict[str, tuple[nn.Module, int]] = {
+    f"{skip} {activation}": (MLP(6, 10, 10, skip=skip, activation=activation), 300)
+    for skip in ("none", "identity", "hyper")
+    for activation in ("relu", "tanh")
+} | {
+    "conv relu, BN": (ConvNet(nn.relu, True), 100),
+    "conv tanh": (ConvNet(nn.tanh, False), 100),
+    "identity relu 10×16": (MLP(10, 16, 10, skip="identity"), 300),
+}
+
+
+def dense(op: LinearOperator) -> jax.Array:
+    """Column by column where P is small: a block of convolutions costs more than its columns."""
+    return op.to_dense(block_size=1 if op.shape[0] < 1000 else 128)
+
+
+def network_subject(name: str, seeds: tuple[int, ...], epochs: int) -> Subject:
+    """The Hessian of a network trained on some of the digits."""
+    model, num_examples = NETWORKS[name]
+    digits = load("digits").subset(num_examples, seed=0).standardized()
+    run = fit(model, digits, TrainConfig(epochs, 20, 3e-3), jax.random.key(0))
+    coarse = hessian(softmax_cross_entropy(model), run.params, digits.arrays(), state=run.state)
+    with in_type("float64"):
+        operators = {"float64": coarse.astype(jnp.float64), "float32": coarse}
+        fine = Truth.of_matrix(dense(operators["float64"]))
+    own = Truth.of_matrix(dense(coarse))
+    floors: dict[str, float | None] = {}
+    for dtype in DTYPES:
+        with in_type(dtype):
+            floors[dtype] = float(noise_floor(operators[dtype], jax.random.key(99)))
+    truths = {"float64": {"float64": fine}, "float32": {"float64": fine, "own": own}}
+    return Subject(name, "network", operators, floors, truths, seeds)
+
+
+def subjects(quick: bool) -> Iterator[Subject]:
+    """All matrices and networks: 204 cases, or 6."""
+    for kind in KINDS[::2] if quick else KINDS:
+        for seed in range(1 if quick else 13):
+            yield diagonal_subject(kind, seed)
+    for kind in () if quick else KINDS:
+        for seed in range(5):
+            yield dense_subject(kind, 100 + seed)
+    chosen = ("identity relu",) if quick else tuple(NETWORKS)
+    for name in chosen:
+        many = 1 if quick else 2 if "16" in name else 5
+        yield network_subject(name, tuple(range(many)), 10 if quick else 40)
+
+
+# The certified interval
+
+
+def questions(values: np.ndarray) -> dict[str, Callable[[LanczosSpectrum, bool], Fraction]]:
+    """Intervals to ask for; ends at eigenvalues where the name says so."""
+    middle = float(np.quantile(np.abs(values), 0.5, method="nearest"))
+    low, high = (float(np.quantile(values, q, method="nearest")) for q in (0.3, 0.9))
+
+    def above_floor(spectrum: LanczosSpectrum) -> float:
+        return 1.1 * float(spectrum.noise_floor)
+
+    return {
+        "±1e-3": lambda s, force: degenerate_fraction(s, EPS, force=force),
+        "±1/16": lambda s, force: degenerate_fraction(s, WIDE, force=force),
+        "±median": lambda s, force: degenerate_fraction(
+            s, max(middle, np.finfo(float).tiny), force=force
+        ),
+        "±1.1δ": lambda s, force: degenerate_fraction(s, above_floor(s), force=force),
+        "negative": lambda s, force: negative_fraction(s, EPS, force=force),
+        "negative, 1.1δ": lambda s, force: negative_fraction(s, above_floor(s), force=force),
+        "between quantiles": lambda s, force: fraction_between(s, low, high),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One question, asked of one Lanczos spectrum, and judged by one truth.
+
+    Attributes
+    ----------
+    over, under
+        ``lower − μ[a−δ, b+δ]`` and ``μ[a+δ, b−δ] − upper``: exceptions are those above η.
+    at_ends
+        μ within δ of the ends.
+    """
+
+    family: str
+    name: str
+    seed: int
+    dtype: str
+    scheme: str
+    steps: int
+    question: str
+    truth: str
+    forced: bool
+    lower: float
+    upper: float
+    over: float
+    under: float
+    rounding: float
+    noise_floor: float
+    interval: tuple[float, float]
+    at_ends: float
+
+    @property
+    def violation(self) -> float:
+        """Beyond η; an exception if positive."""
+        return max(self.over, self.under) - self.rounding
+
+    def __str__(self) -> str:
+        which = "lower" if self.over > self.under else "upper"
+        return (
+            f"{self.family} {self.name!r} seed {self.seed} {self.dtype} {self.scheme} "
+            f"m={self.steps} {self.question} {tuple(f'{end:.6g}' for end in self.interval)} "
+            f"against {self.truth}: {which} off by η + {self.violation:.2e}, "
+            f"[{self.lower:.6f}, {self.upper:.6f}], δ={self.noise_floor:.1e}"
+        )
+
+
+def ask(
+    spectrum: LanczosSpectrum, subject: Subject, seed: int, steps: int, measures: dict[str, Measure]
+) -> Iterator[Answer]:
+    """All questions to one spectrum; those that are refused are forced."""
+    first = next(iter(measures.values()))
+    for question, answer in questions(first.points).items():
+        try:
+            fraction, forced = answer(spectrum, False), False
+        except InputError:
+            fraction, forced = answer(spectrum, True), True
+        low, high = (float(end) for end in fraction.interval)
+        floor = float(fraction.noise_floor)
+        lower, upper = float(fraction.lower), float(fraction.upper)
+        for truth, measure in measures.items():
+            outer = measure.between(low - floor, high + floor)
+            inner = measure.between(low + floor, high - floor)
+            yield Answer(
+                family=subject.family,
+                name=subject.name,
+                seed=seed,
+                dtype=spectrum.dtype,
+                scheme=spectrum.reorthogonalize,
+                steps=steps,
+                question=question,
+                truth=truth,
+                forced=forced,
+                lower=lower,
+                upper=upper,
+                over=lower - outer,
+                under=inner - upper,
+                rounding=fraction.rounding,
+                noise_floor=floor,
+                interval=(low, high),
+                at_ends=outer - inner,
+            )
+
+
+def certify(subject: Subject, refusals: list[str]) -> Iterator[Answer]:
+    """Every probe, type, scheme and number of steps of one subject.
+
+    A run that the library takes for broken goes to ``refusals``: every operator here is symmetric.
+    """
+    for dtype, op in subject.operators.items():
+        size, steps = op.shape[0], STEPS[subject.family]
+        capacity = min(steps[-1], size)
+        for seed in subject.seeds:
+            # Without reorthogonalisation bounds are empirical: a look at them.
+            empirical = seed in (0, 100) and subject.family != "network"
+            schemes = ("full", "partial", "none") if empirical else ("full", "partial")
+            with in_type(dtype):
+                key = jax.random.key(seed)
+                probe = np.asarray(gaussian_probes(key, 1, size, op.dtype)[0])
+                measures = {
+                    name: truth.measure(probe) for name, truth in subject.truths[dtype].items()
+                }
+                for scheme in schemes:
+                    run = lanczos_run(op, key, reorthogonalize=scheme, capacity=capacity)
+                    for m in steps:
+                        run = run.advance(m)
+                        try:
+                            spectrum = run.spectrum(subject.floors[dtype])
+                        except InputError as error:
+                            refusals.append(
+                                f"{subject.family} {subject.name!r} seed {seed} {dtype} {scheme} "
+                                f"m={m}: {error}"
+                            )
+                            continue
+                        yield from ask(spectrum, subject, seed, m, measures)
+
+
+def summarise(answers: list[Answer]) -> list[dict[str, Any]]:
+    """Exceptions by family, type, scheme and truth."""
+    groups = defaultdict(list)
+    for answer in answers:
+        smooth = "smooth " if "tanh" in answer.name else ""
+        family = f"{smooth}{answer.family}"
+        groups[family, answer.dtype, answer.scheme, answer.truth, answer.forced].append(answer)
+    rows = []
+    for (family, dtype, scheme, truth, forced), group in sorted(groups.items()):
+        worst = max(group, key=lambda a: max(a.over, a.under))
+        rows.append(
+            {
+                "family": family,
+                "dtype": dtype,
+                "scheme": scheme,
+                "truth": truth,
+                "refused": forced,
+                "checks": 2 * len(group),
+                "exceptions": sum((a.over > a.rounding) + (a.under > a.rounding) for a in group),
+                "largest_error": max(worst.over, worst.under, 0.0),
+                "rounding": group[0].rounding,
+                "median_width": float(np.median([a.upper - a.lower for a in group])),
+                "worst": f"{worst.name} {worst.seed} m={worst.steps} {worst.question}",
+            }
+        )
+    return rows
+
+
+def compare_schemes(answers: list[Answer]) -> tuple[list[dict[str, Any]], list[str]]:
+    """How far partial's bounds are from full's, and the pairs further apart than 10⁻³."""
+    pairs: dict[Any, dict[str, Answer]] = defaultdict(dict)
+    for a in answers:
+        if a.truth != "own" and not a.forced:
+            pairs[a.family, a.name, a.seed, a.dtype, a.steps, a.question][a.scheme] = a
+    groups, apart = defaultdict(list), []
+    for key, pair in pairs.items():
+        if not {"full", "partial"} <= pair.keys():
+            continue
+        full, partial = pair["full"], pair["partial"]
+        difference = (abs(full.lower - partial.lower), abs(full.upper - partial.upper))
+        ambiguous = max(full.at_ends, partial.at_ends) > 1e-4
+        where = (
+            "eigenvalues within δ" if ambiguous else "at 1.1δ" if "δ" in full.question else "clear"
+        )
+        groups[full.dtype, where].append(difference)
+        if max(difference) > 1e-3 and not ambiguous:
+            apart.append(
+                f"{' '.join(map(str, key))}: full [{full.lower:.6f}, {full.upper:.6f}], partial "
+                f"[{partial.lower:.6f}, {partial.upper:.6f}], δ={full.noise_floor:.1e}"
+            )
+    rows = []
+    for (dtype, where), group in sorted(groups.items()):
+        for bound, differences in zip(("lower", "upper"), np.array(group).T, strict=True):
+            quantiles = np.quantile(differences, [0.5, 0.9, 0.99, 1]).tolist()
+            rows.append(
+                {
+                    "dtype": dtype,
+                    "ends": where,
+                    "bound": bound,
+                    "pairs": len(group),
+                    "above_1e-3": int((differences > 1e-3).sum()),
+                    **dict(zip(("median", "q90", "q99", "max"), quantiles, strict=True)),
+                }
+            )
+    return rows, apart
+
+
+# Coverage
+
+
+def coverage(nets: dict[str, Subject], quick: bool) -> list[dict[str, Any]]:
+    """How often the confidence interval covers the share, over sets of probes."""
+    trials = 200
+    matrices = [("diagonal", diagonal_subject("zeros, outliers", 1), 60, EPS)]
+    if not quick:
+        matrices += [
+            ("diagonal", diagonal_subject("continuum", 1), 30, EPS),
+            ("diagonal", diagonal_subject("rank deficient", 1), 45, WIDE / 2),
+            ("diagonal", diagonal_subject("few distinct", 1), 20, 0.5),
+            ("dense", dense_subject("negative part", 1), 60, WIDE),
+            ("network", nets["identity relu"], 60, 0.25),
+            ("network", nets["hyper tanh"], 60, 0.25),
+        ]
+    rows = []
+    for family, subject, steps, eps in matrices:
+        for dtype in ("float32",) if family == "network" else DTYPES:
+            op, floor = subject.operators[dtype], subject.floors[dtype]
+            values = subject.truths[dtype]["float64" if family == "network" else "exact"].values
+            share = float((np.abs(values) <= eps).mean())
+            with in_type(dtype):
+                singles = [one for part in range(6) for one in probes_apart(
+                    slq(op, jax.random.key(1000 + part), num_steps=steps, num_probes=trials // 2,
+                        reorthogonalize="full", noise_floor=floor)
+                )]  # fmt: skip
+            for num_probes in (1, 3):
+                fractions = [
+                    degenerate_fraction(pooled(singles[i * num_probes : (i + 1) * num_probes]), eps)
+                    for i in range(trials)
+                ]
+                for level in (0.8, 0.95):
+                    ends = [fraction.confidence_interval(level) for fraction in fractions]
+                    covered = sum(bool(low <= share <= high) for low, high in ends)
+                    rows.append(
+                        {
+                            "matrix": f"{family} {subject.name}",
+                            "dtype": dtype,
+                            "steps": steps,
+                            "eps": eps,
+                            "share": share,
+                            "num_probes": num_probes,
+                            "level": level,
+                            "trials": trials,
+                            "coverage": covered / trials,
+                            "median_width": float(np.median([high - low for low, high in ends])),
+                            "p_value": float(
+                                stats.binomtest(covered, trials, level, "less").pvalue
+                            ),
+                        }
+                    )
+    order = np.argsort([row["p_value"] for row in rows])
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(rows) - rank) * rows[index]["p_value"]))
+        rows[index]["holm"] = running
+    return rows
+
+
+def probes_apart(spectrum: LanczosSpectrum) -> list[LanczosSpectrum]:
+    """One spectrum for each probe: probe i depends on the key and i alone."""
+    return [
+        dataclasses.replace(
+            spectrum,
+            alphas=spectrum.alphas[i : i + 1],
+            betas=spectrum.betas[i : i + 1],
+            num_steps=spectrum.num_steps[i : i + 1],
+            probe_norms=spectrum.probe_norms[i : i + 1],
+        )
+        for i in range(spectrum.num_probes)
+    ]
+
+
+def pooled(spectra: list[LanczosSpectrum]) -> LanczosSpectrum:
+    """One spectrum of several probes; those that broke down earlier are filled up with zeros."""
+    most = max(one.alphas.shape[-1] for one in spectra)
+
+    def joined(name: str) -> np.ndarray:
+        arrays = [getattr(one, name) for one in spectra]
+        if name in ("alphas", "betas"):
+            arrays = [np.pad(x, [(0, 0), (0, most - x.shape[-1])]) for x in arrays]
+        return np.concatenate(arrays)
+
+    names = ("alphas", "betas", "num_steps", "probe_norms")
+    return dataclasses.replace(spectra[0], **{name: joined(name) for name in names})
+
+
+# Distances
+
+
+def distances(chosen: list[Subject]) -> Iterator[dict[str, Any]]:
+    """How near the Lanczos measure comes, by scheme and number of steps; float32, one probe."""
+    for subject in chosen:
+        op, floor = subject.operators["float32"], subject.floors["float32"]
+        truth = next(iter(subject.truths["float32"].values()))
+        key = jax.random.key(0)
+        own = truth.measure(np.asarray(gaussian_probes(key, 1, op.shape[0], op.dtype)[0]))
+        norm = float(np.abs(truth.values).max())
+        steps = STEPS[subject.family]
+        for scheme in ("full", "partial", "none"):
+            capacity = min(steps[-1], op.shape[0])
+            run = lanczos_run(op, key, reorthogonalize=scheme, capacity=capacity)
+            for m in sorted({10, *steps}):
+                run = run.advance(m)
+                spectrum = run.spectrum(floor)
+                found = Measure(*spectrum.quadrature((0,)))
+                delta = float(spectrum.noise_floor)
+                yield {
+                    "matrix": f"{subject.family} {subject.name}",
+                    "num_parameters": op.shape[0],
+                    "scheme": scheme,
+                    "steps": m,
+                    "ks": kolmogorov_smirnov(found, truth.spectrum(), delta),
+                    "ks_probe": kolmogorov_smirnov(found, own, delta),
+                    "wasserstein": wasserstein(found, truth.spectrum()) / norm,
+                    "wasserstein_probe": wasserstein(found, own) / norm,
+                }
+
+
+# The script
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """A table with one column for each entry."""
+    print(f"\n{title}")
+    if not rows:
+        return
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3g}"
+        return str(value)
+
+    cells = [[cell(v) for v in row.values()] for row in rows]
+    names = list(rows[0])
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    for line in (names, *cells):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a minute's run: few cases")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    answers: list[Answer] = []
+    kept: dict[str, Subject] = {}
+    refusals: list[str] = []
+    cases = 0
+    for subject in subjects(options.quick):
+        answers += certify(subject, refusals)
+        cases += len(subject.seeds)
+        if subject.family == "network":
+            kept[subject.name] = subject
+            print(f"{subject.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    summary = summarise(answers)
+    show(f"1. Certified intervals: {cases} cases", summary)
+    exceptions = sorted((a for a in answers if a.violation > 0), key=lambda a: -a.violation)
+    for exception in exceptions:
+        print(("  refused, forced: " if exception.forced else "  EXCEPTION: ") + str(exception))
+    for refusal in refusals:
+        print(f"  REFUSED: {refusal}")
+    schemes, apart = compare_schemes(answers)
+    show("2. Partial against full: differences of bounds", schemes)
+    for pair in apart:
+        print(f"  APART: {pair}")
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    covered = coverage(kept, options.quick)
+    show("3. Coverage of confidence intervals", covered)
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    shown = [diagonal_subject(kind, 0) for kind in ("zeros, outliers", "power law", "continuum")]
+    few, networks = (1, 0) if options.quick else (3, 4)
+    table = list(distances([*shown[:few], *list(kept.values())[:networks]]))
+    show("4. Distance of the Lanczos measure to the spectrum, and to the probe's own", table)
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.0f} s")
+    if options.out:
+        record = {
+            "environment": environment(),
+            "quick": options.quick,
+            "seconds": seconds,
+            "cases": cases,
+            "certified": summary,
+            "exceptions": [{**dataclasses.asdict(a), "violation": a.violation} for a in exceptions],
+            "refused_spectra": refusals,
+            "schemes": schemes,
+            "schemes_apart": apart,
+            "coverage": covered,
+            "distances": table,
+        }
+        options.out.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n")
+    proved = [a for a in exceptions if not a.forced and a.scheme != "none"]
+    failed = bool(proved) or any(" none m=" not in refusal for refusal in refusals)
+    sys.exit(failed or any(row["holm"] <= 0.01 for row in covered))
+
+
+if __name__ == "__main__":
+    main()
