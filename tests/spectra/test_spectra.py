@@ -501,6 +501,20 @@ def test_slq_refuses_unusable_arguments(options, message):
         slq(DiagonalOperator(jnp.ones(3)), jax.random.key(0), **options)
 
 
+def test_a_symmetric_operator_is_not_called_asymmetric_after_a_near_breakdown(x64):
+    """Few distinct eigenvalues and no reorthogonalisation: β falls to rounding and rises again."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        values = rng.choice(rng.normal(size=12), 300)
+        spectrum = slq(
+            DiagonalOperator(jnp.asarray(values)),
+            jax.random.key(seed),
+            num_steps=60,
+            reorthogonalize="none",
+        )
+        assert spectrum.num_steps.max() <= 60
+
+
 @pytest.mark.parametrize("scale", [1e-18, 1e25])
 def test_norms_that_cannot_be_squared_are_refused(scale):
     op = DiagonalOperator(jnp.linspace(0.0, 1.0, 50) * scale)

@@ -52,8 +52,10 @@ def distribution_bounds(
         return cumulative[below], np.minimum(cumulative[upto], 1)
     lower, upper = np.empty(len(points)), np.empty(len(points))
     for i, x in enumerate(points):
-        lower[i] = _radau(alphas, betas, _away(x, ritz, near, -1), ritz)[0]
-        upper[i] = _radau(alphas, betas, _away(x, ritz, near, +1), ritz)[1]
+        before, after = _away(x, ritz, near, -1), _away(x, ritz, near, +1)
+        lower[i], upper[i] = _radau(alphas, betas, before, ritz)
+        if after != before:
+            upper[i] = _radau(alphas, betas, after, ritz)[1]
     return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
 
 

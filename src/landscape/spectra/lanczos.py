@@ -95,7 +95,8 @@ class LanczosState:
     swept
         (B,) panels that the last step has read: the current vector has no losses there.
     asymmetry
-        (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen; zero for a symmetric operator.
+        (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen, less where β is small; rounding for a
+        symmetric operator.
     step
         () steps made, broken down lanes included.
     continues
@@ -272,6 +273,9 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + length)
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
     exhausted = state.exhausted | ~going
+    # After a small β even neighbours lose orthogonality, by rounding alone: that step says nothing.
+    meaning = jnp.minimum(1, beta / (jnp.sqrt(jnp.finfo(image.dtype).eps / 2) * _safe(scale)))
+    asymmetry = jnp.abs(mirrored - beta) * meaning
     following = jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0)
     beta_next = jnp.where(going, length, 0)
     if state.continues:
@@ -293,7 +297,7 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         losses_before=losses_before,
         rounding=rounding,
         swept=swept,
-        asymmetry=jnp.maximum(state.asymmetry, jnp.abs(mirrored - beta)),
+        asymmetry=jnp.maximum(state.asymmetry, asymmetry),
         step=j + 1,
         rows_read=state.rows_read + read,
         continues=state.continues,
