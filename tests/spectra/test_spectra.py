@@ -139,7 +139,8 @@ def test_certified_interval_contains_the_probes_mass(kind, num_steps, scheme, dt
 
 def certified_interval_contains(values, key, num_steps, scheme, eps=EPS):
     op = DiagonalOperator(jnp.asarray(values))
-    spectrum = slq(op, key, num_steps=num_steps, reorthogonalize=scheme)
+    # One capacity: the cases share their programs.
+    spectrum = slq(op, key, num_steps=num_steps, reorthogonalize=scheme, capacity=150)
     weights = probe_measure(values, key, values.dtype)
     values = values.astype(np.float64)
     for low, high in ((-eps, eps), (-np.inf, -eps), (0.5, np.inf), (-0.1, 0.0), (-np.inf, 0.0)):

@@ -81,7 +81,7 @@ def resolve_fraction(
         Steps to stop at.
     num_probes, noise_floor
         As for ``slq``.
-    **options
+    options
         ``reorthogonalize``, ``deflate`` and ``memory``, as for ``slq``; the scheme is chosen for
         ``max_steps``.
 
