@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,8 @@ def matvec(options: argparse.Namespace) -> list[dict[str, Any]]:
     for vectors in options.vectors:
         v = jax.random.normal(jax.random.key(2), (vectors, op.shape[0]))
 
-        @jax.jit
-        def many(op: HessianOperator, v: Any) -> Any:
-            product = op._lanes()
-            return jax.lax.fori_loop(0, steps, lambda _, v: product(v), v)
-
         alone, flops = products_alone(EXAMPLES, vectors)
-        apart = seconds(lambda: many(op, v), options.repeats)  # noqa: B023
+        apart = seconds(partial(_products, op, v, steps), options.repeats)
         reference = seconds(alone, options.repeats)
         # Pairs taken in turn would be fairer still; a median of ratios of neighbours is near it.
         needed = necessary_operations(EXAMPLES) * vectors
@@ -155,16 +151,18 @@ def matvec(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+@partial(jax.jit, static_argnums=2)
+def _products(op: HessianOperator, rows: Any, count: int) -> Any:
+    """So many products one after the other, scaled so that nothing overflows."""
+    product = op._lanes()
+    return jax.lax.fori_loop(0, count, lambda _, rows: product(rows) / 100, rows)
+
+
 def density(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Lanczos steps in units of a product."""
     op, steps = operator(EXAMPLES), options.steps
     spectra: dict[str, Any] = {}
     times: dict[str, list[float]] = {}
-
-    @jax.jit
-    def products(op: HessianOperator, v: Any) -> Any:
-        product = op._lanes()
-        return jax.lax.fori_loop(0, steps, lambda _, v: product(v) / 100, v)
 
     v = jax.random.normal(jax.random.key(2), (1, op.shape[0]))
     for repeat in range(options.repeats + 1):
@@ -175,7 +173,7 @@ def density(options: argparse.Namespace) -> list[dict[str, Any]]:
                 jax.block_until_ready(run.state)
             start = time.perf_counter()
             if run is None:
-                jax.block_until_ready(products(op, v))
+                jax.block_until_ready(_products(op, v, steps))
             else:
                 run = run.advance(steps)
                 jax.block_until_ready(run.state)
@@ -225,12 +223,7 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
     for varies, examples, inputs in cases:
         op = operator(examples, inputs=inputs)
         steps = 10
-
-        def walk() -> Any:
-            run = lanczos_run(op, jax.random.key(0), reorthogonalize="none", capacity=steps)  # noqa: B023
-            return run.advance(steps).state.alphas  # noqa: B023
-
-        taken = float(np.median(seconds(walk, options.repeats))) / steps
+        taken = float(np.median(seconds(partial(_walk, op, steps), options.repeats))) / steps
         rows.append({"varies": varies, "examples": examples, "parameters": op.shape[0]})
         rows[-1]["milliseconds_a_step"] = 1e3 * taken
         print(
@@ -239,6 +232,11 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             flush=True,
         )
     return rows
+
+
+def _walk(op: HessianOperator, steps: int) -> Any:
+    run = lanczos_run(op, jax.random.key(0), reorthogonalize="none", capacity=steps)
+    return run.advance(steps).state.alphas
 
 
 def first(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -337,6 +337,17 @@ def test_a_kernel_without_a_second_derivative_is_refused_by_name():
         op.matvec(jnp.ones(3))
 
 
+@pytest.mark.parametrize("error", [TypeError, ValueError, NotImplementedError])
+def test_an_error_of_the_loss_itself_is_not_dressed_up(error):
+    def loss(params, batch):
+        raise error("my own mistake")
+
+    op = hessian(loss, jnp.ones(3), jnp.eye(3), check=False)
+    with pytest.raises(error, match="my own mistake") as caught:
+        op.matvec(jnp.ones(3))
+    assert not isinstance(caught.value, InputError)
+
+
 def test_vectors_and_pytrees_turn_into_each_other():
     params = {"a": jnp.ones(2), "b": jnp.ones((2, 2))}
 

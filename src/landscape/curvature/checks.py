@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -99,18 +98,19 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
     return outputs
 
 
-@contextlib.contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Say what to do where JAX finds no second derivative of a loss.
+def linearize_gradient(loss: Callable[[Array], Array], flat: Array) -> Callable[[Array], Array]:
+    """The map v ↦ Hv of a loss of a flat vector.
 
     Raises
     ------
     InputError
-        In place of JAX's own error.
+        If the loss has a gradient, and no derivative of it.
     """
     try:
-        yield
+        return jax.linearize(jax.grad(loss), flat)[1]
     except (NotImplementedError, TypeError, ValueError) as error:
+        # What is wrong with the loss or its gradient is said as it is: it is raised again here.
+        jax.eval_shape(jax.grad(loss), flat)
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"the loss cannot be differentiated twice: {reason[0]} Kernels that come with a first "

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from landscape.curvature.batched import BatchOperator, check_options
 from landscape.curvature.batches import Weight, num_examples
-from landscape.curvature.checks import check_loss, twice_differentiable
+from landscape.curvature.checks import check_loss, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
 from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
@@ -44,8 +44,8 @@ class HessianOperator(BatchOperator):
         def loss(vector: Array) -> Array:
             return self.loss(unflatten(vector), *self._arguments(), chunk)
 
-        with jax.named_scope("hessian"), twice_differentiable():
-            return jax.linearize(jax.grad(loss), flat)[1]
+        with jax.named_scope("hessian"):
+            return linearize_gradient(loss, flat)
 
 
 def hessian(
