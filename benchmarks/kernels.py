@@ -1,7 +1,7 @@
 """How fast the kernels are against what the machine can do, on a residual 20×128 network.
 
-The network has CIFAR-size inputs (3,072) and 100 classes, P = 709,652, at its initialisation; the
-inputs are random, which costs the same. Four tables, each by name or all:
+The network has CIFAR-size inputs (3,072) and CIFAR-100's 20 coarse classes, P = 709,652, at its
+initialisation; the inputs are random, which costs the same. Four tables, each by name or all:
 
 - ``matvec``: Hessian products with one and with several vectors, as a share of the matrix-product
   rate at the network's own shapes in the same run. Necessary operations of one product with the
@@ -41,7 +41,7 @@ from landscape.runs import environment
 from landscape.spectra import lanczos_run
 from landscape.training import softmax_cross_entropy
 
-DEPTH, WIDTH, INPUTS, CLASSES, EXAMPLES = 20, 128, 3072, 100, 500
+DEPTH, WIDTH, INPUTS, CLASSES, EXAMPLES = 20, 128, 3072, 20, 500
 
 # A user's first lines, in a process of its own.
 FIRST = """

@@ -54,8 +54,7 @@ def measure(
     fraction = degenerate_fraction(run.spectrum(floor), 1e-3)
     loss = float("nan")
     if scheme != "none":
-        basis = np.concatenate([np.asarray(block[0], np.float64) for block in run.state.basis])
-        rows = basis[: int(run.state.num_steps[0])]
+        rows = np.asarray(run.state.rows()[0, : int(run.state.num_steps[0])], np.float64)
         loss = float(np.abs(rows @ rows.T - np.eye(len(rows))).max())
     return {
         "scheme": scheme,

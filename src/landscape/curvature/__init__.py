@@ -4,8 +4,9 @@ from landscape.curvature.families import FamilyOperator, stack
 from landscape.curvature.gauss_newton import empirical_fisher, fisher, ggn
 from landscape.curvature.hessian import HessianOperator, hessian
 from landscape.curvature.jacobian import JacobianOperator, jacobian
+from landscape.curvature.matrices import DenseOperator, DiagonalOperator
 from landscape.curvature.noise import noise_floor
-from landscape.curvature.operators import DenseOperator, DiagonalOperator, LinearOperator
+from landscape.curvature.operators import LinearOperator
 from landscape.curvature.streams import StreamedOperator
 
 __all__ = [

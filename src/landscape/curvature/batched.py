@@ -113,22 +113,6 @@ class BatchOperator(LinearOperator):
         zeros = jax.tree.map(jnp.zeros_like, self.params)
         return self.selection.flatten(zeros)[1](jnp.asarray(vector, self.dtype))
 
-    def astype(self, dtype: Any) -> BatchOperator:
-        """The same operator with every floating leaf in another type.
-
-        Parameters
-        ----------
-        dtype
-            For float64 call this, and use the result, under ``jax.enable_x64(True)``.
-        """
-
-        def cast(leaf: Any) -> Any:
-            floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
-            return jnp.asarray(leaf, dtype) if floating else leaf
-
-        params, state, batch = jax.tree.map(cast, (self.params, self.state, self.batch))
-        return dataclasses.replace(self, params=params, state=state, batch=batch)
-
     @abc.abstractmethod
     def _on(
         self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any

@@ -8,7 +8,7 @@ first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -60,10 +60,6 @@ class FamilyOperator(LinearOperator):
         """One of the operators."""
         return self._build([leaf[index] for leaf in self.stacked])
 
-    def members(self) -> Iterator[LinearOperator]:
-        """All of them, one after the other."""
-        return map(self.member, range(self.size))
-
     def _build(self, mine: list[Any]) -> LinearOperator:
         first, second = iter(mine), iter(self.shared)
         leaves = [next(first) if differs else next(second) for differs in self.differs]
@@ -100,7 +96,7 @@ class FamilyOperator(LinearOperator):
         return f"FamilyOperator({self.size} × {self.member(0)!r})"
 
 
-def stack(operators: Sequence[LinearOperator]) -> FamilyOperator:
+def stack(operators: Iterable[LinearOperator]) -> FamilyOperator:
     """Make a family of operators, for ``slq`` in one program.
 
     Parameters
@@ -125,6 +121,7 @@ def stack(operators: Sequence[LinearOperator]) -> FamilyOperator:
     >>> family.batch_shape
     (2,)
     """
+    operators = list(operators)
     if not operators:
         raise InputError("a family needs at least one operator")
     if not all(op.traceable and not op.batch_shape for op in operators):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from landscape.curvature.families import FamilyOperator
-from landscape.curvature.operators import LinearOperator, expect_range, expect_square
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_range, expect_square
 from landscape.errors import InputError
 
 # Power iterations towards the leading eigenvector. Rounding is largest on vectors near it, and it
@@ -56,7 +56,7 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     True
     """
     expect_square(op)
-    if isinstance(op, FamilyOperator):
+    if op.batch_shape:
         return np.array([noise_floor(member, key) for member in op.members()])
     images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
     together, apart, leading = np.split(np.asarray(images, np.float64), [_NUM_RANDOM, -1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,44 @@ class LinearOperator(abc.ABC):
     def traceable(self) -> bool:
         """Whether its products can be part of a compiled program; not those of a stream."""
         return True
+
+    def member(self, index: int) -> LinearOperator:
+        """One operator of a family.
+
+        Raises
+        ------
+        InputError
+            If this is no family.
+        """
+        raise InputError(f"{self!r} is one operator and has no members")
+
+    def members(self) -> Iterator[LinearOperator]:
+        """All operators of a family, one after the other."""
+        return map(self.member, range(int(np.prod(self.batch_shape)) if self.batch_shape else 1))
+
+    def astype(self, dtype: Any) -> LinearOperator:
+        """The same operator with every floating leaf in another type.
+
+        Parameters
+        ----------
+        dtype
+            For float64 call this, and use the result, under ``jax.enable_x64(True)``.
+
+        Returns
+        -------
+        Of the same kind.
+
+        Raises
+        ------
+        InputError
+            If what is stored belongs to the type it was computed in.
+        """
+
+        def cast(leaf: Any) -> Any:
+            floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
+            return jnp.asarray(leaf, dtype) if floating else leaf
+
+        return jax.tree.map(cast, self)
 
     @abc.abstractmethod
     def _products(self) -> Callable[[Array], Array]:
@@ -111,16 +149,12 @@ class LinearOperator(abc.ABC):
 
         Returns
         -------
-        Linearized, whose products cost no primal pass. Where the operator works by chunks nothing
-        is stored and the products recompute; an operator that cannot be traced returns itself.
+        Linearized, whose products cost no primal pass. An operator that works by chunks stores
+        nothing, and one that cannot be traced cannot: both return themselves.
         """
-        if not self.traceable:
+        if self.recomputes or not self.traceable:
             return self
-        product = self._products()
-        # A map that is no pytree keeps what it closes over; it is compared by identity.
-        if not isinstance(product, jax.tree_util.Partial):
-            product = jax.tree_util.Partial(product)
-        return Linearized(product, self.shape, self.dtype)
+        return Linearized(_stored(self), self.shape, self.dtype)
 
     def to_dense(self, *, block_size: int = 128) -> Float[Array, "rows columns"]:
         """All entries, by products with blocks of the identity.
@@ -153,12 +187,17 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If their shapes differ.
+            If their shapes or types differ.
         """
         if not isinstance(other, LinearOperator):
             return NotImplemented
         if other.shape != self.shape:
             raise InputError(f"operators of shapes {self.shape} and {other.shape} cannot be added")
+        if other.dtype != self.dtype:
+            raise InputError(
+                f"operators of types {self.dtype} and {other.dtype} cannot be added: the sum would "
+                "be no more exact than the coarser one; cast one with .astype"
+            )
         if self.batch_shape and other.batch_shape and self.batch_shape != other.batch_shape:
             raise InputError(
                 f"families of {self.batch_shape[0]} and {other.batch_shape[0]} operators cannot be "
@@ -224,13 +263,20 @@ class SumOperator(LinearOperator):
 
     @property
     def dtype(self) -> np.dtype:
-        """The terms' common type."""
-        return np.dtype(jnp.result_type(*(term.dtype for term in self.terms)))
+        """That of the terms."""
+        return self.terms[0].dtype
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """That of the terms that are families."""
         return max((term.batch_shape for term in self.terms), key=len)
+
+    def member(self, index: int) -> SumOperator:
+        """The sum of the terms' members; a term that is no family belongs to each."""
+        if not self.batch_shape:
+            super().member(index)
+        each = (term.member(index) if term.batch_shape else term for term in self.terms)
+        return SumOperator(tuple(each))
 
     @property
     def traceable(self) -> bool:
@@ -241,6 +287,10 @@ class SumOperator(LinearOperator):
     def recomputes(self) -> bool:
         """Whether a term does."""
         return any(term.recomputes for term in self.terms)
+
+    def astype(self, dtype: Any) -> SumOperator:
+        """The sum of the terms in another type."""
+        return dataclasses.replace(self, terms=tuple(term.astype(dtype) for term in self.terms))
 
     def _products(self) -> Callable[[Array], Array]:
         return _sum_of([term._products() for term in self.terms])
@@ -289,6 +339,10 @@ class ScaledOperator(LinearOperator):
         """That of the operator."""
         return self.op.batch_shape
 
+    def member(self, index: int) -> ScaledOperator:
+        """A member of the family, scaled."""
+        return ScaledOperator(self.op.member(index), self.factor)
+
     @property
     def traceable(self) -> bool:
         """Whether the operator is."""
@@ -298,6 +352,11 @@ class ScaledOperator(LinearOperator):
     def recomputes(self) -> bool:
         """Whether the operator does."""
         return self.op.recomputes
+
+    def astype(self, dtype: Any) -> ScaledOperator:
+        """The operator in another type, times the same number."""
+        factor = jnp.asarray(self.factor, dtype)
+        return dataclasses.replace(self, op=self.op.astype(dtype), factor=factor)
 
     def _products(self) -> Callable[[Array], Array]:
         product, factor = self.op._products(), self.factor
@@ -349,125 +408,19 @@ class Linearized(LinearOperator):
         """Itself."""
         return self
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, repr=False)
-class DenseOperator(LinearOperator):
-    """A symmetric matrix that is there; the reference the other operators are tested against.
-
-    Attributes
-    ----------
-    matrix
-        Shape (P, P), symmetric.
-
-    Examples
-    --------
-    >>> op = DenseOperator(jnp.diag(jnp.arange(3.0)))
-    >>> op.matvec(jnp.ones(3)).tolist()
-    [0.0, 1.0, 2.0]
-    """
-
-    matrix: Float[Array, "P P"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(P, P)."""
-        return (self.matrix.shape[0], self.matrix.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the entries."""
-        return np.dtype(self.matrix.dtype)
-
-    def _products(self) -> Callable[[Array], Array]:
-        return lambda v: jnp.matmul(self.matrix, v, precision="highest")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, repr=False)
-class DiagonalOperator(LinearOperator):
-    """A diagonal matrix: a prescribed spectrum at any size.
-
-    Attributes
-    ----------
-    diagonal
-        Shape (P,), the eigenvalues.
-    """
-
-    diagonal: Float[Array, " P"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(P, P)."""
-        return (self.diagonal.shape[0], self.diagonal.shape[0])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the entries."""
-        return np.dtype(self.diagonal.dtype)
-
-    def _products(self) -> Callable[[Array], Array]:
-        return lambda v: self.diagonal * v
-
-
-def expect_square(op: LinearOperator) -> None:
-    """Refuse an operator whose spectrum cannot be taken.
-
-    Raises
-    ------
-    InputError
-        If it is not square, is empty, or of a type that products cannot be made in.
-    """
-    if op.dtype not in (np.float32, np.float64):
+    def astype(self, dtype: Any) -> Linearized:
+        """Refused: take the operator that it was made from."""
         raise InputError(
-            f"spectra are taken in float32 or float64; {op!r} is of type {op.dtype}: cast its "
-            "parameters"
-        )
-    if jax.dtypes.canonicalize_dtype(op.dtype) != op.dtype:
-        raise InputError(
-            f"{op!r} was made in float64 and float64 is switched off here: JAX would compute in "
-            "float32. Work inside `with jax.enable_x64(True):`"
-        )
-    if not op.shape[0]:
-        raise InputError(f"{op!r} has no parameters")
-    if op.shape[0] != op.shape[1]:
-        raise InputError(
-            f"{op!r} is not square and has no spectrum; take its .gram(), whose eigenvalues are "
-            "the squared singular values"
+            f"what {self!r} has stored was computed in {self.type}: call .astype before .linearized"
         )
 
 
-def expect_range(norm: float, op: LinearOperator) -> None:
-    """Refuse a norm whose square, or that of its rounding, leaves the type's range.
-
-    Raises
-    ------
-    InputError
-        If it is too large or too small, but for 0.
-    """
-    info = jnp.finfo(op.dtype)
-    smallest, largest = (
-        float(info.tiny) ** 0.5 / (10 * float(info.eps)),
-        float(info.max) ** 0.5 / 10,
-    )
-    if norm and not smallest <= norm <= largest:
-        raise InputError(
-            f"an operator of norm {norm:.1e} leaves the range in which {op.dtype} can be squared, "
-            f"{smallest:.0e} to {largest:.0e}: multiply it with a number"
-        )
-
-
-def expect_single(op: LinearOperator) -> None:
-    """Refuse what is no single operator with a spectrum.
-
-    Raises
-    ------
-    InputError
-        If it is not square, or a family.
-    """
-    expect_square(op)
-    if op.batch_shape:
-        raise InputError(f"{op!r} is a family: take its .members() one by one")
+@jax.jit
+def _stored(op: LinearOperator) -> jax.tree_util.Partial:
+    """The map v ↦ Av with what it needs as leaves; one program for all of a shape."""
+    # The map is linear: linearised anywhere, what is stored is what no vector changes.
+    _, product = jax.linearize(op._products(), jnp.zeros(op.shape[1], op.dtype))
+    return product  # type: ignore[return-value]  # a Partial, annotated as any callable
 
 
 @jax.jit

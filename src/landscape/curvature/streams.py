@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ class StreamedOperator(LinearOperator):
 
     def astype(self, dtype: Any) -> StreamedOperator:
         """The same operator with every floating leaf in another type; as ``BatchOperator``."""
-        template = self.template.astype(dtype)
+        template = cast(BatchOperator, self.template.astype(dtype))
         return dataclasses.replace(self, template=template, type=np.dtype(dtype))
 
     def _products(self) -> Callable[[Array], Array]:
@@ -146,7 +146,7 @@ class StreamedOperator(LinearOperator):
     def _operators(self) -> Iterator[BatchOperator]:
         for batch in self.batches:
             op = dataclasses.replace(self.template, batch=jax.tree.map(jnp.asarray, batch))
-            yield op if self.type is None else op.astype(self.type)
+            yield op if self.type is None else cast(BatchOperator, op.astype(self.type))
 
 
 @jax.jit

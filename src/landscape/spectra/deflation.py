@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from landscape.curvature.operators import LinearOperator
+from landscape.spectra.tiles import joined, remove, tiled
 
 
 @jax.tree_util.register_dataclass
@@ -28,12 +28,12 @@ class DeflatedOperator(LinearOperator):
     ----------
     op
         A.
-    vectors
-        (q, P) V.
+    block
+        (1, T, q, p) V, in tiles.
     """
 
     op: LinearOperator
-    vectors: Float[Array, "q P"]
+    block: Float[Array, "1 T q p"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,8 +52,11 @@ class DeflatedOperator(LinearOperator):
 
     def project(self, rows: Float[Array, "L P"]) -> Float[Array, "L P"]:
         """Each row without its components along V."""
-        inner = jnp.matmul(rows, self.vectors.T, precision="highest")
-        return rows - jnp.matmul(inner, self.vectors, precision="highest")
+
+        def alone(row: Array) -> Array:
+            return joined(remove(self.block, tiled(row[None]))[0], len(row))[0]
+
+        return jax.vmap(alone)(rows)
 
     def _products(self) -> Callable[[Array], Array]:
         product = self.op._products()

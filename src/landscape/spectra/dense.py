@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigvalsh
 
-from landscape.curvature.batched import BatchOperator
-from landscape.curvature.families import FamilyOperator
-from landscape.curvature.operators import LinearOperator, expect_square
-from landscape.curvature.streams import StreamedOperator
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_square
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
@@ -25,9 +23,8 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     op
         Symmetric operator, (P, P), or a family of S of them.
     dtype
-        Type the matrix is evaluated in; ``numpy.float64`` asks an operator made from a batch for
-        float64 products. Default the operator's. The eigendecomposition itself is always float64
-        (LAPACK ``syevd``).
+        Type the matrix is evaluated in; ``numpy.float64`` asks for float64 products. Default the
+        operator's. The eigendecomposition itself is always float64 (LAPACK ``syevd``).
 
     Returns
     -------
@@ -48,7 +45,7 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     [0.0, 1.0, 2.0]
     """
     expect_square(op)
-    if isinstance(op, FamilyOperator):
+    if op.batch_shape:
         each = [dense_spectrum(member, dtype=dtype) for member in op.members()]
         nodes, weights, floors = (
             np.stack([getattr(one, name) for one in each])
@@ -58,11 +55,9 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     dtype = np.dtype(op.dtype if dtype is None else dtype)
     if dtype == op.dtype:
         matrix = np.asarray(op.to_dense(), np.float64)
-    elif isinstance(op, BatchOperator | StreamedOperator):
+    else:
         with jax.enable_x64(dtype == np.float64):
             matrix = np.asarray(op.astype(dtype).to_dense(), np.float64)
-    else:
-        raise InputError(f"{op!r} cannot be evaluated in {dtype}; make it of that type")
     if not np.isfinite(matrix).all():
         raise InputError("the matrix has NaN or infinite entries")
     unit = float(jnp.finfo(dtype).eps) / 2

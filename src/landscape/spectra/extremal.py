@@ -21,9 +21,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator, expect_range, expect_single
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_range, expect_single
 from landscape.errors import InputError, ResourceError
 from landscape.spectra.lanczos import BREAKDOWN
+from landscape.spectra.tiles import joined, lengths, remove, rows_of, tile_shape, tiled
 
 # Asymmetry from which an operator is refused, in units of √u‖A‖.
 ASYMMETRY = 30.0
@@ -45,8 +47,9 @@ class EigenPairs:
     residual_norms
         (n,) ``‖A v − λ v‖`` as computed: an eigenvalue of A lies within that of the value.
     status
-        ``"converged"``, or ``"max_matvecs"``: the budget was spent before every residual was small
-        enough.
+        ``"converged"``: every residual norm is as small as was asked; ``"rounding"``: some are
+        not, and what is left of them is rounding of the products; ``"max_matvecs"``: the budget was
+        spent before.
     num_matvecs
         Products with the operator that were spent.
     """
@@ -169,14 +172,18 @@ def extremal_eigenpairs(
         kept = wanted(theta, (room - count) // 3)
         space = _restart(space, jnp.asarray(s[:, kept], op.dtype), jnp.asarray(theta[kept]))
     chosen = chosen[np.argsort(-theta[chosen])]
-    vectors = _combine(space.basis, jnp.asarray(s[:, chosen], op.dtype))
+    vectors = rows_of(_combine(space.block, jnp.asarray(s[:, chosen], op.dtype)), size)[0]
     values, norms = _residuals(op, vectors)
     order = np.argsort(-values)
+    status = "max_matvecs"
+    if enough.all():
+        small = (norms <= tol * np.abs(theta).max()).all()
+        status = "converged" if small else "rounding"
     return EigenPairs(
         values=values[order],
         vectors=vectors[order].T,
         residual_norms=norms[order],
-        status="converged" if enough.all() else "max_matvecs",
+        status=status,
         num_matvecs=spent + count,
     )
 
@@ -209,7 +216,7 @@ def _choose(
 class _Space:
     """A basis in construction: rows of Q, the next one included, and ``Q A Qᵀ`` by columns."""
 
-    basis: Float[Array, "rows P"]
+    block: Float[Array, "1 T rows p"]
     projection: Float[Array, "rows room"]
     filled: Int[Array, ""]
     scale: Float[Array, ""]
@@ -218,9 +225,11 @@ class _Space:
 
 def _begin(op: LinearOperator, key: Array, room: int) -> _Space:
     start, fresh = jax.random.split(key)
-    v = jax.random.normal(start, (op.shape[0],), op.dtype)
+    count, length = tile_shape(op.shape[0])
+    v = tiled(jax.random.normal(start, (1, op.shape[0]), op.dtype))
+    block = jnp.zeros((1, count, room + 1, length), op.dtype)
     return _Space(
-        basis=jnp.zeros((room + 1, op.shape[0]), op.dtype).at[0].set(v / jnp.linalg.norm(v)),
+        block=block.at[:, :, 0].set(v / lengths(v)[:, None, None]),
         projection=jnp.zeros((room + 1, room), op.dtype),
         filled=jnp.zeros((), jnp.int32),
         scale=jnp.zeros((), op.dtype),
@@ -233,7 +242,7 @@ def _extend(op: LinearOperator, space: _Space) -> _Space:
     if op.traceable:
         return _extend_compiled(op, space)
     for row in range(int(space.filled), space.projection.shape[1]):
-        space = _grow_compiled(space, op.matvec(space.basis[row]))
+        space = _grow_compiled(space, op.matvec(_row(space, row, op.shape[0])))
     return space
 
 
@@ -245,30 +254,34 @@ def _extend_compiled(op: LinearOperator, space: _Space) -> _Space:
         return space.filled < space.projection.shape[1]
 
     def step(space: _Space) -> _Space:
-        return _grow(space, product(space.basis[space.filled]))
+        return _grow(space, product(_row(space, space.filled, op.shape[0])))
 
     return jax.lax.while_loop(unfinished, step, space)
+
+
+def _row(space: _Space, row: Array | int, size: int) -> Array:
+    return joined(space.block[:, :, row], size)[0]
 
 
 def _grow(space: _Space, image: Array) -> _Space:
     """One step, given the image of the last vector."""
     row = space.filled
-    rest, column = _orthogonal(space.basis, image)
-    length = jnp.linalg.norm(rest)
+    rest, column = _orthogonal(space.block, tiled(image[None]))
+    length = lengths(rest)[0]
     scale = jnp.maximum(space.scale, jnp.linalg.norm(column) + length)
     exhausted = length <= BREAKDOWN * jnp.finfo(rest.dtype).eps * scale
     key, fresh = jax.random.split(space.key)
 
     def begin_anew(rest: Array) -> Array:
-        v = jax.random.normal(fresh, rest.shape, rest.dtype)
-        return _orthogonal(space.basis, v / jnp.linalg.norm(v))[0]
+        v = tiled(jax.random.normal(fresh, (1, len(image)), rest.dtype))
+        return _orthogonal(space.block, v / lengths(v)[:, None, None])[0]
 
     rest = jax.lax.cond(exhausted, begin_anew, lambda rest: rest, rest)
-    norm = jnp.linalg.norm(rest)
+    norm = lengths(rest)[0]
     following = rest / jnp.where(norm > 0, norm, 1)
     column = column.at[row + 1].set(jnp.where(exhausted, 0, length))
     return _Space(
-        basis=space.basis.at[row + 1].set(following),
+        block=space.block.at[:, :, row + 1].set(following),
         projection=space.projection.at[:, row].set(column),
         filled=row + 1,
         scale=scale,
@@ -279,14 +292,13 @@ def _grow(space: _Space, image: Array) -> _Space:
 _grow_compiled = jax.jit(_grow, donate_argnums=0)
 
 
-def _orthogonal(basis: Array, vector: Array) -> tuple[Array, Array]:
+def _orthogonal(block: Array, tiles: Array) -> tuple[Array, Array]:
     """The vector without its components along the rows, and those: two passes are enough."""
-    total = jnp.zeros(basis.shape[0], basis.dtype)
+    total = jnp.zeros(block.shape[2], block.dtype)
     for _ in range(2):
-        overlaps = jnp.matmul(basis, vector, precision="highest")
-        vector = vector - jnp.matmul(overlaps, basis, precision="highest")
-        total = total + overlaps
-    return vector, total
+        tiles, found = remove(block, tiles)
+        total = total + found[0]
+    return tiles, total
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -294,19 +306,22 @@ def _restart(space: _Space, s: Array, theta: Array) -> _Space:
     """Keep some Ritz vectors, and the last Lanczos vector behind them."""
     kept = s.shape[1]
     rows, room = space.projection.shape
-    basis = jnp.zeros_like(space.basis)
-    basis = basis.at[:kept].set(_combine(space.basis, s)).at[kept].set(space.basis[rows - 1])
+    block = jnp.zeros_like(space.block)
+    block = block.at[:, :, :kept].set(_combine(space.block, s))
+    block = block.at[:, :, kept].set(space.block[:, :, rows - 1])
     diagonal = jnp.zeros((rows, room), s.dtype)
     diagonal = diagonal.at[jnp.arange(kept), jnp.arange(kept)].set(theta.astype(s.dtype))
     return dataclasses.replace(
-        space, basis=basis, projection=diagonal, filled=jnp.asarray(kept, jnp.int32)
+        space, block=block, projection=diagonal, filled=jnp.asarray(kept, jnp.int32)
     )
 
 
 @jax.jit
-def _combine(basis: Array, s: Array) -> Array:
-    """Ritz vectors as rows."""
-    return jnp.matmul(s.T, basis[: s.shape[0]], precision="highest")
+def _combine(block: Array, s: Array) -> Array:
+    """Ritz vectors as a block."""
+    spread = jnp.broadcast_to(s, (*block.shape[:2], *s.shape))
+    rows = block[:, :, : s.shape[0]]
+    return jnp.einsum("ltrk,ltrp->ltkp", spread, rows, precision="highest")
 
 
 def _residuals(op: LinearOperator, vectors: Array) -> tuple[np.ndarray, np.ndarray]:

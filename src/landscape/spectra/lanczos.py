@@ -32,6 +32,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape.curvature.operators import LinearOperator
+from landscape.spectra.tiles import (
+    inner,
+    joined,
+    lengths,
+    remove,
+    rows_of,
+    tile_shape,
+    tiled,
+)
 
 SCHEMES = ("full", "partial", "none")
 
@@ -71,7 +80,8 @@ class LanczosState:
     Attributes
     ----------
     basis
-        Blocks of rows q_1 …, (L, r, P) each; none without reorthogonalisation.
+        Blocks of rows q_1 …, (L, T, r, p) each, a row in T tiles of p numbers; none without
+        reorthogonalisation.
     previous, current
         (L, P) q_{j-1} and q_j; zero once a lane has broken down.
     beta
@@ -107,7 +117,7 @@ class LanczosState:
         for two vectors at once count once.
     """
 
-    basis: tuple[Float[Array, "L _ P"], ...]
+    basis: tuple[Float[Array, "L T _ p"], ...]
     previous: Float[Array, "L P"]
     current: Float[Array, "L P"]
     beta: Float[Array, " L"]
@@ -131,6 +141,11 @@ class LanczosState:
         """Steps there is room for."""
         return self.alphas.shape[1]
 
+    def rows(self) -> Float[Array, "L M P"]:
+        """The basis, one vector a row; zero where no step was made."""
+        blocks = [rows_of(block, self.current.shape[1]) for block in self.basis]
+        return jnp.concatenate(blocks, 1)[:, : self.capacity]
+
 
 def begin(
     start: Float[Array, "L P"],
@@ -151,12 +166,12 @@ def begin(
     continues
         Whether to go on after a breakdown; with full reorthogonalisation only.
     """
-    lanes, size = start.shape
+    lanes = len(start)
     dtype = start.dtype
     sizes = () if reorthogonalize == "none" else block_sizes(capacity)
     estimated = sum(sizes) if reorthogonalize == "partial" else 0
     return LanczosState(
-        basis=tuple(jnp.zeros((lanes, rows, size), dtype) for rows in sizes),
+        basis=tuple(_empty(start, rows) for rows in sizes),
         previous=jnp.zeros_like(start),
         current=start / jnp.linalg.norm(start, axis=-1, keepdims=True),
         beta=jnp.zeros(lanes, dtype),
@@ -185,6 +200,13 @@ def block_sizes(capacity: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def _empty(like: Array, rows: int) -> Array:
+    """A block of so many rows, for vectors like these."""
+    lanes, size = like.shape
+    count, length = tile_shape(size)
+    return jnp.zeros((lanes, count, rows, length), like.dtype)
+
+
 def enlarge(state: LanczosState, capacity: int) -> LanczosState:
     """The same state with room for more steps."""
     new = block_sizes(capacity)[len(state.basis) :] if state.basis else ()
@@ -193,10 +215,9 @@ def enlarge(state: LanczosState, capacity: int) -> LanczosState:
     def pad(x: Array, more: int, value: float = 0) -> Array:
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)], constant_values=value)
 
-    lanes, size = state.current.shape
     return dataclasses.replace(
         state,
-        basis=state.basis + tuple(jnp.zeros((lanes, n, size), state.current.dtype) for n in new),
+        basis=state.basis + tuple(_empty(state.current, rows) for rows in new),
         alphas=pad(state.alphas, capacity - state.capacity),
         betas=pad(state.betas, capacity - state.capacity),
         losses=pad(state.losses, rows),
@@ -261,14 +282,17 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     # else the compiler copies the basis.
     with jax.named_scope("reorthogonalize"):
         if state.losses.shape[-1]:
-            (residual, current), (losses, losses_before), rounding, swept, read = _partially(
-                state, residual, alpha
+            (tiles, row), (losses, losses_before), rounding, swept, read = _partially(
+                state, tiled(residual), alpha
             )
-            basis = _store(basis, current, j)
+            basis = _store(basis, row, j)
+            residual, current = (joined(x, current.shape[1]) for x in (tiles, row))
         elif basis:
-            basis = _store(basis, current, j)
+            row = tiled(current)
+            basis = _store(basis, row, j)
             filled = jnp.asarray(_first_rows(basis)) <= j
-            (residual, _), _, read = _sweep_twice(basis, (residual, current), filled, None)
+            (tiles, _), _, read = _sweep_twice(basis, (tiled(residual), row), filled, None)
+            residual = joined(tiles, current.shape[1])
     length = jnp.linalg.norm(residual, axis=-1)
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + length)
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
@@ -311,13 +335,13 @@ def _go_on(
 
     def fresh(vectors: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(1), step)
-        new = jax.random.normal(key, vectors.shape, vectors.dtype)
+        new = tiled(jax.random.normal(key, vectors.shape, vectors.dtype))
         # A third time, because in a nearly full space little is left of it.
         for _ in range(3):
             for block in basis:
-                new, _ = _remove(block, new)
-            new = new / jnp.linalg.norm(new, axis=-1, keepdims=True)
-        return jnp.where(ended[:, None], new, vectors)
+                new, _ = remove(block, new)
+            new = new / lengths(new)[:, None, None]
+        return jnp.where(ended[:, None], joined(new, vectors.shape[1]), vectors)
 
     return jax.lax.cond(ended.any(), fresh, lambda vectors: vectors, vectors)
 
@@ -337,20 +361,20 @@ def _inner(first: Array, second: Array) -> Array:
 
 def _first_rows(basis: tuple[Array, ...]) -> np.ndarray:
     """Number of the first row of each block."""
-    return np.cumsum([0, *(block.shape[1] for block in basis)])[:-1]
+    return np.cumsum([0, *(block.shape[2] for block in basis)])[:-1]
 
 
 def _store(
-    basis: tuple[Array, ...], vectors: Float[Array, "L P"], row: Int[Array, ""]
+    basis: tuple[Array, ...], vectors: Float[Array, "L T p"], row: Int[Array, ""]
 ) -> tuple[Array, ...]:
     """The basis with one more row. Each block is written in place, or left alone."""
 
     def write(block: Array, at: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(block, vectors[:, None], at, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(block, vectors[:, :, None], at, axis=2)
 
     return tuple(
         jax.lax.cond(
-            (row >= first) & (row < first + block.shape[1]),
+            (row >= first) & (row < first + block.shape[2]),
             write,
             lambda block, at: block,
             block,
@@ -371,13 +395,13 @@ def _partially(
     recurrence would bring its losses back in. Losses grow fastest along the outliers' eigenvectors,
     which live in the first rows: the first block is read at every step, and many others are spared.
 
-    Returns the new and the current vector, their losses, the rounding, the panels and the number of
-    rows read.
+    Vectors are in tiles. Returns the new and the current one, their losses, the rounding, the
+    panels and the number of rows read.
     """
     j = state.step
     unit = jnp.finfo(residual.dtype).eps / 2
-    residual, _ = _remove(state.basis[0], residual)
-    length = jnp.linalg.norm(residual, axis=-1)
+    residual, _ = remove(state.basis[0], residual)
+    length = lengths(residual)
     # A panel that is new starts from what was learnt in the one before it.
     panel = jnp.arange(state.rounding.shape[-1])
     new = (panel * PANEL == j)[None]
@@ -392,7 +416,7 @@ def _partially(
     first = _first_rows(state.basis) // PANEL
     reading = jnp.stack([group.any() for group in jnp.split(asked, first[1:])])
     both = jnp.any(asked & ~state.swept)
-    vectors = (residual, state.current)
+    vectors = (residual, tiled(state.current))
     (swept, current), overlaps, read = _sweep_twice(state.basis, vectors, reading, both)
     true = _largest_by_panel(jnp.where(rows < j, jnp.abs(overlaps), 0))
     ratio = CAUTION * true / (jnp.where(worst > 0, worst, 1) * _safe(length)[:, None])
@@ -400,7 +424,7 @@ def _partially(
     rounding = rounding * jnp.where(learns, jnp.clip(ratio, 1 / CAUTION, CAUTION), 1)
     rounding = jnp.maximum(rounding, LEAST_ROUNDING)
     local = jnp.repeat(rounding, PANEL, 1)[:, None] * unit
-    sizes = [block.shape[1] // PANEL for block in state.basis]
+    sizes = [block.shape[2] // PANEL for block in state.basis]
     panels = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))
     read_rows = jnp.repeat(panels, PANEL)[None]
     clean = ((read_rows | (rows < PANEL)) & (rows <= j))[None]
@@ -462,18 +486,18 @@ def _sweep_twice(
     reading: Bool[Array, " b"],
     both: Bool[Array, ""] | None,
 ) -> tuple[tuple[Array, Array], Array, Array]:
-    """Each lane's first vector, or both, made orthogonal to the rows of some blocks.
+    """Each lane's first vector, or both, made orthogonal to the rows of some blocks; in tiles.
 
     Returns the vectors, the overlaps of the first with the rows before, (L, R), and how many rows
     were read. A second pass is made if the first took too much of the norm of the first vector.
     """
-    sizes = jnp.asarray([block.shape[1] for block in basis], jnp.float32)
-    shape = (basis[0].shape[0], sum(block.shape[1] for block in basis))
-    enough = jnp.linalg.norm(vectors[0], axis=-1) / jnp.sqrt(2.0)
+    sizes = jnp.asarray([block.shape[2] for block in basis], jnp.float32)
+    shape = (basis[0].shape[0], sum(block.shape[2] for block in basis))
+    enough = lengths(vectors[0]) / jnp.sqrt(2.0)
 
     def unfinished(carry: tuple[Array, Any, Any]) -> Array:
         passes, vectors, _ = carry
-        lost = jnp.any(jnp.linalg.norm(vectors[0], axis=-1) < enough)
+        lost = jnp.any(lengths(vectors[0]) < enough)
         return (passes == 0) | ((passes == 1) & lost)
 
     def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
@@ -484,8 +508,8 @@ def _sweep_twice(
     def sweeps(start: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
         passes, (first, second), overlaps = jax.lax.while_loop(unfinished, once, start)
         if both is not None:
-            second = second / _safe(jnp.linalg.norm(second, axis=-1))[:, None]
-            first = _without(first, second)
+            second = second / _safe(lengths(second))[:, None, None]
+            first = first - inner(first, second)[:, None, None] * second
         return passes, (first, second), overlaps
 
     start = (jnp.zeros((), jnp.int32), vectors, jnp.zeros(shape, vectors[0].dtype))
@@ -503,13 +527,13 @@ def _sweep(
     """One pass of block Gram–Schmidt against some blocks of rows, and the first's overlaps."""
 
     def read(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        first, overlaps = _remove(block, first)
+        first, overlaps = remove(block, first)
         if both is not None:
-            second = jax.lax.cond(both, lambda v: _remove(block, v)[0], lambda v: v, second)
+            second = jax.lax.cond(both, lambda v: remove(block, v)[0], lambda v: v, second)
         return first, second, overlaps
 
     def leave(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        return first, second, jnp.zeros(block.shape[:2], block.dtype)
+        return first, second, jnp.zeros((block.shape[0], block.shape[2]), block.dtype)
 
     first, second = vectors
     found = []
@@ -517,9 +541,3 @@ def _sweep(
         first, second, overlaps = jax.lax.cond(wanted, read, leave, block, first, second)
         found.append(overlaps)
     return (first, second), jnp.concatenate(found, -1)
-
-
-def _remove(block: Array, vectors: Array) -> tuple[Array, Array]:
-    """The vectors without their components along a block's rows, and those."""
-    overlaps = jnp.einsum("krp,kp->kr", block, vectors, precision="highest")
-    return vectors - jnp.einsum("kr,krp->kp", overlaps, block, precision="highest"), overlaps

@@ -20,7 +20,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Float
 
-from landscape.curvature.operators import LinearOperator, expect_square
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_square
 from landscape.errors import InputError
 from landscape.spectra.slq import expect_positive, gaussian_probes
 

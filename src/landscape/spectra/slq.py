@@ -18,13 +18,15 @@ from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator, expect_range, expect_square
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_range, expect_square
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
 from landscape.spectra.deflation import DeflatedOperator
 from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
+from landscape.spectra.tiles import block_of
 
 # Rounding of the steps themselves, as a perturbation of the operator, relative to ‖A‖. In float32
 # four units of rounding: three was the largest needed to explain the error of a bound. In float64
@@ -327,7 +329,7 @@ def lanczos_run(
     probes = gaussian_probes(key, num_probes, size, op.dtype)
     pairs = _outliers(op, key, deflate) if deflate else None
     if pairs is not None:
-        op = DeflatedOperator(op, pairs.vectors.T)
+        op = DeflatedOperator(op, block_of(pairs.vectors.T[None]))
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
     reserve = min(capacity, reserve or capacity)

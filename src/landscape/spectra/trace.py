@@ -35,7 +35,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from landscape.curvature.memory import device_memory
-from landscape.curvature.operators import LinearOperator, expect_square
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_square
 from landscape.errors import InputError, ResourceError
 
 METHODS = ("hutch++", "hutchinson")

@@ -1,0 +1,73 @@
+"""Matrices that are there, as operators: references, and prescribed spectra of any size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from landscape.curvature.operators import LinearOperator
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class DenseOperator(LinearOperator):
+    """A symmetric matrix that is there; the reference the other operators are tested against.
+
+    Attributes
+    ----------
+    matrix
+        Shape (P, P), symmetric.
+
+    Examples
+    --------
+    >>> op = DenseOperator(jnp.diag(jnp.arange(3.0)))
+    >>> op.matvec(jnp.ones(3)).tolist()
+    [0.0, 1.0, 2.0]
+    """
+
+    matrix: Float[Array, "P P"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return (self.matrix.shape[0], self.matrix.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return np.dtype(self.matrix.dtype)
+
+    def _products(self) -> Callable[[Array], Array]:
+        return lambda v: jnp.matmul(self.matrix, v, precision="highest")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class DiagonalOperator(LinearOperator):
+    """A diagonal matrix: a prescribed spectrum at any size.
+
+    Attributes
+    ----------
+    diagonal
+        Shape (P,), the eigenvalues.
+    """
+
+    diagonal: Float[Array, " P"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return (self.diagonal.shape[0], self.diagonal.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the entries."""
+        return np.dtype(self.diagonal.dtype)
+
+    def _products(self) -> Callable[[Array], Array]:
+        return lambda v: self.diagonal * v
