@@ -1,8 +1,8 @@
 """Products of a block of Lanczos vectors with one vector: in tiles, and as whole rows.
 
 The rows are Lanczos vectors of a 20×128 network at its initialisation (P = 709,652). For each
-number of rows: milliseconds of the overlaps and of the update, and the largest error of an overlap,
-against float64, in units of rounding.
+number of rows: milliseconds of the inner products and of the update, for one vector and for two,
+and the largest error of an inner product, against float64, in units of rounding.
 
     python benchmarks/tiling.py --out tiling.json
 """
@@ -23,7 +23,10 @@ from kernels import EXAMPLES, operator
 
 from landscape.runs import environment
 from landscape.spectra import lanczos_run
-from landscape.spectra.tiles import block_of, combination, overlaps, tiled
+from landscape.spectra.tiles import block_of, combination, inner_products, tiled
+
+# Columns of the table.
+TIMES = ("products_ms", "update_ms", "products_with_two_ms", "update_of_two_ms")
 
 
 def milliseconds(function: Callable[..., Any], *arguments: Any, repeats: int = 20) -> float:
@@ -49,6 +52,19 @@ def whole_update(coefficients: Any, rows: Any) -> Any:
     return jnp.matmul(coefficients, rows, precision="highest")
 
 
+@jax.jit
+def products_with_two(block: Any, two: Any) -> Any:
+    """Both vectors as the columns of one matrix."""
+    return jnp.einsum("ltrp,itp->litr", block, two, precision="highest").sum(2)
+
+
+@jax.jit
+def combinations_of_two(coefficients: Any, block: Any) -> Any:
+    """As ``remove_from_both`` does it."""
+    spread = jnp.broadcast_to(coefficients, (*block.shape[:2], *coefficients.shape))
+    return jnp.einsum("ltir,ltrp->ltip", spread, block, precision="highest")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -58,6 +74,7 @@ def main() -> None:
     count = max(options.rows)
     run = lanczos_run(operator(EXAMPLES), jax.random.key(0), capacity=count).advance(count)
     basis, vector = run.state.rows()[0], run.state.current[0]
+    two = jnp.stack([vector, run.state.previous[0]])
     table = []
     for number in options.rows:
         rows = basis[:number]
@@ -68,22 +85,23 @@ def main() -> None:
                 whole_overlaps(rows, vector),
                 milliseconds(whole_overlaps, rows, vector),
                 milliseconds(whole_update, jnp.ones(number), rows),
+                milliseconds(whole_overlaps, rows, two.T),
+                milliseconds(whole_update, jnp.ones((2, number)), rows),
             ),
             "tiles": (
-                jax.jit(overlaps)(block, tiles)[0],
-                milliseconds(jax.jit(overlaps), block, tiles),
+                jax.jit(inner_products)(block, tiles)[0],
+                milliseconds(jax.jit(inner_products), block, tiles),
                 milliseconds(jax.jit(combination), jnp.ones((1, number)), block),
+                milliseconds(products_with_two, block, tiled(two)),
+                milliseconds(combinations_of_two, jnp.ones((2, number)), block),
             ),
         }
-        for way, (found, first, second) in ways.items():
+        for way, (found, *times) in ways.items():
             error = float(np.abs(np.asarray(found, float) - exact).max() * 2**24)
-            row = {"rows": number, "way": way, "overlaps_ms": first, "update_ms": second}
+            row = {"rows": number, "way": way, **dict(zip(TIMES, times, strict=True))}
             table.append({**row, "error_in_units": error})
-            print(
-                f"{number:3d} rows {way:6s} overlaps {first:5.2f} ms, update {second:5.2f} ms, "
-                f"error {error:6.1f} units",
-                flush=True,
-            )
+            told = ", ".join(f"{name} {row[name]:5.2f}" for name in TIMES)
+            print(f"{number:3d} rows {way:6s} {told}, error {error:6.1f} units", flush=True)
     if options.out:
         record = {"environment": environment(), "rows": table}
         options.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -23,7 +23,7 @@ from landscape.spectra import (
     slq,
 )
 from landscape.spectra.bounds import distribution_bounds
-from landscape.spectra.lanczos import advance_compiled, begin
+from landscape.spectra.lanczos import advance_compiled, begin, drift
 from landscape.training import softmax_cross_entropy
 
 EPS = 1e-3
@@ -239,6 +239,25 @@ def test_steps_in_parts_are_the_steps_at_once(scheme):
     assert parts.alphas.shape == (2, 90)
     for name in ("alphas", "betas", "num_steps", "probe_norms", "noise_floor"):
         np.testing.assert_array_equal(getattr(once, name), getattr(parts, name))
+
+
+def test_lost_orthogonality_is_part_of_the_noise_floor(x64):
+    values = np.linspace(-1, 2, 200)
+    start = np.random.default_rng(0).standard_normal((1, 200))
+    op = DiagonalOperator(jnp.asarray(values))
+    state = advance_compiled(op, begin(jnp.asarray(start), 48, "partial"), 40)
+    assert float(drift(state)[0]) < 1e-13
+    # A last vector that overlaps with an earlier one: T is wrong by the square of that.
+    overlap = 1e-4
+    mixed = (state.current + overlap * state.rows()[:, 3]) / np.sqrt(1 + overlap**2)
+    moved = float(drift(dataclasses.replace(state, current=mixed))[0])
+    beta, scale = float(state.beta[0]), float(state.scale[0])
+    np.testing.assert_allclose(moved, overlap**2 * beta**2 / scale, rtol=1e-6)
+    run = lanczos_run(op, jax.random.key(0), reorthogonalize="partial", capacity=48).advance(40)
+    overlapping = run.state.current + 0.1 * run.state.rows()[:, 3]
+    spoilt = dataclasses.replace(run, state=dataclasses.replace(run.state, current=overlapping))
+    assert run.spectrum().noise_floor < 1e-11
+    assert spoilt.spectrum().noise_floor > 1e-4
 
 
 def test_a_stored_state_goes_on_to_the_same_bits():

@@ -13,8 +13,8 @@ from landscape.spectra.tiles import (
     TILE,
     block_of,
     combination,
+    inner_products,
     joined,
-    overlaps,
     rows_of,
     tile_shape,
     tiled,
@@ -37,7 +37,7 @@ def test_products_are_those_of_the_rows(x64):
     rows = generator.standard_normal((2, 5, size))
     vectors = generator.standard_normal((2, size))
     block = block_of(jnp.asarray(rows))
-    found = np.asarray(overlaps(block, tiled(jnp.asarray(vectors))))
+    found = np.asarray(inner_products(block, tiled(jnp.asarray(vectors))))
     np.testing.assert_allclose(found, np.einsum("lrp,lp->lr", rows, vectors), rtol=1e-11)
     summed = joined(combination(jnp.asarray(found), block), size)
     np.testing.assert_allclose(summed, np.einsum("lr,lrp->lp", found, rows), rtol=1e-10)
@@ -49,7 +49,7 @@ def test_overlaps_of_long_vectors_are_exact_to_rounding():
     scales = np.where(np.arange(size) < size // 10, 10.0, 0.1)
     drawn = np.random.default_rng(1).standard_normal((9, size)) * scales
     units = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-    found = overlaps(block_of(jnp.asarray(units[None, :8])), tiled(jnp.asarray(units[8:])))
+    found = inner_products(block_of(jnp.asarray(units[None, :8])), tiled(jnp.asarray(units[8:])))
     exact = units[:8].astype(float) @ units[8].astype(float)
     assert np.abs(np.asarray(found[0]) - exact).max() < 2 * 2.0**-24
 

@@ -24,6 +24,7 @@ A state holds everything: it can be advanced, stored, and advanced again with th
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,9 +35,11 @@ from jaxtyping import Array, Bool, Float, Int
 from landscape.curvature.operators import LinearOperator
 from landscape.spectra.tiles import (
     inner,
+    inner_products,
     joined,
     lengths,
     remove,
+    remove_from_both,
     rows_of,
     tile_shape,
     tiled,
@@ -63,9 +66,23 @@ BREAKDOWN = 10.0
 # some directions, and on most vectors by far less.
 CAUTION = 10.0
 
-# … nor below one unit, whatever the sweeps have seen: what is small now need not stay so.
-# Without it, two clusters 10⁷ apart in size lost orthogonality to 5·10⁻³ in float64.
-LEAST_ROUNDING = 1.0
+# … nor below this, whatever the sweeps have seen: what is small now need not stay so. With a third
+# of it, two clusters 1000 apart in size lost orthogonality until T was wrong by 3 % of ‖A‖; with 30
+# times as much, twice as many rows were read on trained networks, and T was no better for it.
+LEAST_ROUNDING = 0.03
+
+# Losses may grow by ‖A‖/β in a step. Where that is more than so much, they are not let come as far.
+# Without it, two clusters 10⁷ apart in size moved T by 10⁻⁴‖A‖ in float64.
+GROWTH = 1000.0
+
+# If any loss has passed √u, all blocks with one above this much of it are read. With u^¾, Larsen's
+# second level, the trained residual network's basis was read a third more often.
+SECOND_LEVEL = 0.1
+
+# Blocks of rows that are read at every step. Losses grow fastest along the outliers' eigenvectors,
+# which live in the first rows: on trained networks in those after the first block by a factor of 5
+# to 100 a step, where all others would have grown by 2 to 4.
+ALWAYS = 2
 
 # Realisations of the random signs of that rounding: one alone may by chance miss the mode of the
 # recurrence that grows fastest.
@@ -104,6 +121,8 @@ class LanczosState:
         from the sweeps.
     swept
         (B,) panels that the last step has read: the current vector has no losses there.
+    drift
+        (L,) largest ``Σ_i (q_iᵀr_j)²/‖A‖`` that a sweep has found, before it took it away.
     asymmetry
         (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen, less where β is small; rounding for a
         symmetric operator.
@@ -131,6 +150,7 @@ class LanczosState:
     losses_before: Float[Array, "L K Q"]
     rounding: Float[Array, "L B"]
     swept: Bool[Array, " B"]
+    drift: Float[Array, " L"]
     asymmetry: Float[Array, " L"]
     step: Int[Array, ""]
     rows_read: Float[Array, ""]
@@ -185,6 +205,7 @@ def begin(
         losses_before=jnp.zeros((lanes, REALISATIONS, estimated), dtype),
         rounding=jnp.full((lanes, estimated // PANEL), CAUTION, dtype),
         swept=jnp.zeros(estimated // PANEL, bool),
+        drift=jnp.zeros(lanes, dtype),
         asymmetry=jnp.zeros(lanes, dtype),
         step=jnp.zeros((), jnp.int32),
         rows_read=jnp.zeros((), jnp.float32),
@@ -265,6 +286,24 @@ def advance_from_host(op: LinearOperator, state: LanczosState, until: int) -> La
     return state
 
 
+@jax.jit
+def drift(state: LanczosState) -> Float[Array, " L"]:
+    """How far lost orthogonality has moved T from a projection of A, in norm.
+
+    Rows that overlap by ω move T by O(ω²‖A‖) (Simon, 1984). What a sweep meets, ``Qᵀr_j`` before it
+    is taken away, is the overlap of the rows in use times up to ‖A‖: the recurrence of the losses
+    has carried it there. A sweep that comes late meets losses that have grown, and this shows it.
+    The residual of the last step counts too; for it the whole basis is read once.
+
+    Returns
+    -------
+    (L,) the largest ``‖Qᵀr_j‖²/‖A‖``: an estimate, by the measured ‖A‖. Zero without a basis.
+    """
+    last = tiled(state.current)
+    lost = sum(jnp.sum(inner_products(block, last) ** 2, -1) for block in state.basis)
+    return jnp.maximum(state.drift, lost * state.beta**2 / _safe(state.scale))
+
+
 def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     """One step, given the images ``A q_j`` of the current vectors."""
     j = state.step
@@ -276,15 +315,16 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     # Once more against the current vector: orthogonality to it is what all else rests on.
     residual = _without(residual, current)
     basis, rounding = state.basis, state.rounding
-    losses, losses_before, swept = state.losses, state.losses, state.swept
+    losses, losses_before, swept, drift = state.losses, state.losses, state.swept, state.drift
     read = jnp.zeros((), jnp.float32)
     # Each scheme writes to the basis where the order of reading and writing is forced by the data:
     # else the compiler copies the basis.
     with jax.named_scope("reorthogonalize"):
         if state.losses.shape[-1]:
-            (tiles, row), (losses, losses_before), rounding, swept, read = _partially(
+            (tiles, row), (losses, losses_before), rounding, swept, found, read = _partially(
                 state, tiled(residual), alpha
             )
+            drift = jnp.maximum(drift, found)
             basis = _store(basis, row, j)
             residual, current = (joined(x, current.shape[1]) for x in (tiles, row))
         elif basis:
@@ -321,6 +361,7 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         losses_before=losses_before,
         rounding=rounding,
         swept=swept,
+        drift=drift,
         asymmetry=jnp.maximum(state.asymmetry, asymmetry),
         step=j + 1,
         rows_read=state.rows_read + read,
@@ -386,21 +427,22 @@ def _store(
 
 def _partially(
     state: LanczosState, residual: Array, alpha: Array
-) -> tuple[tuple[Array, Array], tuple[Array, Array], Array, Array, Array]:
+) -> tuple[tuple[Array, Array], tuple[Array, Array], Array, Array, Array, Array]:
     """Sweep the blocks whose estimated losses ask for it.
 
-    If any loss has passed √u, every block with one above u^¾ is read (R. M. Larsen, *Lanczos
-    bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998, on the second level),
-    for the new vector and, unless the step before has read them, for the current one: the
-    recurrence would bring its losses back in. Losses grow fastest along the outliers' eigenvectors,
-    which live in the first rows: the first block is read at every step, and many others are spared.
+    If any loss has passed √u, every block with one above a second, lower level is read (R. M.
+    Larsen, *Lanczos bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998), for
+    the new vector and, unless the step before has read them, for the current one: the recurrence
+    would bring its losses back in. The first ``ALWAYS`` blocks are read at every step, which spares
+    the others many times.
 
-    Vectors are in tiles. Returns the new and the current one, their losses, the rounding, the
-    panels and the number of rows read.
+    Vectors are in tiles. Returns the new and the current one, their estimated losses, the rounding,
+    the panels read, what was found there of T's drift, and the number of rows read.
     """
     j = state.step
     unit = jnp.finfo(residual.dtype).eps / 2
-    residual, _ = remove(state.basis[0], residual)
+    for block in state.basis[:ALWAYS]:
+        residual, _ = remove(block, residual)
     length = lengths(residual)
     # A panel that is new starts from what was learnt in the one before it.
     panel = jnp.arange(state.rounding.shape[-1])
@@ -411,15 +453,20 @@ def _partially(
     losses = _estimate_losses(known, alpha, length, signs[0])
     rows = jnp.arange(losses.shape[-1])[None]
     worst = _largest_by_panel(jnp.where(rows < j, jnp.abs(losses).max(1), 0))
-    living = jnp.where(state.alive[:, None] & (panel > 0)[None], worst, 0)
-    asked = jnp.any(living > jnp.sqrt(unit)) & (living.max(0) > unit**0.75)
+    always = sum(block.shape[2] for block in state.basis[:ALWAYS])
+    living = jnp.where(state.alive[:, None] & (panel * PANEL >= always)[None], worst, 0)
+    living = living * jnp.maximum(1, state.scale / (GROWTH * _safe(length)))[:, None]
+    level = jnp.sqrt(unit)
+    asked = jnp.any(living > level) & (living.max(0) > SECOND_LEVEL * level)
     first = _first_rows(state.basis) // PANEL
     reading = jnp.stack([group.any() for group in jnp.split(asked, first[1:])])
     both = jnp.any(asked & ~state.swept)
     vectors = (residual, tiled(state.current))
     (swept, current), overlaps, read = _sweep_twice(state.basis, vectors, reading, both)
-    true = _largest_by_panel(jnp.where(rows < j, jnp.abs(overlaps), 0))
-    ratio = CAUTION * true / (jnp.where(worst > 0, worst, 1) * _safe(length)[:, None])
+    overlaps = jnp.where((rows < j) & state.alive[:, None], overlaps, 0)
+    drift = jnp.sum(overlaps**2, -1) / _safe(state.scale)
+    true = _largest_by_panel(jnp.abs(overlaps)) / _safe(length)[:, None]
+    ratio = CAUTION * true / jnp.where(worst > 0, worst, 1)
     learns = asked[None] & state.alive[:, None] & (worst > 0)
     rounding = rounding * jnp.where(learns, jnp.clip(ratio, 1 / CAUTION, CAUTION), 1)
     rounding = jnp.maximum(rounding, LEAST_ROUNDING)
@@ -427,12 +474,12 @@ def _partially(
     sizes = [block.shape[2] // PANEL for block in state.basis]
     panels = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))
     read_rows = jnp.repeat(panels, PANEL)[None]
-    clean = ((read_rows | (rows < PANEL)) & (rows <= j))[None]
+    clean = ((read_rows | (rows < always)) & (rows <= j))[None]
     losses = jnp.where(clean, local * signs[1], losses)
     losses = jnp.where((rows == j + 1)[None], 1, losses)
     before = (read_rows & both & (rows < j))[None]
     losses_before = jnp.where(before, local * signs[2], state.losses)
-    return (swept, current), (losses, losses_before), rounding, panels, read + PANEL
+    return (swept, current), (losses, losses_before), rounding, panels, drift, read + always
 
 
 def _largest_by_panel(values: Array) -> Array:
@@ -527,10 +574,13 @@ def _sweep(
     """One pass of block Gram–Schmidt against some blocks of rows, and the first's overlaps."""
 
     def read(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        first, overlaps = remove(block, first)
-        if both is not None:
-            second = jax.lax.cond(both, lambda v: remove(block, v)[0], lambda v: v, second)
-        return first, second, overlaps
+        def alone(first: Array, second: Array) -> tuple[Array, Array, Array]:
+            rest, overlaps = remove(block, first)
+            return rest, second, overlaps
+
+        if both is None:
+            return alone(first, second)
+        return jax.lax.cond(both, partial(remove_from_both, block), alone, first, second)
 
     def leave(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
         return first, second, jnp.zeros((block.shape[0], block.shape[2]), block.dtype)

@@ -255,14 +255,15 @@ class LanczosRun:
             norm = np.maximum(norm, np.abs(deflated).max())
             # A and what is taken apart differ by the residuals: in norm no more than this.
             left = float(np.linalg.norm(self.deflated.residual_norms))
-        rounding = LANCZOS_ROUNDING[self.op.dtype.name]
+        drift = np.asarray(lanczos.drift(self.state), float).reshape(lanes).max(-1)
+        rounding = np.maximum(LANCZOS_ROUNDING[self.op.dtype.name] * norm, drift)
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
             num_steps=np.asarray(self.state.num_steps).reshape(lanes),
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
-            noise_floor=np.asarray(np.maximum(rounding * norm, _checked(noise_floor)) + left),
+            noise_floor=np.asarray(np.maximum(rounding, _checked(noise_floor)) + left),
             reorthogonalize=self.reorthogonalize,
             dtype=self.op.dtype.name,
             num_matvecs=made * self.probe_norms.size + spent,

@@ -48,7 +48,9 @@ def rows_of(block: Float[Array, "L T r p"], size: int) -> Float[Array, "L r P"]:
     return rows.reshape(*rows.shape[:2], -1)[..., :size]
 
 
-def overlaps(block: Float[Array, "L T r p"], tiles: Float[Array, "L T p"]) -> Float[Array, "L r"]:
+def inner_products(
+    block: Float[Array, "L T r p"], tiles: Float[Array, "L T p"]
+) -> Float[Array, "L r"]:
     """Inner products of each lane's vector with its rows."""
     return jnp.einsum("ltrp,ltp->ltr", block, tiles, precision="highest").sum(1)
 
@@ -72,9 +74,23 @@ def lengths(tiles: Float[Array, "L T p"]) -> Float[Array, " L"]:
     return jnp.sqrt(inner(tiles, tiles))
 
 
+def remove_from_both(
+    block: Float[Array, "L T r p"], first: Float[Array, "L T p"], second: Float[Array, "L T p"]
+) -> tuple[Float[Array, "L T p"], Float[Array, "L T p"], Float[Array, "L r"]]:
+    """``remove`` for two vectors of each lane, and the components of the first.
+
+    What is taken away is made in one pass over the block. The inner products are not: with two
+    columns at once they take longer than twice with one (``benchmarks/tiling.py``).
+    """
+    found = jnp.stack([inner_products(block, first), inner_products(block, second)], 1)
+    spread = jnp.broadcast_to(found[:, None], (*block.shape[:2], *found.shape[1:]))
+    taken = jnp.einsum("ltir,ltrp->ltip", spread, block, precision="highest")
+    return first - taken[:, :, 0], second - taken[:, :, 1], found[:, 0]
+
+
 def remove(
     block: Float[Array, "L T r p"], tiles: Float[Array, "L T p"]
 ) -> tuple[Float[Array, "L T p"], Float[Array, "L r"]]:
     """The vectors without their components along the rows, which are orthonormal, and those."""
-    found = overlaps(block, tiles)
+    found = inner_products(block, tiles)
     return tiles - combination(found, block), found
