@@ -20,6 +20,7 @@ def networks(count=3, chunk_size=None, dtype=jnp.float32):
     for seed in range(count):
         inputs = jnp.asarray(X, dtype)
         params = MODEL.init(jax.random.key(seed), inputs)["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         yield hessian(LOSS, params, (inputs, BATCH[1]), state={}, chunk_size=chunk_size)
 
 

@@ -16,6 +16,9 @@ from landscape.errors import InputError
 
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)
 
+# Losses below this are looked at elsewhere too.
+_SMALL = 1e-2
+
 
 def check_loss(
     loss: Callable[..., Array], params: Any, state: Any, batch: Any, weight: Weight | None
@@ -35,7 +38,8 @@ def check_loss(
     Notes
     -----
     The mean over chunks of a third of the examples is compared with the loss of the whole batch:
-    this catches sums, masks and batch normalisation in training mode. The tolerance, 10⁻³ of the
+    this catches sums, masks and batch normalisation in training mode. If both are near zero they
+    are compared at other parameters too. The tolerance, 10⁻³ of the
     chunks' mean absolute loss and at least 32 units of float32 rounding, is above rounding and
     below those errors, for the small losses of trained networks too. Nothing is evaluated under a
     tracer.
@@ -64,18 +68,47 @@ def check_loss(
     if length < 2:
         return
     found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
-    mean = float(found)
-    if not np.isfinite(mean):
+    if not np.isfinite(float(found)):
         raise InputError(
-            f"the loss of a part of the batch is {mean}: guard the mean of a mask that may be empty"
+            f"the loss of a part of the batch is {float(found)}: guard the mean of a mask that may "
+            "be empty"
         )
-    tolerance = max(1e-3, 4 * float(jnp.finfo(shape.dtype).eps))
-    if abs(mean - whole) > max(tolerance * max(float(size), abs(whole)), _ROUNDING):
+    _expect_mean(whole, float(found), float(size), shape.dtype)
+    if max(float(size), abs(whole)) > _SMALL:
+        return
+    # Of a loss near zero a sum and a mean are alike: look at one that is not.
+    params = _elsewhere(params)
+    whole = float(_loss(loss, params, state, batch))
+    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
+    if np.isfinite(whole) and np.isfinite(float(found)):
+        _expect_mean(whole, float(found), float(size), shape.dtype)
+
+
+def _expect_mean(whole: float, mean: float, size: float, dtype: np.dtype) -> None:
+    """Refuse a loss that differs from the mean over its chunks, given that of their sizes."""
+    tolerance = max(1e-3, 4 * float(jnp.finfo(dtype).eps))
+    if abs(mean - whole) > max(tolerance * max(size, abs(whole)), _ROUNDING):
         raise InputError(
             f"the loss of the whole batch is {whole:.6g}, but the weighted mean over its parts is "
             f"{mean:.6g}: the loss must be a mean over the examples. A sum, a mask without "
             "`weight`, or batch normalisation in training mode gives this"
         )
+
+
+def _elsewhere(params: Any) -> Any:
+    """Parameters a tenth of their size away, or a tenth from 0, always the same."""
+    leaves, structure = jax.tree.flatten(params)
+    generator = np.random.default_rng(0)
+
+    def moved(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), np.floating):
+            return leaf
+        step = 0.1 * generator.standard_normal(jnp.shape(leaf))
+        size = jnp.sqrt(jnp.mean(jnp.square(leaf))) if jnp.size(leaf) else 1
+        size = jnp.where(size > 0, size, 1)
+        return leaf + jnp.asarray(step, jnp.result_type(leaf)) * size
+
+    return jax.tree.unflatten(structure, [moved(leaf) for leaf in leaves])
 
 
 def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch: Any) -> Any:

@@ -284,6 +284,7 @@ def fisher(
         For an unknown distribution, num_samples below 1, or outputs of another shape than (N, C).
     """
     check_options(precision, chunk_size)
+    note_function(model_fn)
     if distribution not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
         raise InputError(f"distribution must be one of {known}; got {distribution!r}")

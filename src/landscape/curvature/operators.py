@@ -170,9 +170,13 @@ class LinearOperator(abc.ABC):
 
         Raises
         ------
+        InputError
+            If the block size is below 1.
         ResourceError
             If the host's memory cannot hold the matrix.
         """
+        if block_size < 1:
+            raise InputError(f"block_size must be at least 1; got {block_size}")
         _check_dense_memory(self.shape, self.dtype.itemsize)
         if self.traceable:
             return _dense(self, min(block_size, self.shape[1]))

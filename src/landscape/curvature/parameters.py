@@ -22,7 +22,16 @@ Predicate = Callable[[str], bool]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Key path of a leaf as ``"a/b/0"``: dictionary keys, attributes and indices alike."""
+    """Key path of a leaf as ``"a/b/0"``: dictionary keys, attributes and indices alike.
+
+    The last step into a variable of Flax's NNX, ``.value``, is left out.
+    """
+    if (
+        len(path) > 1
+        and isinstance(path[-1], jax.tree_util.GetAttrKey)
+        and path[-1].name == "value"
+    ):
+        path = path[:-1]
     return "/".join(
         str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
         for entry in path
@@ -78,7 +87,7 @@ def select(params: Any, wrt: Predicate | None) -> Selection:
     Raises
     ------
     InputError
-        If nothing is chosen, or a chosen leaf is not of a real floating type.
+        If nothing is chosen, a chosen leaf is not of a real floating type, or they are of several.
     """
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
     names = [path_name(path) for path, _ in with_paths]
@@ -93,4 +102,14 @@ def select(params: Any, wrt: Predicate | None) -> Selection:
                 f"parameter {name!r} has type {dtype}; only real floating leaves can be "
                 "differentiated: move it to `state`, or leave it out with `wrt`"
             )
+    types = {
+        str(jnp.result_type(leaf))
+        for (_, leaf), mine in zip(with_paths, chosen, strict=True)
+        if mine
+    }
+    if len(types) > 1:
+        raise InputError(
+            f"the differentiated parameters are of types {', '.join(sorted(types))}: products "
+            "would be no more exact than the coarsest; cast them to one type"
+        )
     return Selection(structure, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Hashable
@@ -20,10 +21,13 @@ def note_function(function: Callable[..., Any]) -> None:
     Functions are of the same making if they share their code and what they close over, arrays
     apart. Only what is needed to tell them apart is kept.
     """
-    code = getattr(function, "__code__", None)
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None)
     if code is None:
         return
-    making = (code, *map(_identity, getattr(function, "__closure__", None) or ()))
+    making = (code, *map(_identity, getattr(inner, "__closure__", None) or ()))
     known = _seen.setdefault(making, [])
     if any(reference() is function for reference in known):
         return

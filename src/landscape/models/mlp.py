@@ -189,6 +189,8 @@ class _HiddenStack(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
         shape = (self.count, self.width, self.width)
-        kernels = self.param("kernel", nn.initializers.glorot_normal(batch_axis=(0,)), shape)
-        biases = self.param("bias", nn.initializers.zeros_init(), (self.count, self.width))
+        # The type of nn.Dense's parameters; an initializer's own default follows jax_enable_x64.
+        glorot, zeros = nn.initializers.glorot_normal(batch_axis=(0,)), nn.initializers.zeros_init()
+        kernels = self.param("kernel", glorot, shape, jnp.float32)
+        biases = self.param("bias", zeros, (self.count, self.width), jnp.float32)
         return kernels, biases

@@ -14,7 +14,7 @@ from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.measures import LanczosSpectrum
-from landscape.spectra.slq import expect_positive, lanczos_run
+from landscape.spectra.slq import expect_known_rounding, expect_positive, lanczos_run
 
 # Steps before the first look, and the factor between looks: a look takes a few small
 # eigendecompositions, and on average an eighth of the steps is made in vain.
@@ -110,33 +110,34 @@ def resolve_fraction(
     if not width > 0:
         raise InputError(f"width must be positive; got {width!r}")
     run = lanczos_run(op, key, num_probes=num_probes, capacity=max_steps, reserve=_ROOM, **options)
+    expect_known_rounding(run, noise_floor)
     steps = min(FIRST_LOOK, max_steps)
     while True:
         run = run.advance(steps)
         spectrum = run.spectrum(noise_floor)
         fraction = measure(spectrum)
-        status = _status(fraction, spectrum, width)
+        exhausted = np.asarray(run.state.exhausted).reshape(spectrum.num_steps.shape)
+        ended = np.asarray(exhausted.all(-1))
+        status = _status(fraction, spectrum, width, ended)
         if steps >= max_steps or (status != "max_steps").all():
             return ResolvedFraction(fraction, spectrum, status)
         steps = min(math.ceil(GROWTH * steps), max_steps)
 
 
-def _status(fraction: Fraction, spectrum: LanczosSpectrum, width: float) -> np.ndarray:
+def _status(
+    fraction: Fraction, spectrum: LanczosSpectrum, width: float, ended: np.ndarray
+) -> np.ndarray:
+    """``ended``: (*batch,) whether every probe's Krylov space is exhausted."""
+    everything = spectrum.alphas.shape[-1] == spectrum.num_dimensions
     status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
     for index in np.ndindex(status.shape):
         if fraction.width[index] <= width:
             status[index] = "reached"
-        elif _final(spectrum, index):
-            status[index] = "exhausted"
         elif _weight_at_ends(fraction, spectrum, index) > width:
             status[index] = "atom"
+        elif ended[index] or everything:
+            status[index] = "exhausted"
     return status
-
-
-def _final(spectrum: LanczosSpectrum, index: tuple[int, ...]) -> bool:
-    """Whether every probe's Krylov space is exhausted."""
-    made = spectrum.alphas.shape[-1]
-    return bool((spectrum.num_steps[index] < made).all()) or made == spectrum.num_dimensions
 
 
 def _weight_at_ends(fraction: Fraction, spectrum: LanczosSpectrum, index: tuple[int, ...]) -> float:

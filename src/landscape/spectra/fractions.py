@@ -294,6 +294,8 @@ def half_width(
     if isinstance(relative_to, str) and relative_to != "norm":
         raise InputError(f"relative_to must be a number, 'norm' or None; got {relative_to!r}")
     scale = spectrum.norm if isinstance(relative_to, str) else relative_to
+    if scale is not None and not np.all(np.asarray(scale) >= 0):
+        raise InputError(f"relative_to must not be negative; got {relative_to!r}")
     width = np.asarray(eps * (1.0 if scale is None else scale), float)
     if not force and np.any(width < spectrum.noise_floor):
         raise InputError(

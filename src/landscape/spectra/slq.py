@@ -9,7 +9,9 @@ estimation of tr(f(A)) via stochastic Lanczos quadrature*, SIAM J. Matrix Anal. 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
+from landscape.curvature.inner_types import coarser_inside
 from landscape.curvature.memory import device_memory
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_range, expect_square
@@ -77,8 +80,8 @@ def slq(
         Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
         recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING``, relative to
         ``‖A‖``), and fractions below it are refused. Without it the operator's own rounding is
-        taken to be no larger: measure it where products are less exact than their type, as those of
-        a network that computes in bfloat16 inside.
+        taken to be no larger, and an operator that computes in a coarser type inside, such as
+        bfloat16, is refused.
     deflate
         q, eigenvalues of largest magnitude to find first (``extremal_eigenpairs``) and take out:
         what is left has a smaller norm, and is resolved in fewer steps. Memory is q vectors; the
@@ -120,6 +123,7 @@ def slq(
         capacity=max(num_steps, capacity or 1),
         memory=memory,
     )
+    expect_known_rounding(run, noise_floor)
     return run.advance(num_steps).spectrum(noise_floor)
 
 
@@ -142,6 +146,8 @@ class LanczosRun:
         Bytes that the vectors may take.
     deflated
         The eigenpairs that were taken out, or None.
+    coarser
+        Name of a coarser type that the products compute in, if there is one.
     """
 
     op: LinearOperator
@@ -150,6 +156,7 @@ class LanczosRun:
     reorthogonalize: str
     memory: int
     deflated: EigenPairs | None = None
+    coarser: str = ""
 
     @property
     def num_steps(self) -> int:
@@ -177,8 +184,14 @@ class LanczosRun:
         -------
         The run after these steps; the same bits whether they were made at once or in parts.
         """
+        expect_positive(num_steps=num_steps)
         num_steps = min(num_steps, self._dimensions)
         state = self.state
+        if state.current.is_deleted():
+            raise InputError(
+                "this run is used up: it was advanced before, and the run that came back holds its "
+                "arrays. Write run = run.advance(…)"
+            )
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), self._dimensions)
             one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
@@ -205,7 +218,7 @@ class LanczosRun:
         if not made:
             raise InputError("no Lanczos step has been made yet: advance the run first")
         alphas, betas = (
-            np.asarray(x[:, :made], float) for x in (self.state.alphas, self.state.betas)
+            np.asarray(x, float)[:, :made] for x in (self.state.alphas, self.state.betas)
         )
         steps = np.asarray(self.state.num_steps)
         values = np.full(alphas.shape, np.nan)
@@ -227,9 +240,10 @@ class LanczosRun:
         made = self.num_steps
         if not made:
             raise InputError("no Lanczos step has been made yet: advance the run first")
+        expect_known_rounding(self, noise_floor)
         lanes = self.probe_norms.shape
         alphas, betas = (
-            np.asarray(x[:, :made], float).reshape(*lanes, made)
+            np.asarray(x, float)[:, :made].reshape(*lanes, made)
             for x in (self.state.alphas, self.state.betas)
         )
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
@@ -319,6 +333,11 @@ def lanczos_run(
     """
     expect_positive(num_probes=num_probes, capacity=capacity, reserve=reserve or 1)
     expect_square(op)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((op, key))):
+        raise InputError(
+            "a spectrum ends on the host, in float64, and cannot be taken inside jit, vmap or "
+            "grad: return the parameters, and take it outside"
+        )
     size = op.shape[0]
     capacity = min(capacity, size - deflate)
     batch = (*op.batch_shape, num_probes)
@@ -340,7 +359,8 @@ def lanczos_run(
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
     lengths = np.broadcast_to(np.asarray(norms, float), batch)
-    return LanczosRun(op, state, lengths, scheme, memory, pairs)
+    coarser = coarser_inside(op, lengths.size) if op.traceable else ""
+    return LanczosRun(op, state, lengths, scheme, memory, pairs, coarser)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -386,6 +406,22 @@ def _basis(one: int, capacity: int) -> int:
     return one * (NUM_VECTORS + sum(lanczos.block_sizes(capacity)))
 
 
+def expect_known_rounding(run: LanczosRun, noise_floor: float | np.ndarray | None) -> None:
+    """Refuse products in a coarser type than their results have, unless a noise floor was given.
+
+    Raises
+    ------
+    InputError
+        With the type that was found.
+    """
+    if run.coarser and noise_floor is None:
+        raise InputError(
+            f"products with {run.op!r} compute in {run.coarser} inside, so their rounding cannot "
+            "be told from their type: measure it by landscape.curvature.noise_floor(op, key) and "
+            "pass it as noise_floor, or compute in full precision"
+        )
+
+
 def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
     floor = np.asarray(0 if noise_floor is None else noise_floor, float)
     if not (np.isfinite(floor) & (floor >= 0)).all():
@@ -393,8 +429,8 @@ def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
     return floor
 
 
-def expect_positive(**values: int) -> None:
-    """Refuse a count below 1.
+def expect_positive(**values: Any) -> None:
+    """Refuse what is no count of at least 1.
 
     Raises
     ------
@@ -402,6 +438,10 @@ def expect_positive(**values: int) -> None:
         With the name that it was given under.
     """
     for name, value in values.items():
+        try:
+            operator.index(value)
+        except TypeError:
+            raise InputError(f"{name} must be an integer; got {value!r}") from None
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}")
 
