@@ -79,11 +79,6 @@ GROWTH = 1000.0
 # second level, the trained residual network's basis was read a third more often.
 SECOND_LEVEL = 0.1
 
-# Blocks of rows that are read at every step. Losses grow fastest along the outliers' eigenvectors,
-# which live in the first rows: on trained networks in those after the first block by a factor of 5
-# to 100 a step, where all others would have grown by 2 to 4.
-ALWAYS = 2
-
 # Realisations of the random signs of that rounding: one alone may by chance miss the mode of the
 # recurrence that grows fastest.
 REALISATIONS = 4
@@ -433,16 +428,13 @@ def _partially(
     If any loss has passed √u, every block with one above a second, lower level is read (R. M.
     Larsen, *Lanczos bidiagonalization with partial reorthogonalization*, DAIMI PB-357, 1998), for
     the new vector and, unless the step before has read them, for the current one: the recurrence
-    would bring its losses back in. The first ``ALWAYS`` blocks are read at every step, which spares
-    the others many times.
+    would bring its losses back in.
 
     Vectors are in tiles. Returns the new and the current one, their estimated losses, the rounding,
     the panels read, what was found there of T's drift, and the number of rows read.
     """
     j = state.step
     unit = jnp.finfo(residual.dtype).eps / 2
-    for block in state.basis[:ALWAYS]:
-        residual, _ = remove(block, residual)
     length = lengths(residual)
     # A panel that is new starts from what was learnt in the one before it.
     panel = jnp.arange(state.rounding.shape[-1])
@@ -453,8 +445,7 @@ def _partially(
     losses = _estimate_losses(known, alpha, length, signs[0])
     rows = jnp.arange(losses.shape[-1])[None]
     worst = _largest_by_panel(jnp.where(rows < j, jnp.abs(losses).max(1), 0))
-    always = sum(block.shape[2] for block in state.basis[:ALWAYS])
-    living = jnp.where(state.alive[:, None] & (panel * PANEL >= always)[None], worst, 0)
+    living = jnp.where(state.alive[:, None], worst, 0)
     living = living * jnp.maximum(1, state.scale / (GROWTH * _safe(length)))[:, None]
     level = jnp.sqrt(unit)
     asked = jnp.any(living > level) & (living.max(0) > SECOND_LEVEL * level)
@@ -474,12 +465,12 @@ def _partially(
     sizes = [block.shape[2] // PANEL for block in state.basis]
     panels = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))
     read_rows = jnp.repeat(panels, PANEL)[None]
-    clean = ((read_rows | (rows < always)) & (rows <= j))[None]
+    clean = (read_rows & (rows <= j))[None]
     losses = jnp.where(clean, local * signs[1], losses)
     losses = jnp.where((rows == j + 1)[None], 1, losses)
     before = (read_rows & both & (rows < j))[None]
     losses_before = jnp.where(before, local * signs[2], state.losses)
-    return (swept, current), (losses, losses_before), rounding, panels, drift, read + always
+    return (swept, current), (losses, losses_before), rounding, panels, drift, read
 
 
 def _largest_by_panel(values: Array) -> Array:
