@@ -72,9 +72,10 @@ def slq(
         of a mass is at most √(1/(2P)).
     reorthogonalize
         ``"full"`` keeps the basis, k·m vectors of length P, orthogonal to rounding. ``"partial"``
-        keeps it orthogonal to the square root of rounding, which gives the same spectrum for half
-        of the memory traffic. ``"none"`` keeps three vectors a probe for any m; the measure stays
-        right but converged outliers return as ghosts and waste steps, and bounds become empirical.
+        keeps it orthogonal to the square root of rounding, which gives the same spectrum for a
+        fifth to a third of the memory traffic (``benchmarks/schemes.py``). ``"none"`` keeps three
+        vectors a probe for any m; the measure stays right but converged outliers return as ghosts
+        and waste steps, and bounds become empirical.
         ``"auto"`` is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
     noise_floor
         Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
