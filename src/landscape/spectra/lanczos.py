@@ -76,7 +76,8 @@ LEAST_ROUNDING = 0.03
 GROWTH = 1000.0
 
 # If any loss has passed √u, all blocks with one above this much of it are read. With u^¾, Larsen's
-# second level, the trained residual network's basis was read a third more often.
+# second level, the trained residual network's basis was read a third more often (this number, and
+# those of LEAST_ROUNDING, while the first two blocks were read at every step).
 SECOND_LEVEL = 0.1
 
 # Realisations of the random signs of that rounding: one alone may by chance miss the mode of the
