@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from landscape.curvature import DenseOperator, DiagonalOperator, ggn, hessian, jacobian, stack
-from landscape.curvature.inner_types import coarser_inside
+from landscape.curvature.inner_types import coarser_inside as coarser_type
 from landscape.errors import InputError
 from landscape.models import MLP
 from landscape.spectra import (
@@ -176,6 +176,11 @@ def _never_narrow(spectrum):
 def coarse(params, batch):
     hidden = jnp.tanh(batch.astype(jnp.bfloat16) @ params["w"].astype(jnp.bfloat16))
     return jnp.mean(hidden.astype(jnp.float32) ** 2)
+
+
+def coarser_inside(op, platform=None):
+    columns = jax.ShapeDtypeStruct((op.shape[1], 1), op.dtype)
+    return coarser_type(jax.jit(op.matmat).trace(columns).jaxpr, op.dtype, platform)
 
 
 def test_a_coarser_type_inside_needs_a_measured_noise_floor():

@@ -13,27 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
-
-from landscape.curvature.operators import LinearOperator
 
 _MATRIX_PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
-@jax.jit
-def _images(op: LinearOperator, rows: Array) -> Array:
-    return op._lanes()(rows)
-
-
-def coarser_inside(op: LinearOperator, num_lanes: int = 1, platform: str | None = None) -> str:
-    """Name a type inside the products that is coarser than the operator's.
+def coarser_inside(program: Any, dtype: np.dtype, platform: str | None = None) -> str:
+    """Name a type inside the products of an operator that is coarser than the operator's.
 
     Parameters
     ----------
-    op
-        Traceable.
-    num_lanes
-        Rows of one product, as many as there will be: the trace is then shared with it.
+    program
+        A jaxpr that contains the products, such as ``jax.jit(op.matmat).trace(columns).jaxpr``.
+    dtype
+        Of the operator.
     platform
         Where the products run; default JAX's. Matrix products that leave their precision to the
         platform are TF32 or bfloat16 on other platforms than ``"cpu"``.
@@ -43,17 +35,16 @@ def coarser_inside(op: LinearOperator, num_lanes: int = 1, platform: str | None 
     ``"bfloat16"``, say, or an empty string. Types narrower than 32 bits count wherever they occur;
     float32 in an operator of float64 where it is multiplied by matrices.
     """
-    rows = jax.ShapeDtypeStruct((num_lanes, op.shape[1]), op.dtype)
     elsewhere = (platform or jax.default_backend()) != "cpu"
-    for equation in _equations(_images.trace(op, rows).jaxpr):
+    for equation in _equations(program):
         product = equation.primitive.name in _MATRIX_PRODUCTS
         for variable in equation.invars if product else equation.outvars:
-            dtype = getattr(variable.aval, "dtype", None)
-            if dtype is None or not jnp.issubdtype(dtype, np.floating):
+            found = getattr(variable.aval, "dtype", None)
+            if found is None or not jnp.issubdtype(found, np.floating):
                 continue
-            coarser = jnp.finfo(dtype).eps > jnp.finfo(op.dtype).eps
-            if coarser and (product or jnp.finfo(dtype).bits < 32):
-                return str(dtype)
+            coarser = jnp.finfo(found).eps > jnp.finfo(dtype).eps
+            if coarser and (product or jnp.finfo(found).bits < 32):
+                return str(found)
         if product and elsewhere and not _is_highest(equation.params.get("precision")):
             return "TF32 or bfloat16"
     return ""

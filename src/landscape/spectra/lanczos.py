@@ -282,8 +282,7 @@ def advance_from_host(op: LinearOperator, state: LanczosState, until: int) -> La
     return state
 
 
-@jax.jit
-def drift(state: LanczosState) -> Float[Array, " L"]:
+def drift(state: LanczosState) -> Float[np.ndarray, " L"]:
     """How far lost orthogonality has moved T from a projection of A, in norm.
 
     Rows that overlap by ω move T by O(ω²‖A‖) (Simon, 1984). What a sweep meets, ``Qᵀr_j`` before it
@@ -295,9 +294,16 @@ def drift(state: LanczosState) -> Float[Array, " L"]:
     -------
     (L,) the largest ``‖Qᵀr_j‖²/‖A‖``: an estimate, by the measured ‖A‖. Zero without a basis.
     """
-    last = tiled(state.current)
-    lost = sum(jnp.sum(inner_products(block, last) ** 2, -1) for block in state.basis)
-    return jnp.maximum(state.drift, lost * state.beta**2 / _safe(state.scale))
+    found, beta, scale = (np.asarray(x, float) for x in (state.drift, state.beta, state.scale))
+    lost = sum(np.asarray(_overlap(block, state.current), float) for block in state.basis)
+    return np.maximum(found, lost * beta**2 / np.where(scale > 0, scale, 1))
+
+
+# Of one block, not of a basis: there are few sizes of blocks to compile for.
+@jax.jit
+def _overlap(block: Array, vectors: Array) -> Float[Array, " L"]:
+    """Sum of squared inner products with the rows of a block."""
+    return jnp.sum(inner_products(block, tiled(vectors)) ** 2, -1)
 
 
 def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
@@ -464,7 +470,7 @@ def _partially(
     rounding = jnp.maximum(rounding, LEAST_ROUNDING)
     local = jnp.repeat(rounding, PANEL, 1)[:, None] * unit
     sizes = [block.shape[2] // PANEL for block in state.basis]
-    panels = jnp.repeat(reading, jnp.asarray(sizes), total_repeat_length=sum(sizes))
+    panels = reading[np.repeat(np.arange(len(sizes)), sizes)]
     read_rows = jnp.repeat(panels, PANEL)[None]
     clean = (read_rows & (rows <= j))[None]
     losses = jnp.where(clean, local * signs[1], losses)
@@ -511,12 +517,18 @@ def _estimate_losses(state: LanczosState, alpha: Array, length: Array, signs: Ar
 
 
 def _signs(step: Array, like: Array) -> Array:
-    """Three draws of random signs, (3, 1, K, R), the same in every run."""
-    key = jax.random.fold_in(jax.random.key(0), step)
+    """Three draws of random signs, (3, 1, K, R), the same in every run.
+
+    Bits of a hash of step and row (the finaliser of A. Appleby's MurmurHash3, 2011): JAX's own
+    generator is a third of the time that the whole program takes to compile.
+    """
     _, realisations, num_rows = like.shape
-    # Rows first: room for more of them must not change the signs of these.
-    signs = jax.random.rademacher(key, (num_rows, 3, 1, realisations), like.dtype)
-    return jnp.moveaxis(signs, 0, -1)
+    x = jnp.arange(num_rows, dtype=jnp.uint32) + step.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 16)
+    bits = jnp.arange(3 * realisations, dtype=jnp.uint32).reshape(3, 1, realisations, 1)
+    return jnp.where((x[None, None, None] >> bits) & 1, 1, -1).astype(like.dtype)
 
 
 def _sweep_twice(

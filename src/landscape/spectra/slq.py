@@ -270,7 +270,7 @@ class LanczosRun:
             norm = np.maximum(norm, np.abs(deflated).max())
             # A and what is taken apart differ by the residuals: in norm no more than this.
             left = float(np.linalg.norm(self.deflated.residual_norms))
-        drift = np.asarray(lanczos.drift(self.state), float).reshape(lanes).max(-1)
+        drift = lanczos.drift(self.state).reshape(lanes).max(-1)
         rounding = np.maximum(LANCZOS_ROUNDING[self.op.dtype.name] * norm, drift)
         return LanczosSpectrum(
             alphas=alphas,
@@ -360,7 +360,11 @@ def lanczos_run(
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
     lengths = np.broadcast_to(np.asarray(norms, float), batch)
-    coarser = coarser_inside(op, lengths.size) if op.traceable else ""
+    coarser = ""
+    if op.traceable:
+        # The program that is run afterwards: the trace is shared with it.
+        program = lanczos.advance_compiled.trace(op, state, 1).jaxpr
+        coarser = coarser_inside(program, op.dtype)
     return LanczosRun(op, state, lengths, scheme, memory, pairs, coarser)
 
 
