@@ -74,6 +74,11 @@ def lengths(tiles: Float[Array, "L T p"]) -> Float[Array, " L"]:
     return jnp.sqrt(inner(tiles, tiles))
 
 
+def nonzero(lengths: Array) -> Array:
+    """Lengths to divide by: 1 for those that are zero."""
+    return jnp.where(lengths > 0, lengths, 1)
+
+
 def remove_from_both(
     block: Float[Array, "L T r p"], first: Float[Array, "L T p"], second: Float[Array, "L T p"]
 ) -> tuple[Float[Array, "L T p"], Float[Array, "L T p"], Float[Array, "L r"]]:
