@@ -154,3 +154,31 @@ def test_a_frozen_part_may_be_left_out_or_be_state(case):
 def test_what_cannot_be_used_is_refused(case, make, message):
     with pytest.raises(InputError, match=message):
         make(*case)
+
+
+def biased_outputs(params, batch):
+    hidden = jnp.tanh(batch["x"] @ params["first"] + params["shift"][None])
+    return hidden @ params["second"] + params["bias"][None]
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "empirical", "monte carlo"])
+def test_many_vectors_at_once_are_the_products_one_by_one(kind):
+    rng = np.random.default_rng(0)
+    shapes = {"first": (8, 6), "shift": (6,), "second": (6, 4), "bias": (4,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    batch = {"x": rng.normal(size=(60, 8)), "y": rng.integers(0, 4, 60)}
+    params, batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), (params, batch))
+    make = {
+        "hessian": lambda: hessian(
+            lambda p, b: cross_entropy(biased_outputs(p, b), b), params, batch
+        ),
+        "ggn": lambda: ggn(biased_outputs, cross_entropy, params, batch),
+        "empirical": lambda: empirical_fisher(biased_outputs, cross_entropy, params, batch),
+        "monte carlo": lambda: fisher(
+            biased_outputs, params, batch, jax.random.key(0), num_samples=20
+        ),
+    }
+    op = make[kind]()
+    vectors = rng.normal(size=(op.shape[1], 64))
+    apart = np.stack([op.matvec(v) for v in vectors.T], 1)
+    np.testing.assert_allclose(op.matmat(vectors), apart, atol=1e-5 * np.abs(apart).max())

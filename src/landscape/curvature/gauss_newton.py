@@ -128,9 +128,10 @@ class MonteCarloFisherOperator(_OutputOperator):
             count = z.shape[0] * noise.shape[1]
 
             def product(v: Array) -> Array:
-                image = push(v)
-                outer = jax.vmap(lambda slope: _outer(slope, image))(slopes).sum(0)
-                return pull(outer) / count
+                # As two contractions: a vmapped sum of outer products, followed by the transposed
+                # network, is compiled wrongly on a CPU for many vectors (jax 0.10.2).
+                along = jnp.einsum("snc,nc->sn", slopes, push(v))
+                return pull(jnp.einsum("snc,sn->nc", slopes, along)) / count
 
             return product
 
@@ -200,9 +201,8 @@ def ggn(
     >>> op.matvec(jnp.array([1.0, 0.0, 0.0])).tolist()
     [3.0, 0.0, 0.0]
     """
-    one = first_batch(batch) if is_stream(batch) else batch
     options = _prepare(
-        model_fn, output_loss, params, state, one, wrt, weight, chunk_size, precision, check
+        model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
     )
     op = GaussNewtonOperator(**options, model_fn=model_fn, output_loss=output_loss)
     return StreamedOperator(op, batch) if is_stream(batch) else op
@@ -238,9 +238,8 @@ def empirical_fisher(
     InputError
         As ``ggn``.
     """
-    one = first_batch(batch) if is_stream(batch) else batch
     options = _prepare(
-        model_fn, output_loss, params, state, one, wrt, weight, chunk_size, precision, check
+        model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
     )
     op = EmpiricalFisherOperator(**options, model_fn=model_fn, output_loss=output_loss)
     return StreamedOperator(op, batch) if is_stream(batch) else op
@@ -332,13 +331,16 @@ def _prepare(
     note_function(model_fn)
     note_function(output_loss)
     check_options(precision, chunk_size)
-    length = num_examples(batch)
+    one = first_batch(batch) if is_stream(batch) else batch
+    length = num_examples(one)
+    # A batch of one chunk needs no scan. A stream's next batch may be larger.
+    if chunk_size is not None and chunk_size >= length and not is_stream(batch):
+        chunk_size = None
     selection = select(params, wrt)
-    params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    params, state, batch = jax.tree.map(jnp.asarray, (params, state, one))
     check_outputs(model_fn, params, state, batch)
     if check:
         check_loss(_composed(model_fn, output_loss), params, state, batch, weight)
-    chunk_size = None if chunk_size is not None and chunk_size >= length else chunk_size
     return {
         "params": params,
         "state": state,

@@ -122,7 +122,8 @@ def hessian(
     params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
     if check:
         check_loss(loss, params, state, one, weight)
-    # A batch of one chunk needs no scan.
-    chunk_size = None if chunk_size is not None and chunk_size >= length else chunk_size
+    # A batch of one chunk needs no scan. A stream's next batch may be larger.
+    if chunk_size is not None and chunk_size >= length and not is_stream(batch):
+        chunk_size = None
     op = HessianOperator(params, state, one, selection, weight, chunk_size, precision, loss)
     return StreamedOperator(op, batch) if is_stream(batch) else op
