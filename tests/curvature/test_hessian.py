@@ -156,8 +156,8 @@ def test_second_checkpoint_does_not_recompile():
     hessian(loss, params, batch).matvec(jnp.ones(6))
     before = len(traces)
     hessian(loss, other, other_batch).matvec(jnp.zeros(6))
-    # The door looks at the loss's output shape anew, abstractly; nothing else is traced.
-    assert len(traces) - before <= 1
+    # The door traces the loss anew, twice, and compares; nothing else is traced.
+    assert len(traces) - before <= 2
 
 
 def test_operators_vmap_over_checkpoints(x64):
@@ -282,6 +282,38 @@ def test_noise_floor_sees_a_coarse_operator():
     jax.tree_util.register_dataclass(Coarse, ["diagonal"], [])
     assert noise_floor(Coarse(diagonal), jax.random.key(0)) > 1e-3
     assert noise_floor(DiagonalOperator(diagonal[1:]), jax.random.key(0)) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+def test_norms_that_cannot_be_squared_have_no_noise_floor(scale):
+    with pytest.raises(InputError, match="leaves the range"):
+        noise_floor(DiagonalOperator(jnp.linspace(-1, 1, 100) * scale), jax.random.key(0))
+
+
+def test_a_loss_that_changes_something_outside_itself_is_caught():
+    generator, held = np.random.default_rng(0), {"key": jax.random.key(0)}
+
+    def draws(params, batch):
+        return jnp.mean((batch @ params) ** 2) + generator.normal() * jnp.sum(params)
+
+    def splits(params, batch):
+        held["key"], key = jax.random.split(held["key"])
+        return jnp.mean((batch @ params) ** 2) * jax.random.normal(key)
+
+    for loss in (draws, splits):
+        with pytest.raises(InputError, match="draws random numbers"):
+            hessian(loss, jnp.ones(2), jnp.ones((9, 2)))
+
+
+def test_methods_of_one_object_are_one_function(caplog):
+    class Model:
+        def loss(self, params, batch):
+            return jnp.mean((batch @ params) ** 2)
+
+    model = Model()
+    for _ in range(6):
+        hessian(model.loss, jnp.ones(2), jnp.ones((9, 2)), check=False)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])

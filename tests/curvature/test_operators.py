@@ -163,7 +163,7 @@ def test_blocks_have_columns():
 
 def test_all_spaces_exhausted_at_once_is_final():
     op = DiagonalOperator(jnp.asarray([0.0] * 30 + [1.0] * 30))
-    result = resolve_fraction(op, jax.random.key(0), _never_narrow, width=1e-12, num_probes=2)
+    result = resolve_fraction(op, jax.random.key(0), _never_narrow, width=0.1, num_probes=2)
     assert set(result.status.ravel().tolist()) == {"exhausted"}
 
 

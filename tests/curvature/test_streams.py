@@ -150,3 +150,44 @@ class OnePass:
 class EmptyStream(Stream):
     def __iter__(self):
         return iter(())
+
+
+def coarse(params, batch):
+    hidden = jnp.tanh(batch["x"].astype(jnp.bfloat16) @ params["w"].astype(jnp.bfloat16))
+    return jnp.mean((hidden.astype(jnp.float32) @ params["v"] - batch["y"]) ** 2)
+
+
+class Given:
+    """These batches."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_a_coarser_type_inside_a_stream_needs_a_measured_noise_floor():
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), PARAMS)
+    batches = [jax.tree.map(np.float32, {"x": X[i::2], "y": Y[i::2]}) for i in (0, 1)]
+    op = hessian(coarse, params, Given(batches), check=False)
+    for each in (op, 2 * op, op + DiagonalOperator(jnp.ones(op.shape[0]))):
+        with pytest.raises(InputError, match="compute in bfloat16"):
+            slq(each, jax.random.key(0), num_steps=2)
+        with pytest.raises(InputError, match="compute in bfloat16"):
+            dense_spectrum(each)
+    floor = noise_floor(op, jax.random.key(0))
+    assert dense_spectrum(op, noise_floor=floor).noise_floor >= floor > 1e-4
+
+
+@pytest.mark.parametrize("make", [hessian, ggn])
+def test_a_streams_later_batches_go_by_chunks_however_small_the_first(make):
+    sizes = (3, 15, 5)
+    parts = np.split(np.arange(23), np.cumsum(sizes)[:-1])
+    batches = Given([{"x": X[part], "y": Y[part]} for part in parts])
+    arguments = (loss,) if make is hessian else (model, half_squared_error)
+    op = make(*arguments, PARAMS, batches, chunk_size=5)
+    assert [each.chunk_size for each in op._operators()] == [None, 5, None]
+    whole = make(*arguments, PARAMS, {"x": X, "y": Y})
+    v = np.random.default_rng(1).normal(size=op.shape[1])
+    np.testing.assert_allclose(op.matvec(v), whole.matvec(v), rtol=1e-4, atol=1e-5)

@@ -61,12 +61,12 @@ def test_other_measures_are_resolved(x64):
     assert result.fraction.lower <= np.mean(BULK < -2e-3) + 0.1
 
 
-def test_an_exhausted_space_is_final():
+def test_an_exhausted_space_is_final(x64):
     op = DiagonalOperator(jnp.asarray([0.0] * 30 + [1.0] * 30))
-    result = resolve_fraction(op, jax.random.key(0), width=1e-9)
+    result = resolve_fraction(op, jax.random.key(0), width=1e-8)
     assert result.status in ("exhausted", "reached")
     assert result.spectrum.num_steps.tolist() == [2]
-    assert result.fraction.width < 1e-5
+    assert result.fraction.width < 1e-8
 
 
 def test_an_atom_at_the_end_cannot_be_resolved(x64):
@@ -104,3 +104,28 @@ def test_unusable_requests_are_refused():
         resolve_fraction(op, key, max_steps=300, memory=4 * 400 * 290, reorthogonalize="full")
     with pytest.raises(InputError, match="noise floor"):
         resolve_fraction(op, key, lambda s: degenerate_fraction(s, 1e-12))
+
+
+def test_without_reorthogonalisation_more_steps_than_dimensions_are_made():
+    values = np.r_[np.linspace(0, 0.02, 90), np.linspace(1, 50, 30)]
+    op = DiagonalOperator(jnp.asarray(values, jnp.float32))
+    options = {"reorthogonalize": "none", "width": 1e-6, "max_steps": 200}
+    result = resolve_fraction(op, jax.random.key(0), **options)
+    assert result.spectrum.alphas.shape[-1] == 200
+    assert result.status == "max_steps"
+    assert resolve_fraction(op, jax.random.key(0), width=0.02, max_steps=200).status != "max_steps"
+
+
+def test_eps_is_passed_on_and_other_names_are_refused(x64):
+    result = resolve_fraction(bulk(), jax.random.key(0), eps=2e-3, width=0.1)
+    assert result.fraction.interval == (-2e-3, 2e-3)
+    with pytest.raises(InputError, match="no option relative_to"):
+        resolve_fraction(bulk(), jax.random.key(0), relative_to="norm")
+    with pytest.raises(InputError, match="must return a Fraction"):
+        resolve_fraction(bulk(), jax.random.key(0), lambda spectrum: 0.5)
+
+
+def test_a_width_that_rounding_exceeds_is_refused():
+    op = DiagonalOperator(jnp.asarray(BULK, jnp.float32))
+    with pytest.raises(InputError, match="cannot be certified"):
+        resolve_fraction(op, jax.random.key(0), width=1e-3)

@@ -155,3 +155,30 @@ def test_unusable_requests_are_refused(monkeypatch):
     monkeypatch.setattr(extremal, "device_memory", lambda: 100)
     with pytest.raises(ResourceError, match="subspace"):
         extremal_eigenpairs(op, key, num_largest=1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_multiple_eigenvalues_come_as_often_as_they_are_multiple(seed, x64):
+    values = np.r_[np.zeros(60), np.random.default_rng(0).uniform(1, 2, 60)]
+    op, key = DiagonalOperator(jnp.asarray(values)), jax.random.key(seed)
+    pairs = extremal_eigenpairs(op, key, num_smallest=5)
+    assert pairs.status == "converged"
+    np.testing.assert_allclose(pairs.values, 0, atol=1e-6)
+    np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(5), atol=1e-10)
+    unverified = extremal_eigenpairs(op, key, num_smallest=5, verify=False)
+    assert unverified.status == "unverified"
+    assert unverified.num_matvecs < pairs.num_matvecs
+
+
+def test_a_budget_spent_before_the_check_is_told():
+    op = DiagonalOperator(jnp.asarray(outliers(), jnp.float32))
+    found = extremal_eigenpairs(op, jax.random.key(0), num_largest=1)
+    assert found.status == "converged"
+    short = extremal_eigenpairs(op, jax.random.key(0), num_largest=1, max_matvecs=22)
+    assert short.status in ("unverified", "max_matvecs")
+
+
+def test_norms_that_cannot_be_squared_are_refused_by_name():
+    op = DiagonalOperator(jnp.linspace(-1, 1, 100) * 1e-20)
+    with pytest.raises(InputError, match="leaves the range"):
+        extremal_eigenpairs(op, jax.random.key(0), num_largest=1)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from scipy import stats
 
 from landscape.curvature import DenseOperator, DiagonalOperator, hessian
+from landscape.curvature.preconditions import expect_integer, expect_key, expect_square
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP
 from landscape.spectra import (
@@ -738,3 +740,48 @@ def test_lanczos_on_a_trained_network_agrees_with_its_dense_spectrum():
             truth, abs=4 * float(fraction.stderr) + width
         )
         assert width < 0.05
+
+
+def test_a_state_stored_as_numpy_arrays_goes_on():
+    op = DiagonalOperator(jnp.asarray(spectrum_of("continuum"), jnp.float32))
+    run = lanczos_run(op, jax.random.key(0), reorthogonalize="full", capacity=40).advance(15)
+    state = copy.copy(run.state)
+    for field in dataclasses.fields(state):
+        value = jax.tree.map(np.array, getattr(state, field.name))
+        object.__setattr__(state, field.name, value)  # past the suite's checks of types
+    stored = copy.copy(run)
+    object.__setattr__(stored, "state", state)
+    assert "15 of 40 steps" in repr(stored)
+    np.testing.assert_array_equal(
+        stored.advance(40).spectrum().alphas, run.advance(40).spectrum().alphas
+    )
+
+
+def test_a_dense_spectrum_of_a_coarser_type_needs_a_measured_noise_floor():
+    def half(params, batch):
+        outputs = batch.astype(jnp.float16) @ params.astype(jnp.float16)
+        return jnp.mean(outputs.astype(jnp.float32) ** 2)
+
+    op = hessian(half, jnp.linspace(-1, 1, 5), jnp.eye(5)[:3], check=False)
+    with pytest.raises(InputError, match="compute in float16"):
+        dense_spectrum(op)
+    assert dense_spectrum(op, noise_floor=1e-3).noise_floor == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda op, key: expect_square(op.to_dense()), "expected a linear operator"),
+        (lambda op, key: expect_key(0), "JAX random key"),
+        (lambda op, key: expect_integer(deflate=1.5), "deflate must be an integer"),
+        (lambda op, key: slq(op, key, num_steps=2, capacity=-5), "capacity"),
+        (lambda op, key: fraction_between(slq(op, key, num_steps=2), [0, 1], 2), "lower must be"),
+        (
+            lambda op, key: degenerate_fraction(slq(0 * op, key, num_steps=2), relative_to="norm"),
+            "norm is 0",
+        ),
+    ],
+)
+def test_what_is_no_operator_key_or_number_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        change(DiagonalOperator(jnp.arange(1.0, 10.0)), jax.random.key(0))

@@ -377,3 +377,19 @@ def test_estimates_print_what_they_are():
     assert "exact, 1 product)" in repr(
         trace(DiagonalOperator(jnp.ones(1)), jax.random.key(0), num_matvecs=1)
     )
+
+
+def test_confidence_intervals_cover_as_often_as_they_say(x64):
+    matrix = prescribed("flat")
+    op, truth = DenseOperator(jnp.asarray(matrix)), np.trace(matrix)
+    covered = 0
+    for seed in range(100):
+        estimate = trace(op, jax.random.key(seed), method="hutchinson", num_matvecs=4)
+        low, high = estimate.confidence_interval(0.8)
+        covered += low <= truth <= high
+    # Of 100 with probability 0.8: 66 or fewer, or 92 or more, in one of a thousand.
+    assert 66 < covered < 92
+    exact = trace(op, jax.random.key(0), num_matvecs=SIZE)
+    assert exact.confidence_interval() == (exact.value, exact.value)
+    with pytest.raises(InputError, match="level"):
+        exact.confidence_interval(1.0)

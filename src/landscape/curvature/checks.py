@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,15 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
+from landscape.curvature.programs import equations
 from landscape.errors import InputError
 
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)
+
+_RANDOM = (
+    "it draws random numbers (dropout, augmentation, a generator of its own); switch that off, or "
+    "fix its key"
+)
 
 # Losses below this are looked at elsewhere too.
 _SMALL = 1e-2
@@ -44,13 +50,26 @@ def check_loss(
     below those errors, for the small losses of trained networks too. Nothing is evaluated under a
     tracer.
     """
-    shape = jax.eval_shape(partial(_evaluate, loss), params, state, batch)
+    try:
+        program, shape = jax.make_jaxpr(partial(_evaluate, loss), return_shape=True)(
+            params, state, batch
+        )
+        again = jax.make_jaxpr(partial(_evaluate, loss))(params, state, batch)
+    except Exception as error:
+        # Flax's modules refuse to be changed inside a transformation, JAX what leaked out of one.
+        if type(error).__name__ not in ("TraceContextError", "UnexpectedTracerError"):
+            raise
+        raise InputError(
+            f"the loss changes something outside itself: {_RANDOM}, or return new statistics apart"
+        ) from error
     if not hasattr(shape, "shape") or shape.shape != ():
         found = getattr(shape, "shape", type(shape).__name__)
         raise InputError(
             f"the loss must return a scalar, the mean over the batch's examples; got {found}"
             + (": return the mean of the per-example losses" if hasattr(shape, "shape") else "")
         )
+    if not _same_constants(program, again):
+        raise InputError(f"two traces of the loss differ: {_RANDOM}")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state, batch))):
         return
     whole = float(_loss(loss, params, state, batch))
@@ -60,10 +79,7 @@ def check_loss(
             "entries in either"
         )
     if float(_loss(loss, params, state, batch)) != whole:
-        raise InputError(
-            "two evaluations of the loss differ: it draws random numbers (dropout, augmentation); "
-            "switch that off, or fix its key"
-        )
+        raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
     length = num_examples(batch)
     if length < 2:
         return
@@ -82,6 +98,27 @@ def check_loss(
     found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
     if np.isfinite(whole) and np.isfinite(float(found)):
         _expect_mean(whole, float(found), float(size), shape.dtype)
+
+
+def _same_constants(program: Any, other: Any) -> bool:
+    """Whether two traces have the same numbers in them."""
+    mine, others = (list(_constants(p)) for p in (program, other))
+    pairs = zip(mine, others, strict=False)
+    same = (np.array_equal(a, b, equal_nan=a.dtype.kind in "fc") for a, b in pairs)
+    return len(mine) == len(others) and all(same)
+
+
+def _constants(program: Any) -> Iterator[np.ndarray]:
+    """What a program closes over, and the numbers that are written into it."""
+    for constant in program.consts:
+        if not isinstance(constant, jax.core.Tracer):
+            key = jnp.issubdtype(jnp.result_type(constant), jax.dtypes.prng_key)
+            yield np.asarray(jax.random.key_data(constant) if key else constant)
+    for equation in equations(program):
+        for variable in equation.invars:
+            value = getattr(variable, "val", None)
+            if isinstance(value, int | float | complex | np.ndarray | np.generic):
+                yield np.asarray(value)
 
 
 def _expect_mean(whole: float, mean: float, size: float, dtype: np.dtype) -> None:

@@ -7,12 +7,16 @@ the type of the result would tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+
+from landscape.curvature.operators import LinearOperator
+from landscape.curvature.programs import equations
+from landscape.errors import InputError
 
 _MATRIX_PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -36,7 +40,7 @@ def coarser_inside(program: Any, dtype: np.dtype, platform: str | None = None) -
     float32 in an operator of float64 where it is multiplied by matrices.
     """
     elsewhere = (platform or jax.default_backend()) != "cpu"
-    for equation in _equations(program):
+    for equation in equations(program):
         product = equation.primitive.name in _MATRIX_PRODUCTS
         for variable in equation.invars if product else equation.outvars:
             found = getattr(variable.aval, "dtype", None)
@@ -50,18 +54,36 @@ def coarser_inside(program: Any, dtype: np.dtype, platform: str | None = None) -
     return ""
 
 
+def coarser_products(op: LinearOperator) -> str:
+    """``coarser_inside`` of an operator's products, one at a time."""
+    for part in op.traceable_parts:
+        rows = jax.ShapeDtypeStruct((max(1, int(np.prod(part.batch_shape))), op.shape[1]), op.dtype)
+        if found := coarser_inside(_images.trace(part, rows).jaxpr, op.dtype):
+            return found
+    return ""
+
+
+@jax.jit
+def _images(op: LinearOperator, rows: Array) -> Array:
+    return op._lanes()(rows)
+
+
+def expect_known_rounding(coarser: str, op: LinearOperator, noise_floor: Any) -> None:
+    """Refuse products in a coarser type than their results have, unless a noise floor was given.
+
+    Raises
+    ------
+    InputError
+        With the type that was found.
+    """
+    if coarser and noise_floor is None:
+        raise InputError(
+            f"products with {op!r} compute in {coarser} inside, so their rounding cannot be told "
+            "from their type: measure it by landscape.curvature.noise_floor(op, key) and pass it "
+            "as noise_floor, or compute in full precision"
+        )
+
+
 def _is_highest(precision: Any) -> bool:
     sides = precision if isinstance(precision, tuple) else (precision,)
     return all(side == jax.lax.Precision.HIGHEST for side in sides)
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Of a program and of all programs inside it."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            if hasattr(inner, "eqns"):
-                yield from _equations(inner)

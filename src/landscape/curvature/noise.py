@@ -82,11 +82,18 @@ def _streamed_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     random, leading = _trial_vectors(op, key)
     norm = jnp.zeros((), op.dtype)
     for _ in range(_POWER_ITERATIONS):
-        image = op.matvec(leading)
-        norm = jnp.linalg.norm(image)
-        leading = image / norm if norm > 0 else leading
+        leading, norm = _unit(op.matvec(leading), leading)
     together = random + leading[None]
     return op.matmat(jnp.concatenate([together, random, leading[None]]).T).T, norm
+
+
+@jax.jit
+def _unit(image: Array, otherwise: Array) -> tuple[Array, Array]:
+    """A vector's direction and length, of vectors too whose square leaves their type's range."""
+    largest = jnp.abs(image).max()
+    scaled = image / jnp.where(largest > 0, largest, 1)
+    length = jnp.linalg.norm(scaled)
+    return jnp.where(largest > 0, scaled / length, otherwise), largest * length
 
 
 @jax.jit
@@ -109,8 +116,7 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
         iterating = trial < 0
         tried = trials[trial] + jnp.where(with_leading[trial], leading, 0)
         image = product(jnp.where(iterating, leading, tried))
-        length = jnp.linalg.norm(image)
-        following = jnp.where(length > 0, image / jnp.where(length > 0, length, 1), leading)
+        following, length = _unit(image, leading)
         leading = jnp.where(iterating, following, leading)
         return (leading, jnp.where(iterating, length, norm)), image
 
@@ -118,3 +124,17 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     zero = jnp.zeros((), op.dtype)
     (_, norm), images = jax.lax.scan(step, (start, zero), jnp.arange(count))
     return images[_POWER_ITERATIONS:], norm
+
+
+def checked_floor(noise_floor: float | np.ndarray | None) -> np.ndarray:
+    """A noise floor that a user gave, 0 if none.
+
+    Raises
+    ------
+    InputError
+        If it is negative, infinite or NaN.
+    """
+    floor = np.asarray(0 if noise_floor is None else noise_floor, float)
+    if not (np.isfinite(floor) & (floor >= 0)).all():
+        raise InputError(f"noise_floor must be finite and not negative; got {noise_floor!r}")
+    return floor

@@ -20,7 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from landscape.curvature.memory import host_memory
+from landscape.curvature.memory import host_memory, readable
 from landscape.errors import InputError, ResourceError
 
 
@@ -50,6 +50,11 @@ class LinearOperator(abc.ABC):
     def traceable(self) -> bool:
         """Whether its products can be part of a compiled program; not those of a stream."""
         return True
+
+    @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """What it is made of that can be part of compiled programs: itself, if it can."""
+        return (self,)
 
     def member(self, index: int) -> LinearOperator:
         """One operator of a family.
@@ -288,6 +293,11 @@ class SumOperator(LinearOperator):
         return all(term.traceable for term in self.terms)
 
     @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """Those of the terms."""
+        return sum((term.traceable_parts for term in self.terms), ())
+
+    @property
     def recomputes(self) -> bool:
         """Whether a term does."""
         return any(term.recomputes for term in self.terms)
@@ -351,6 +361,11 @@ class ScaledOperator(LinearOperator):
     def traceable(self) -> bool:
         """Whether the operator is."""
         return self.op.traceable
+
+    @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """Those of the operator."""
+        return self.op.traceable_parts
 
     @property
     def recomputes(self) -> bool:
@@ -456,6 +471,6 @@ def _check_dense_memory(shape: tuple[int, int], itemsize: int) -> None:
     total = host_memory()
     if needed > 0.9 * total:
         raise ResourceError(
-            f"a dense {shape[0]}×{shape[1]} matrix needs {needed / 2**30:.1f} GiB, the machine has "
-            f"{total / 2**30:.1f} GiB; use slq instead of the dense spectrum"
+            f"a dense {shape[0]}×{shape[1]} matrix needs {readable(needed)}, the machine has "
+            f"{readable(total)}; use slq instead of the dense spectrum"
         )

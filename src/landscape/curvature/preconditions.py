@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +13,19 @@ from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
 
 
-def expect_square(op: LinearOperator) -> None:
+def expect_square(op: Any) -> None:
     """Refuse an operator whose spectrum cannot be taken.
 
     Raises
     ------
     InputError
-        If it is not square, is empty, or of a type that products cannot be made in.
+        If it is no operator, not square, empty, or of a type that products cannot be made in.
     """
+    if not isinstance(op, LinearOperator):
+        raise InputError(
+            f"expected a linear operator, such as hessian(…) or DenseOperator(matrix); got "
+            f"{type(op).__name__}"
+        )
     if op.dtype not in (np.float32, np.float64):
         raise InputError(
             f"spectra are taken in float32 or float64; {op!r} is of type {op.dtype}: cast its "
@@ -68,3 +76,45 @@ def expect_single(op: LinearOperator) -> None:
     expect_square(op)
     if op.batch_shape:
         raise InputError(f"{op!r} is a family: take its .members() one by one")
+
+
+def expect_key(key: Any) -> None:
+    """Refuse what is no JAX random key.
+
+    Raises
+    ------
+    InputError
+        For a number, say.
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not ((typed and not key.shape) or getattr(key, "dtype", None) == np.uint32):
+        raise InputError(f"key must be a JAX random key, jax.random.key(0); got {key!r}")
+
+
+def expect_integer(**values: Any) -> None:
+    """Refuse what is no integer.
+
+    Raises
+    ------
+    InputError
+        With the name that it was given under.
+    """
+    for name, value in values.items():
+        try:
+            operator.index(value)
+        except TypeError:
+            raise InputError(f"{name} must be an integer; got {value!r}") from None
+
+
+def expect_positive(**values: Any) -> None:
+    """Refuse what is no integer of at least 1.
+
+    Raises
+    ------
+    InputError
+        With the name that it was given under.
+    """
+    expect_integer(**values)
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1; got {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import weakref
 from collections.abc import Callable, Hashable
@@ -29,9 +30,11 @@ def note_function(function: Callable[..., Any]) -> None:
         return
     making = (code, *map(_identity, getattr(inner, "__closure__", None) or ()))
     known = _seen.setdefault(making, [])
-    if any(reference() is function for reference in known):
+    # Methods of one object are equal, and made anew each time they are named.
+    if any(reference() == function for reference in known):
         return
-    known.append(weakref.ref(function))
+    method = inspect.ismethod(function)
+    known.append(weakref.WeakMethod(function) if method else weakref.ref(function))
     if len(known) == A_FEW:
         _log.warning(
             "%d functions made by %s:%d have been passed in; functions are compared by identity, "

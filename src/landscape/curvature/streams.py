@@ -114,6 +114,11 @@ class StreamedOperator(LinearOperator):
         return False
 
     @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """The operator on one batch."""
+        return (self.template,)
+
+    @property
     def num_examples(self) -> int:
         """N, the examples the operator is a mean over."""
         return sum(num_examples(batch) for batch in self.batches)
@@ -146,6 +151,9 @@ class StreamedOperator(LinearOperator):
     def _operators(self) -> Iterator[BatchOperator]:
         for batch in self.batches:
             op = dataclasses.replace(self.template, batch=jax.tree.map(jnp.asarray, batch))
+            # A batch of one chunk needs no scan.
+            if op.chunk_size is not None and op.chunk_size >= op.num_examples:
+                op = dataclasses.replace(op, chunk_size=None)
             yield op if self.type is None else cast(BatchOperator, op.astype(self.type))
 
 

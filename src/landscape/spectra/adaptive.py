@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from landscape.curvature.inner_types import expect_known_rounding
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_positive
 from landscape.errors import InputError
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.measures import LanczosSpectrum
-from landscape.spectra.slq import expect_known_rounding, expect_positive, lanczos_run
+from landscape.spectra.slq import lanczos_run
 
 # Steps before the first look, and the factor between looks: a look takes a few small
 # eigendecompositions, and on average an eighth of the steps is made in vain.
@@ -37,9 +40,9 @@ class ResolvedFraction:
         What it was read from.
     status
         (*batch,) of strings: ``"reached"``; ``"max_steps"``, more steps may bring it;
-        ``"exhausted"``, every Krylov space ended and the bounds are final; ``"atom"``, an
-        eigenvalue lies so near an end of the interval that rounding cannot tell on which side, and
-        its weight alone is more than the width: no number of steps brings it.
+        ``"exhausted"``, every Krylov space ended and the bounds are final; ``"atom"``, eigenvalues
+        lie so near an end of the interval that rounding cannot tell on which side, and the weight
+        of these alone is more than the width: no number of steps brings it.
     """
 
     fraction: Fraction
@@ -55,8 +58,9 @@ class ResolvedFraction:
 def resolve_fraction(
     op: LinearOperator,
     key: Array,
-    measure: Callable[[LanczosSpectrum], Fraction] = degenerate_fraction,
+    measure: Callable[..., Fraction] = degenerate_fraction,
     *,
+    eps: float | None = None,
     width: float = 0.05,
     max_steps: int = 1000,
     num_probes: int = 1,
@@ -74,9 +78,12 @@ def resolve_fraction(
     measure
         From a spectrum to the share: ``degenerate_fraction``, or
         ``lambda spectrum: negative_fraction(spectrum, 1e-4)``.
+    eps
+        Passed on to ``measure``; None leaves its own.
     width
-        Distance wanted between ``fraction.lower`` and ``fraction.upper``. What the probes leave
-        open comes on top (``fraction.confidence_interval``).
+        Distance wanted between ``fraction.lower`` and ``fraction.upper``, at least 2η, what
+        rounding may take from both (``fraction.rounding``). What the probes leave open comes on top
+        (``fraction.confidence_interval``).
     max_steps
         Steps to stop at.
     num_probes, noise_floor
@@ -92,7 +99,8 @@ def resolve_fraction(
     Raises
     ------
     InputError
-        If the width is not positive, max_steps is below 1, and as ``slq`` and ``measure``.
+        If the width is below what rounding leaves, max_steps is below 1, an option is unknown, and
+        as ``slq`` and ``measure``.
     ResourceError
         As ``slq`` with ``max_steps``.
 
@@ -109,13 +117,30 @@ def resolve_fraction(
     expect_positive(max_steps=max_steps)
     if not width > 0:
         raise InputError(f"width must be positive; got {width!r}")
+    if unknown := sorted(options.keys() - {"reorthogonalize", "deflate", "memory"}):
+        raise InputError(
+            f"resolve_fraction has no option {', '.join(unknown)}; what concerns the share belongs "
+            "into measure, such as lambda spectrum: negative_fraction(spectrum, 1e-4)"
+        )
+    if eps is not None:
+        measure = functools.partial(measure, eps=eps)
     run = lanczos_run(op, key, num_probes=num_probes, capacity=max_steps, reserve=_ROOM, **options)
-    expect_known_rounding(run, noise_floor)
+    expect_known_rounding(run.coarser, op, noise_floor)
     steps = min(FIRST_LOOK, max_steps)
     while True:
         run = run.advance(steps)
         spectrum = run.spectrum(noise_floor)
         fraction = measure(spectrum)
+        if not isinstance(fraction, Fraction):
+            raise InputError(
+                f"measure must return a Fraction, as degenerate_fraction does; got "
+                f"{type(fraction).__name__}"
+            )
+        if fraction.certified and width < 2 * fraction.rounding:
+            raise InputError(
+                f"a width of {width:g} cannot be certified: rounding of {spectrum.dtype} products "
+                f"may move each bound by {fraction.rounding:g}. Take a larger width, or float64"
+            )
         exhausted = np.asarray(run.state.exhausted).reshape(spectrum.num_steps.shape)
         ended = np.asarray(exhausted.all(-1))
         status = _status(fraction, spectrum, width, ended)
@@ -128,7 +153,9 @@ def _status(
     fraction: Fraction, spectrum: LanczosSpectrum, width: float, ended: np.ndarray
 ) -> np.ndarray:
     """``ended``: (*batch,) whether every probe's Krylov space is exhausted."""
-    everything = spectrum.alphas.shape[-1] == spectrum.num_dimensions
+    everything = (
+        spectrum.reorthogonalize != "none" and spectrum.alphas.shape[-1] == spectrum.num_dimensions
+    )
     status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
     for index in np.ndindex(status.shape):
         if fraction.width[index] <= width:

@@ -50,6 +50,11 @@ class DeflatedOperator(LinearOperator):
         """Whether A is."""
         return self.op.traceable
 
+    @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """Those of A."""
+        return self.op.traceable_parts
+
     def project(self, rows: Float[Array, "L P"]) -> Float[Array, "L P"]:
         """Each row without its components along V."""
 

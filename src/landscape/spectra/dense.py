@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigvalsh
 
+from landscape.curvature.inner_types import coarser_products, expect_known_rounding
+from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_square
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
 
-def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
+def dense_spectrum(
+    op: LinearOperator, *, dtype: Any = None, noise_floor: float | np.ndarray | None = None
+) -> SpectralMeasure:
     """All P eigenvalues of an operator.
 
     Parameters
@@ -25,6 +29,9 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     dtype
         Type the matrix is evaluated in; ``numpy.float64`` asks for float64 products. Default the
         operator's. The eigendecomposition itself is always float64 (LAPACK ``syevd``).
+    noise_floor
+        Of the operator, as for ``slq``: recorded if it is larger than rounding of the type, and
+        needed for an operator that computes in a coarser type inside.
 
     Returns
     -------
@@ -36,7 +43,8 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
         If the matrix does not fit in the host's memory.
     InputError
         If the operator is not symmetric (beyond 10³ units of rounding of its norm), has NaN
-        entries, or cannot be evaluated in the type asked for.
+        entries, cannot be evaluated in the type asked for, or computes in a coarser one inside and
+        no noise floor is given.
 
     Examples
     --------
@@ -46,7 +54,12 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     """
     expect_square(op)
     if op.batch_shape:
-        each = [dense_spectrum(member, dtype=dtype) for member in op.members()]
+        members = list(op.members())
+        given = np.broadcast_to(np.asarray(noise_floor, object), len(members)).tolist()
+        each = [
+            dense_spectrum(member, dtype=dtype, noise_floor=floor)
+            for member, floor in zip(members, given, strict=True)
+        ]
         nodes, weights, floors = (
             np.stack([getattr(one, name) for one in each])
             for name in ("nodes", "weights", "noise_floor")
@@ -54,16 +67,20 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
         return SpectralMeasure(nodes, weights, floors, sum(one.num_matvecs for one in each))
     dtype = np.dtype(op.dtype if dtype is None else dtype)
     if dtype == op.dtype:
+        expect_known_rounding(coarser_products(op), op, noise_floor)
         matrix = np.asarray(op.to_dense(), np.float64)
     else:
         with jax.enable_x64(dtype == np.float64):
-            matrix = np.asarray(op.astype(dtype).to_dense(), np.float64)
+            cast = op.astype(dtype)
+            expect_known_rounding(coarser_products(cast), cast, noise_floor)
+            matrix = np.asarray(cast.to_dense(), np.float64)
     if not np.isfinite(matrix).all():
         raise InputError("the matrix has NaN or infinite entries")
     unit = float(jnp.finfo(dtype).eps) / 2
     scale = np.abs(matrix).sum(-1).max()
     asymmetry = np.abs(matrix - matrix.T).max()
-    if asymmetry > 1e3 * unit * scale:
+    floor = float(checked_floor(noise_floor))
+    if asymmetry > 1e3 * max(unit * scale, floor):
         raise InputError(
             f"the operator is not symmetric: entries differ from the transposed ones by "
             f"{asymmetry:.2e} at norm {scale:.2e}"
@@ -72,6 +89,6 @@ def dense_spectrum(op: LinearOperator, *, dtype: Any = None) -> SpectralMeasure:
     return SpectralMeasure(
         nodes=values,
         weights=np.full_like(values, 1 / len(values)),
-        noise_floor=np.asarray(unit * np.abs(values).max()),
+        noise_floor=np.asarray(max(unit * np.abs(values).max(), floor)),
         num_matvecs=len(values),
     )

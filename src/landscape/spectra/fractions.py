@@ -123,10 +123,17 @@ class Fraction:
     def __repr__(self) -> str:
         if np.ndim(self.estimate):
             return f"Fraction(shape {np.shape(self.estimate)}, mean {np.mean(self.estimate):.4f})"
+        ends = ", ".join(f"{float(end):.4g}" for end in self.interval)
+        what = f"{self.estimate:.4f} of {self.num_parameters} eigenvalues in [{ends}]"
+        if not self.num_probes:
+            return f"Fraction({what}, counted; interval ends ±{self.noise_floor:.1e})"
         kind = "certified" if self.certified else "empirical"
+        low, high = self.confidence_interval()
+        probes = f"{self.num_probes} probe{'s' if self.num_probes > 1 else ''}"
         return (
-            f"Fraction({self.estimate:.4f}, {kind} [{self.lower:.4f}, {self.upper:.4f}], "
-            f"sampling ±{self.stderr:.1e})"
+            f"Fraction({what}, {kind} [{self.lower:.4f}, {self.upper:.4f}] for the {probes}, "
+            f"95% confidence [{low:.4f}, {high:.4f}]; interval ends ±{self.noise_floor:.1e}, "
+            f"bounds ±{self.rounding:.0e})"
         )
 
 
@@ -179,6 +186,8 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     low, high = np.asarray(lower, float), np.asarray(upper, float)
     if not np.all(low <= high):
         raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
+    _expect_one_each(spectrum, low, "lower")
+    _expect_one_each(spectrum, high, "upper")
     inside = (spectrum.nodes >= low[..., None]) & (spectrum.nodes <= high[..., None])
     estimate = np.asarray(np.clip(np.where(inside, spectrum.weights, 0).sum(-1), 0, 1))
     if isinstance(spectrum, SpectralMeasure):
@@ -253,6 +262,17 @@ def negative_fraction(
     return fraction_between(spectrum, -np.inf, -np.nextafter(width, np.inf))
 
 
+def _expect_one_each(spectrum: Spectrum, value: np.ndarray, name: str) -> None:
+    """Refuse what is neither one number nor one for each operator."""
+    batch = spectrum.nodes.shape[:-1]
+    if value.shape not in ((), batch):
+        each = f", or an array of shape {batch}" if batch else ""
+        raise InputError(
+            f"{name} must be a number{each}; got an array of shape {value.shape}. For many "
+            "intervals take fraction_curve"
+        )
+
+
 def make_fraction(
     spectrum: Spectrum, estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray, interval: Any
 ) -> Fraction:
@@ -296,7 +316,12 @@ def half_width(
     scale = spectrum.norm if isinstance(relative_to, str) else relative_to
     if scale is not None and not np.all(np.asarray(scale) >= 0):
         raise InputError(f"relative_to must not be negative; got {relative_to!r}")
+    if scale is not None and not np.all(np.asarray(scale)):
+        raise InputError(
+            "the operator's norm is 0, and so is an eps relative to it: give eps alone"
+        )
     width = np.asarray(eps * (1.0 if scale is None else scale), float)
+    _expect_one_each(spectrum, width, "eps")
     if not force and np.any(width < spectrum.noise_floor):
         raise InputError(
             f"eps = {np.min(width):.2e} is below the noise floor of the arithmetic, "

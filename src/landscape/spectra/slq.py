@@ -9,9 +9,7 @@ estimation of tr(f(A)) via stochastic Lanczos quadrature*, SIAM J. Matrix Anal. 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +17,21 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
-from landscape.curvature.inner_types import coarser_inside
-from landscape.curvature.memory import device_memory
+from landscape.curvature.inner_types import (
+    coarser_inside,
+    coarser_products,
+    expect_known_rounding,
+)
+from landscape.curvature.memory import device_memory, readable
+from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_range, expect_square
+from landscape.curvature.preconditions import (
+    expect_integer,
+    expect_key,
+    expect_positive,
+    expect_range,
+    expect_square,
+)
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
 from landscape.spectra.deflation import DeflatedOperator
@@ -66,7 +75,8 @@ def slq(
         JAX random key for the probes; probe ``i`` depends on the key and ``i`` alone, and is the
         same for all networks of a family.
     num_steps
-        m, Lanczos steps per probe; no more than P are made. More steps resolve finer structure.
+        m, Lanczos steps per probe; no more than P are made, except without reorthogonalisation.
+        More steps resolve finer structure.
     num_probes
         k. At large P one probe and many steps is the right budget: one probe's standard deviation
         of a mass is at most √(1/(2P)).
@@ -114,17 +124,17 @@ def slq(
     >>> spectrum.num_steps.tolist()  # two different eigenvalues: exhausted after two steps
     [2]
     """
-    expect_positive(num_steps=num_steps)
+    expect_positive(num_steps=num_steps, capacity=1 if capacity is None else capacity)
     run = lanczos_run(
         op,
         key,
         num_probes=num_probes,
         reorthogonalize=reorthogonalize,
         deflate=deflate,
-        capacity=max(num_steps, capacity or 1),
+        capacity=max(num_steps, capacity or num_steps),
         memory=memory,
     )
-    expect_known_rounding(run, noise_floor)
+    expect_known_rounding(run.coarser, op, noise_floor)
     return run.advance(num_steps).spectrum(noise_floor)
 
 
@@ -159,6 +169,13 @@ class LanczosRun:
     deflated: EigenPairs | None = None
     coarser: str = ""
 
+    def __repr__(self) -> str:
+        steps = f"{self.num_steps} of {self.state.capacity} steps"
+        probes = f"{self.probe_norms.shape[-1]} probe{'s'[: self.probe_norms.shape[-1] != 1]}"
+        return (
+            f"LanczosRun({self.op!r}: {steps}, {probes}, reorthogonalize={self.reorthogonalize!r})"
+        )
+
     @property
     def num_steps(self) -> int:
         """Steps made so far; fewer than asked for if every lane has broken down."""
@@ -171,7 +188,7 @@ class LanczosRun:
         return self.op.shape[0] - taken
 
     def advance(self, num_steps: int) -> LanczosRun:
-        """Go on until ``num_steps`` steps have been made in all, at most P.
+        """Go on until ``num_steps`` steps have been made in all; at most P if reorthogonalised.
 
         The run it is called on is used up: its arrays are reused. Room for more steps than
         reserved is made by doubling, so that few programs are compiled.
@@ -186,15 +203,17 @@ class LanczosRun:
         The run after these steps; the same bits whether they were made at once or in parts.
         """
         expect_positive(num_steps=num_steps)
-        num_steps = min(num_steps, self._dimensions)
+        # Without reorthogonalisation ghosts use steps up: more than P can be needed.
+        limit = num_steps if self.reorthogonalize == "none" else self._dimensions
+        num_steps = min(num_steps, limit)
         state = self.state
-        if state.current.is_deleted():
+        if isinstance(state.current, jax.Array) and state.current.is_deleted():
             raise InputError(
                 "this run is used up: it was advanced before, and the run that came back holds its "
                 "arrays. Write run = run.advance(…)"
             )
         if num_steps > state.capacity:
-            room = min(max(num_steps, 2 * state.capacity), self._dimensions)
+            room = min(max(num_steps, 2 * state.capacity), limit)
             one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
             if self.reorthogonalize != "none" and _basis(one, room) > self.memory:
                 room = num_steps
@@ -241,7 +260,7 @@ class LanczosRun:
         made = self.num_steps
         if not made:
             raise InputError("no Lanczos step has been made yet: advance the run first")
-        expect_known_rounding(self, noise_floor)
+        expect_known_rounding(self.coarser, self.op, noise_floor)
         lanes = self.probe_norms.shape
         alphas, betas = (
             np.asarray(x, float)[:, :made].reshape(*lanes, made)
@@ -256,7 +275,9 @@ class LanczosRun:
             expect_range(scale, self.op)
         unit = float(jnp.finfo(self.op.dtype).eps) / 2
         asymmetry = np.asarray(self.state.asymmetry, float)
-        if np.any(asymmetry > ASYMMETRY * np.sqrt(unit) * np.asarray(self.state.scale)):
+        allowed = np.sqrt(unit) * np.asarray(self.state.scale, float)
+        allowed = np.maximum(allowed, checked_floor(noise_floor).max())
+        if np.any(asymmetry > ASYMMETRY * allowed):
             raise InputError(
                 f"the operator is not symmetric: two vectors' products with each other's images "
                 f"differ by {asymmetry.max():.2e} at norm {float(np.max(self.state.scale)):.2e}"
@@ -278,7 +299,7 @@ class LanczosRun:
             num_steps=np.asarray(self.state.num_steps).reshape(lanes),
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
-            noise_floor=np.asarray(np.maximum(rounding, _checked(noise_floor)) + left),
+            noise_floor=np.asarray(np.maximum(rounding, checked_floor(noise_floor)) + left),
             reorthogonalize=self.reorthogonalize,
             dtype=self.op.dtype.name,
             num_matvecs=made * self.probe_norms.size + spent,
@@ -332,19 +353,23 @@ def lanczos_run(
     >>> run.spectrum().num_steps.tolist()
     [20]
     """
-    expect_positive(num_probes=num_probes, capacity=capacity, reserve=reserve or 1)
+    expect_positive(
+        num_probes=num_probes, capacity=capacity, reserve=1 if reserve is None else reserve
+    )
     expect_square(op)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((op, key))):
         raise InputError(
             "a spectrum ends on the host, in float64, and cannot be taken inside jit, vmap or "
             "grad: return the parameters, and take it outside"
         )
+    expect_key(key)
     size = op.shape[0]
-    capacity = min(capacity, size - deflate)
     batch = (*op.batch_shape, num_probes)
     one = int(np.prod(batch)) * size * op.dtype.itemsize
     memory = device_memory() // 2 if memory is None else memory
-    scheme = _scheme(reorthogonalize, one, capacity, memory)
+    scheme = _scheme(reorthogonalize, one, min(capacity, size - deflate), memory)
+    if scheme != "none":
+        capacity = min(capacity, size - deflate)
     if continue_after_breakdown and scheme != "full":
         raise InputError("continue_after_breakdown needs reorthogonalize='full'")
     probes = gaussian_probes(key, num_probes, size, op.dtype)
@@ -360,11 +385,11 @@ def lanczos_run(
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
     lengths = np.broadcast_to(np.asarray(norms, float), batch)
-    coarser = ""
     if op.traceable:
         # The program that is run afterwards: the trace is shared with it.
-        program = lanczos.advance_compiled.trace(op, state, 1).jaxpr
-        coarser = coarser_inside(program, op.dtype)
+        coarser = coarser_inside(lanczos.advance_compiled.trace(op, state, 1).jaxpr, op.dtype)
+    else:
+        coarser = coarser_products(op)
     return LanczosRun(op, state, lengths, scheme, memory, pairs, coarser)
 
 
@@ -379,11 +404,12 @@ def _begin(
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
     """The pairs to deflate, as exact as rounding lets them be."""
+    expect_integer(deflate=count)
     if not 1 <= count < op.shape[0]:
         raise InputError(f"deflate must lie between 0 and P − 1 = {op.shape[0] - 1}; got {count}")
     # A key that no probe is drawn from: theirs are folded with their numbers.
     apart = jax.random.split(key)[0]
-    return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0)
+    return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0, verify=False)
 
 
 def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
@@ -400,8 +426,8 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
         remedy = "fewer probes" if asked == "none" else "fewer steps or probes"
         also = "" if asked == "none" else "reorthogonalize='none', "
         raise ResourceError(
-            f"reorthogonalize={asked!r} keeps vectors of {needed / 2**30:.1f} GiB in all and may "
-            f"take {memory / 2**30:.1f}; take {remedy}, {also}or declare more memory"
+            f"reorthogonalize={asked!r} keeps vectors of {readable(needed)} in all and may take "
+            f"{readable(memory)}; take {remedy}, {also}or declare more memory"
         )
     return asked
 
@@ -409,46 +435,6 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
 def _basis(one: int, capacity: int) -> int:
     """Bytes of the vectors with a basis, given those of one for each lane."""
     return one * (NUM_VECTORS + sum(lanczos.block_sizes(capacity)))
-
-
-def expect_known_rounding(run: LanczosRun, noise_floor: float | np.ndarray | None) -> None:
-    """Refuse products in a coarser type than their results have, unless a noise floor was given.
-
-    Raises
-    ------
-    InputError
-        With the type that was found.
-    """
-    if run.coarser and noise_floor is None:
-        raise InputError(
-            f"products with {run.op!r} compute in {run.coarser} inside, so their rounding cannot "
-            "be told from their type: measure it by landscape.curvature.noise_floor(op, key) and "
-            "pass it as noise_floor, or compute in full precision"
-        )
-
-
-def _checked(noise_floor: float | np.ndarray | None) -> np.ndarray:
-    floor = np.asarray(0 if noise_floor is None else noise_floor, float)
-    if not (np.isfinite(floor) & (floor >= 0)).all():
-        raise InputError(f"noise_floor must be finite and not negative; got {noise_floor!r}")
-    return floor
-
-
-def expect_positive(**values: Any) -> None:
-    """Refuse what is no count of at least 1.
-
-    Raises
-    ------
-    InputError
-        With the name that it was given under.
-    """
-    for name, value in values.items():
-        try:
-            operator.index(value)
-        except TypeError:
-            raise InputError(f"{name} must be an integer; got {value!r}") from None
-        if value < 1:
-            raise InputError(f"{name} must be at least 1; got {value}")
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))

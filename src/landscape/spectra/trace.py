@@ -33,10 +33,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.special import stdtrit
 
-from landscape.curvature.memory import device_memory
+from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_square
+from landscape.curvature.preconditions import expect_integer, expect_square
 from landscape.errors import InputError, ResourceError
 
 METHODS = ("hutch++", "hutchinson")
@@ -64,10 +65,13 @@ class Estimate:
         () or (P,).
     stderr
         Of the same shape: the probes' sample standard deviation over √n; 0 for an exact answer. It
-        covers the probes, not the rounding of the products. With few probes it is itself
-        uncertain: intervals are Student's, with n − 1 degrees of freedom.
+        covers the probes, not the rounding of the products, and with few probes it is itself
+        uncertain: see ``confidence_interval``. Two or three probes of a matrix with few entries off
+        the diagonal can agree by chance, and then it is 0 or nearly.
     num_matvecs
         Products with the operator that were spent.
+    num_probes
+        n, those that the standard error comes from; 0 for an exact answer.
     method
         ``"hutch++"``, ``"hutchinson"`` or ``"exact"``.
     """
@@ -75,7 +79,36 @@ class Estimate:
     value: Float[np.ndarray, "*shape"]
     stderr: Float[np.ndarray, "*shape"]
     num_matvecs: int
+    num_probes: int
     method: str
+
+    def confidence_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+        """Where the true value lies, by Student's law with n − 1 degrees of freedom.
+
+        Parameters
+        ----------
+        level
+            Probability with which the interval covers it, for samples that are near normal; of a
+            vector, entry by entry.
+
+        Returns
+        -------
+        low, high
+            Of the value's shape; both the value itself for an exact answer.
+
+        Raises
+        ------
+        InputError
+            If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1; got {level!r}")
+        if not self.num_probes:
+            return self.value, self.value
+        half = stdtrit(self.num_probes - 1, (1 + level) / 2) * self.stderr
+        return np.asarray(self.value - half), np.asarray(self.value + half)
 
     def __repr__(self) -> str:
         how = f"{self.method}, {self.num_matvecs} product{'s' if self.num_matvecs != 1 else ''}"
@@ -141,7 +174,7 @@ def trace(
     basis, known = _captured(op, sketch_key, plan)
     samples = (np.asarray(probe @ image) for _, probe, image in _probed(op, probe_key, basis, plan))
     rest, stderr = _mean_and_stderr(samples)
-    return Estimate(np.asarray(known.sum() + rest), stderr, num_matvecs, method)
+    return Estimate(np.asarray(known.sum() + rest), stderr, num_matvecs, plan.num_probes, method)
 
 
 def diagonal(
@@ -188,7 +221,7 @@ def diagonal(
         for signs, _, image in _probed(op, probe_key, basis, plan, project_images=True)
     )
     rest, stderr = _mean_and_stderr(samples)
-    return Estimate(known + rest, stderr, num_matvecs, method)
+    return Estimate(known + rest, stderr, num_matvecs, plan.num_probes, method)
 
 
 def frobenius_norm(
@@ -240,6 +273,7 @@ def frobenius_norm(
         np.asarray(root),
         np.asarray(stderr / (2 * root) if root else 0.0),
         num_matvecs,
+        plan.num_probes,
         "hutchinson",
     )
 
@@ -257,6 +291,7 @@ class _Plan:
 def _plan(op: LinearOperator, method: str, num_matvecs: int, block_size: int | None) -> _Plan:
     """Check the arguments and divide the budget."""
     expect_square(op)
+    expect_integer(num_matvecs=num_matvecs)
     if op.batch_shape:
         raise InputError(f"{op!r} is a family; estimate for one operator at a time")
     if method not in METHODS:
@@ -276,8 +311,8 @@ def _plan(op: LinearOperator, method: str, num_matvecs: int, block_size: int | N
     needed, total = 3 * captured * size * op.dtype.itemsize, device_memory()
     if needed > 0.9 * total:
         raise ResourceError(
-            f"capturing {captured} directions of {size} parameters needs {needed / 2**30:.1f} GiB, "
-            f"there are {total / 2**30:.1f} GiB; take fewer products, or method='hutchinson'"
+            f"capturing {captured} directions of {size} parameters needs {readable(needed)}, there "
+            f"are {readable(total)}; take fewer products, or method='hutchinson'"
         )
     return _Plan(method, captured, probes, _width(op, probes, block_size))
 
@@ -351,7 +386,7 @@ def _identity_images(op: LinearOperator, plan: _Plan) -> Iterator[tuple[int, np.
 
 
 def _exact(op: LinearOperator, value: np.ndarray | np.floating) -> Estimate:
-    return Estimate(np.asarray(value), np.zeros_like(value), op.shape[0], "exact")
+    return Estimate(np.asarray(value), np.zeros_like(value), op.shape[0], 0, "exact")
 
 
 def _exact_diagonal(op: LinearOperator, plan: _Plan) -> np.ndarray:
