@@ -4,6 +4,7 @@ VENV ?= .venv
 SCALE ?= laptop
 OUT ?= runs/demo-$(SCALE)
 WORKERS ?= auto
+DEVICE ?= cpu
 
 BIN = $(VENV)/bin
 # pyenv's shims refuse a version that is installed but not selected: select it.
@@ -11,10 +12,10 @@ FIND = version=$$(printf '%s' "$(PYTHON)" | sed -n 's/^python\(3\.[0-9]*\)$$/\1/
 	if ! $(PYTHON) --version >/dev/null 2>&1 && command -v pyenv >/dev/null && [ -n "$$version" ]; then \
 	  PYENV_VERSION=$$(pyenv versions --bare | grep "^$$version\." | tail -1); export PYENV_VERSION; fi
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench bench-peers bench-compare bench-report clean
 
 help:  ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/.installed: pyproject.toml
 	@$(FIND); $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -37,12 +38,17 @@ check: $(BIN)/.installed  ## ruff, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(BIN)/.installed  ## the benchmark suite
-	$(BIN)/python benchmarks/stacking.py
-	$(BIN)/python benchmarks/families.py
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/orthogonality.py
-	$(BIN)/python benchmarks/kill_and_resume.py
+bench: $(BIN)/.installed  ## the benchmark suite, quick; NAMES="kernels resolve", FLAGS=--full
+	$(BIN)/python benchmarks/run.py $(NAMES) $(FLAGS)
+
+bench-peers: $(BIN)/.installed  ## others on the same work, each in an environment made here; FLAGS=--quick
+	$(BIN)/python benchmarks/peers/run.py $(NAMES) $(FLAGS) --out benchmarks/results/$(DEVICE)/peers.json
+
+bench-compare: $(BIN)/.installed  ## two result files side by side: BEFORE=a.json AFTER=b.json
+	@$(BIN)/python benchmarks/compare.py $(BEFORE) $(AFTER)
+
+bench-report: $(BIN)/.installed  ## docs/benchmarks.md from the results
+	$(BIN)/python benchmarks/report.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -37,6 +37,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import machine
 from scipy import stats
 
 from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
@@ -44,7 +45,6 @@ from landscape.curvature.operators import LinearOperator
 from landscape.data import load
 from landscape.errors import InputError
 from landscape.models import MLP
-from landscape.runs import environment
 from landscape.spectra import (
     Fraction,
     LanczosSpectrum,
@@ -695,7 +695,7 @@ def main() -> None:
     print(f"{seconds:.0f} s")
     if options.out:
         record = {
-            "environment": environment(),
+            "environment": machine(),
             "quick": options.quick,
             "seconds": seconds,
             "cases": cases,

@@ -34,10 +34,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import machine
 
 from landscape.curvature import HessianOperator, hessian
 from landscape.models import MLP
-from landscape.runs import environment
 from landscape.spectra import lanczos_run
 from landscape.training import softmax_cross_entropy
 
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": environment()}
+    record: dict[str, Any] = {"environment": machine()}
     for name in options.tables or TABLES:
         record[name] = TABLES[name](options)
     if options.out:

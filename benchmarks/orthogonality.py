@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from harness import machine
 
 from landscape.curvature import hessian, noise_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.data import load
 from landscape.models import MLP
-from landscape.runs import environment
 from landscape.spectra import degenerate_fraction, lanczos_run
 from landscape.training import TrainConfig, fit, softmax_cross_entropy
 
@@ -94,7 +94,7 @@ def main() -> None:
                     flush=True,
                 )
     if options.out:
-        record = {"environment": environment(), "rows": table}
+        record = {"environment": machine(), "rows": table}
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -23,12 +23,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from harness import machine
 
 from landscape.curvature import hessian
 from landscape.curvature.operators import LinearOperator
 from landscape.data import load
 from landscape.models import MLP
-from landscape.runs import environment
 from landscape.spectra import (
     LanczosRun,
     degenerate_fraction,
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": environment(), "epsilons": options.epsilons}
+    record: dict[str, Any] = {"environment": machine(), "epsilons": options.epsilons}
     record["epochs"], record["rows"], record["best"] = options.epochs, [], []
     limits = dict(zip(options.examples, options.steps, strict=True))
     for architecture in options.architectures:

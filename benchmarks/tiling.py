@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import machine
 from kernels import EXAMPLES, operator
 
-from landscape.runs import environment
 from landscape.spectra import lanczos_run
 from landscape.spectra.tiles import block_of, combination, inner_products, tiled
 
@@ -103,7 +103,7 @@ def main() -> None:
             told = ", ".join(f"{name} {row[name]:5.2f}" for name in TIMES)
             print(f"{number:3d} rows {way:6s} {told}, error {error:6.1f} units", flush=True)
     if options.out:
-        record = {"environment": environment(), "rows": table}
+        record = {"environment": machine(), "rows": table}
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,0 +1,97 @@
+"""Two result files side by side, with a verdict for each number that allows for its noise.
+
+    python benchmarks/compare.py before.json after.json
+
+Where a row carries ratios to a reference of its own run, those are compared: seconds of different
+runs are those of different machines, or of one machine at different times. A row has changed if the
+ranges of its repeats do not overlap, and by how much is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def timed_rows(record: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every part of a record that holds repeated seconds, with the names that lead to it."""
+    if isinstance(record, dict):
+        if isinstance(record.get("seconds"), list) and record["seconds"]:
+            yield path, record
+            return
+        for name, part in record.items():
+            yield from timed_rows(part, (*path, name))
+    elif isinstance(record, list):
+        for number, part in enumerate(record):
+            yield from timed_rows(part, (*path, _name(part, number)))
+
+
+def _name(part: Any, number: int) -> str:
+    """What a row of a list is known by: its label, or everything it says that is no measurement."""
+    if not isinstance(part, dict):
+        return str(number)
+    if "label" in part:
+        return str(part["label"])
+    told = {k: v for k, v in part.items() if isinstance(v, str | int)}
+    return ", ".join(f"{k} {v}" for k, v in told.items()) or str(number)
+
+
+def measured(row: dict[str, Any]) -> tuple[float, float, float, str]:
+    """Median, lowest and highest of what is compared, and its unit."""
+    ratio = row.get("ratio")
+    if ratio and not math.isclose(ratio["lowest"], ratio["highest"]):
+        return ratio["median"], ratio["lowest"], ratio["highest"], "x"
+    times = row["seconds"]
+    return median(times), min(times), max(times), "s"
+
+
+def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float]:
+    """``"faster"``, ``"slower"`` or ``"within noise"``, and after over before."""
+    old, old_low, old_high, unit = measured(before)
+    new, new_low, new_high, other = measured(after)
+    if unit != other:
+        return "not comparable", math.nan
+    if new_high < old_low:
+        return "faster", new / old
+    if new_low > old_high:
+        return "slower", new / old
+    return "within noise", new / old
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    options = parser.parse_args()
+    records = [json.loads(path.read_text()) for path in (options.before, options.after)]
+    for path, record in zip((options.before, options.after), records, strict=True):
+        where = record.get("environment", {})
+        told = (where.get(k, "?") for k in ("processor", "jax", "revision", "time"))
+        print(f"{path}: {', '.join(map(str, told))}")
+    old, new = (dict(timed_rows(record)) for record in records)
+    counts: dict[str, int] = {}
+    for path in [p for p in old if p in new]:
+        word, ratio = verdict(old[path], new[path])
+        counts[word] = counts.get(word, 0) + 1
+        numbers = []
+        for row in (old[path], new[path]):
+            middle, low, high, unit = measured(row)
+            numbers.append(f"{middle:.4g} [{low:.4g}, {high:.4g}] {unit}")
+        name = " / ".join(path)
+        print(f"{name:64s} {numbers[0]:28s} {numbers[1]:28s} {ratio:6.2f}  {word}")
+    for name, rows, others in (("before", old, new), ("after", new, old)):
+        for path in [p for p in rows if p not in others]:
+            print(f"{' / '.join(path):64s} only {name}")
+    print(
+        ", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "nothing shared"
+    )
+
+
+if __name__ == "__main__":
+    main()

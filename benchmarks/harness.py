@@ -1,0 +1,107 @@
+"""What the benchmarks share: the machine they ran on, timed calls, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from landscape.runs import environment
+
+HERE = Path(__file__).parent
+
+
+def machine() -> dict[str, Any]:
+    """Everything that a number here depends on besides the work itself."""
+    revision = subprocess.run(
+        ["git", "-C", str(HERE), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    flags = ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
+    return {
+        **environment(),
+        "processor": _processor(),
+        "load": os.getloadavg()[0],
+        "revision": revision.stdout.strip() or "unknown",
+        "flags": {name: os.environ[name] for name in flags if name in os.environ},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def device() -> str:
+    """Short name of the default device, for a folder: ``cpu``, ``h100``."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    return next((w for w in kind.lower().replace("-", " ").split() if w[1:2].isdigit()), "device")
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
+    """Of the first call, compilation included, and of each one after it."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return times[0], times[1:]
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Each in turn, as often as asked: seconds, and ratios to the first in the same round.
+
+    Returns
+    -------
+    By name: ``first_seconds`` with compilation, ``seconds`` of each round, ``ratio`` with its
+    median, lowest and highest.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, function in functions.items():
+        first, _ = seconds(function, 0)
+        rows[name] = {"first_seconds": first, "seconds": []}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            rows[name]["seconds"].append(time.perf_counter() - start)
+    reference = np.asarray(next(iter(rows.values()))["seconds"])
+    for row in rows.values():
+        row["ratio"] = spread(np.asarray(row["seconds"]) / reference)
+    return rows
+
+
+def spread(ratios: np.ndarray) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {
+        "median": float(np.median(ratios)),
+        "lowest": float(np.min(ratios)),
+        "highest": float(np.max(ratios)),
+    }
+
+
+def write(path: Path | None, record: Mapping[str, Any]) -> None:
+    """A record as JSON, if there is somewhere to write it to."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,172 @@
+"""The same jobs in ``landscape``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+from protocol import Job, Result, serve
+
+from landscape.curvature import DiagonalOperator, HessianOperator, hessian, stack
+from landscape.models import MLP
+from landscape.spectra import LanczosRun, extremal_eigenpairs, lanczos_run, trace
+from landscape.spectra.lanczos import begin
+from landscape.training import softmax_cross_entropy
+
+
+def _tree(arrays: dict[str, np.ndarray], kind: str) -> Any:
+    named = {k.split(":")[1]: v for k, v in arrays.items() if k.startswith(kind)}
+    return unflatten_dict(named, sep="/")
+
+
+def _operator(arrays: dict[str, np.ndarray]) -> HessianOperator:
+    params = jax.tree.map(jnp.asarray, _tree(arrays, "params:"))
+    layers, width = arrays["params:hidden/bias"].shape
+    skip = "identity" if arrays["skip"] else "none"
+    model = MLP(layers + 1, width, len(arrays["params:output/bias"]), skip=skip)
+    batch = (jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"]))
+    return hessian(softmax_cross_entropy(model), params, batch, state={})
+
+
+def _vectors(arrays: dict[str, np.ndarray], count: int) -> jax.Array:
+    """(count, P)."""
+    tree = jax.tree.map(lambda v: v[:count], _tree(arrays, "vectors:"))
+    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(tree)
+
+
+def _images(op: HessianOperator, flat: jax.Array) -> dict[str, np.ndarray]:
+    tree = ravel_pytree(op.params)[1](flat)
+    return {f"image:{k}": np.asarray(v) for k, v in flatten_dict(tree, sep="/").items()}
+
+
+def _started(run: LanczosRun, start: jax.Array, capacity: int) -> LanczosRun:
+    """The run with the benchmark's start vectors in place of its own."""
+    state = begin(start, capacity, run.reorthogonalize)
+    norms = np.asarray(jnp.sum(start**2, -1), float)
+    return dataclasses.replace(run, state=state, probe_norms=norms)
+
+
+def gradient(arrays: Any, options: dict[str, Any]) -> Any:
+    """One gradient in the same framework."""
+    op = _operator(arrays)
+    model_gradient = jax.jit(lambda op: jax.grad(op.loss)(op.params, {}, op.batch))
+
+    def run() -> Result:
+        found = jax.block_until_ready(model_gradient(op))
+        return lambda: _images(op, ravel_pytree(found)[0])
+
+    return run
+
+
+def matvec(arrays: Any, options: dict[str, Any]) -> Any:
+    """Products with all vectors at once, on the linearised gradient."""
+    op = _operator(arrays)
+    stored, columns = op.linearized(), _vectors(arrays, options["count"]).T
+
+    def run() -> Result:
+        images = jax.block_until_ready(stored.matmat(columns))
+        return lambda: _images(op, images[:, -1])
+
+    return run
+
+
+def density(arrays: Any, options: dict[str, Any]) -> Any:
+    """Stochastic Lanczos quadrature, all probes in lockstep."""
+    op = _operator(arrays)
+    probes, steps = options["probes"], options["steps"]
+    start = _vectors(arrays, probes)
+
+    def run() -> Result:
+        begun = lanczos_run(
+            op,
+            jax.random.key(0),
+            num_probes=probes,
+            reorthogonalize=options["scheme"],
+            capacity=steps,
+        )
+        spectrum = _started(begun, start, steps).advance(steps).spectrum()
+        return {"nodes": spectrum.nodes, "weights": spectrum.weights}
+
+    return run
+
+
+def family(arrays: Any, options: dict[str, Any]) -> Any:
+    """All networks in one program."""
+    count, steps = len(arrays["params:output/bias"]), options["steps"]
+    parts = [arrays | {k: v[i] for k, v in arrays.items() if ":" in k} for i in range(count)]
+    op = stack([_operator(part) for part in parts])
+    start = jnp.concatenate([_vectors(part, 1) for part in parts])
+
+    def run() -> Result:
+        begun = lanczos_run(
+            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps
+        )
+        state = begin(start, steps, begun.reorthogonalize)
+        norms = np.asarray(jnp.sum(start**2, -1), float)[:, None]
+        done = dataclasses.replace(begun, state=state, probe_norms=norms).advance(steps)
+        spectrum = done.spectrum()
+        return {"nodes": spectrum.nodes, "weights": spectrum.weights}
+
+    return run
+
+
+def trace_job(arrays: Any, options: dict[str, Any]) -> Any:
+    """Hutchinson's estimate with so many probes."""
+    op = _operator(arrays)
+
+    def run() -> Result:
+        found = trace(op, jax.random.key(0), method="hutchinson", num_matvecs=options["probes"])
+        return {"estimate": found.value, "standard_error": found.stderr}
+
+    return run
+
+
+def top(arrays: Any, options: dict[str, Any]) -> Any:
+    """The eigenvalue of largest magnitude, to a relative residual of 10⁻³."""
+    op = _operator(arrays)
+
+    def run() -> Result:
+        pairs = extremal_eigenpairs(
+            op, jax.random.key(0), num_by_magnitude=options.get("count", 1), tol=1e-3
+        )
+        return {"values": pairs.values, "residuals": pairs.residual_norms}
+
+    return run
+
+
+def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
+    """Lanczos alone, on a diagonal operator."""
+    op = DiagonalOperator(jnp.asarray(arrays["eigenvalues"]))
+    start = jnp.asarray(arrays["start"])[None]
+    steps = options["steps"]
+
+    def run() -> Result:
+        begun = lanczos_run(
+            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps
+        )
+        done = _started(begun, start, steps).advance(steps)
+        return {"alphas": done.state.alphas[0], "betas": done.state.betas[0]}
+
+    return run
+
+
+JOBS: dict[str, Job] = {
+    "family": family,
+    "gradient": gradient,
+    "matvec": matvec,
+    "density": density,
+    "trace": trace_job,
+    "top": top,
+    "diagonal": diagonal,
+}
+
+if __name__ == "__main__":
+    flags = {"flags": os.environ.get("XLA_FLAGS", "")}
+    serve(JOBS, {name: version(name) for name in ("landscape-jax", "jax")} | flags)

@@ -1,0 +1,151 @@
+"""matfree's jobs: its tridiagonalisation on the network and on a diagonal, its trace.
+
+matfree takes a function v ↦ Av and leaves it to its user: here forward over reverse, the usual one,
+and the gradient linearised once, at its best.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from matfree import decomp, stochtrace
+from protocol import Job, Result, serve
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def _opened(arrays: dict[str, np.ndarray]) -> tuple[jax.Array, Any, Any]:
+    """Flat parameters, a loss of them, and the names in their order."""
+    params = {k.split(":")[1]: jnp.asarray(v) for k, v in arrays.items() if k.startswith("params:")}
+    x, y = jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"])
+    skip = bool(arrays["skip"])
+    flat, unflatten = ravel_pytree(params)
+
+    def loss(flat: jax.Array) -> jax.Array:
+        p = unflatten(flat)
+        h = jax.nn.relu(x @ p["input/kernel"] + p["input/bias"])
+
+        def layer(h: jax.Array, parameters: Any) -> tuple[jax.Array, None]:
+            kernel, bias = parameters
+            branch = jax.nn.relu(h @ kernel + bias)
+            return (branch + h if skip else branch), None
+
+        h, _ = jax.lax.scan(layer, h, (p["hidden/kernel"], p["hidden/bias"]))
+        logits = jax.nn.log_softmax(h @ p["output/kernel"] + p["output/bias"])
+        return -jnp.mean(jnp.take_along_axis(logits, y[:, None], 1))
+
+    return flat, loss, unflatten
+
+
+def _vectors(arrays: dict[str, np.ndarray], count: int) -> list[jax.Array]:
+    named = {k.split(":")[1]: v for k, v in arrays.items() if k.startswith("vectors:")}
+    return [ravel_pytree({k: v[i] for k, v in named.items()})[0] for i in range(count)]
+
+
+def matvec(arrays: Any, options: dict[str, Any]) -> Any:
+    """Forward over reverse, each vector in turn: what a user of matfree writes."""
+    flat, loss, unflatten = _opened(arrays)
+    product = jax.jit(lambda flat, v: jax.jvp(jax.grad(loss), (flat,), (v,))[1])
+    vectors = _vectors(arrays, options["count"])
+
+    def run() -> Result:
+        for vector in vectors:
+            image = jax.block_until_ready(product(flat, vector))
+        return lambda: {f"image:{k}": v for k, v in unflatten(image).items()}
+
+    return run
+
+
+def density(arrays: Any, options: dict[str, Any]) -> Any:
+    """``tridiag_sym`` on the linearised gradient, and the quadrature it gives."""
+    flat, loss, _ = _opened(arrays)
+    starts = jnp.stack(_vectors(arrays, options["probes"]))
+    reortho = {"full": "full", "none": "none"}[options["scheme"]]
+    tridiagonal = decomp.tridiag_sym(options["steps"], reortho=reortho, materialize=True)
+
+    @jax.jit
+    def decompose(flat: jax.Array, starts: jax.Array) -> jax.Array:
+        _, product = jax.linearize(jax.grad(loss), flat)
+        return jax.lax.map(lambda v: tridiagonal(product, v).J_small, starts)
+
+    def run() -> Result:
+        matrices = np.asarray(decompose(flat, starts), float)
+        nodes, s = np.linalg.eigh(matrices)
+        return {"nodes": nodes, "weights": s[:, 0] ** 2}
+
+    return run
+
+
+def family(arrays: Any, options: dict[str, Any]) -> Any:
+    """``tridiag_sym`` of all networks in one program, side by side in ``vmap``."""
+    stacked = {k: v for k, v in arrays.items() if ":" in k}
+    tridiagonal = decomp.tridiag_sym(options["steps"], reortho=options["scheme"], materialize=True)
+
+    def one(network: dict[str, jax.Array]) -> jax.Array:
+        flat, loss, _ = _opened({**arrays, **network})
+        _, product = jax.linearize(jax.grad(loss), flat)
+        return tridiagonal(product, _vectors(network, 1)[0]).J_small
+
+    every = jax.jit(jax.vmap(one))
+
+    def run() -> Result:
+        nodes, s = np.linalg.eigh(np.asarray(every(stacked), float))
+        return {"nodes": nodes, "weights": s[:, 0] ** 2}
+
+    return run
+
+
+def trace(arrays: Any, options: dict[str, Any]) -> Any:
+    """Hutchinson's estimate with its standard error."""
+    flat, loss, _ = _opened(arrays)
+    sampler = stochtrace.sampler_signs(flat, num=options["probes"])
+    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(
+        stochtrace.monte_carlo_trace(), sampler
+    )
+
+    @jax.jit
+    def estimate(flat: jax.Array, key: jax.Array) -> Any:
+        _, product = jax.linearize(jax.grad(loss), flat)
+        return estimator(product, key)
+
+    def run() -> Result:
+        found = jax.block_until_ready(estimate(flat, jax.random.key(0)))
+        return {"estimate": found[0], "standard_error": found[1]}
+
+    return run
+
+
+def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
+    """``tridiag_sym`` alone, on a diagonal operator."""
+    values, start = jnp.asarray(arrays["eigenvalues"]), jnp.asarray(arrays["start"])
+    reortho = {"full": "full", "none": "none"}[options["scheme"]]
+    tridiagonal = decomp.tridiag_sym(options["steps"], reortho=reortho, materialize=False)
+
+    @jax.jit
+    def decompose(values: jax.Array, start: jax.Array) -> Any:
+        return tridiagonal(lambda v: values * v, start).J_small
+
+    def run() -> Result:
+        alphas, betas = jax.block_until_ready(decompose(values, start))
+        return {"alphas": alphas, "betas": betas}
+
+    return run
+
+
+JOBS: dict[str, Job] = {
+    "family": family,
+    "matvec": matvec,
+    "density": density,
+    "trace": trace,
+    "diagonal": diagonal,
+}
+
+if __name__ == "__main__":
+    flags = {"flags": os.environ.get("XLA_FLAGS", "")}
+    serve(JOBS, {name: version(name) for name in ("matfree", "jax")} | flags)

@@ -1,0 +1,85 @@
+"""How the benchmark talks to a tool that lives in an environment of its own.
+
+A worker is a process that holds one tool. It reads one JSON object a line from its standard input
+and answers with one a line; what the tool prints goes to standard error. It needs numpy and what
+the tool needs, nothing else.
+
+- ``{"prepare": job, "problem": path, "options": {...}}`` sets a job up and does it once. Answer:
+  the seconds of both, compilation included.
+- ``{"run": count}`` does it so many times more. Answer: the seconds of each.
+- ``{"save": path}`` writes what the last time gave to an npz file.
+- ``{"describe": true}`` gives versions and the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# A dictionary of arrays, or a function that makes one: what is not part of the work is left for
+# later.
+Result = dict[str, Any] | Callable[[], dict[str, Any]]
+
+# Makes a job ready and returns a function that does it and waits for it.
+Job = Callable[[dict[str, np.ndarray], dict[str, Any]], Callable[[], Result]]
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has had in memory.
+
+    ``resource.getrusage`` would count what its parent had before it became this program.
+    """
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def serve(jobs: dict[str, Job], versions: dict[str, str]) -> None:
+    """Answer until standard input closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    run: Callable[[], Result] | None = None
+    last: Result = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any] = {}
+        try:
+            if "prepare" in asked:
+                run, last = None, {}  # frees what the job before has kept
+                begun = time.perf_counter()
+                with np.load(asked["problem"]) as problem:
+                    arrays = dict(problem)
+                run = jobs[asked["prepare"]](arrays, asked["options"])
+                ready = time.perf_counter()
+                last = run()
+                answer = {
+                    "prepare_seconds": ready - begun,
+                    "first_seconds": time.perf_counter() - ready,
+                }
+            elif "run" in asked:
+                assert run is not None
+                seconds = []
+                for _ in range(asked["run"]):
+                    begun = time.perf_counter()
+                    last = run()
+                    seconds.append(time.perf_counter() - begun)
+                answer = {"seconds": seconds}
+            elif "save" in asked:
+                found = last() if callable(last) else last
+                np.savez(asked["save"], **{k: np.asarray(v) for k, v in found.items()})
+            else:
+                answer = {
+                    "jobs": sorted(jobs),
+                    "versions": {"python": platform.python_version(), **versions},
+                    "peak_bytes": peak_memory(),
+                }
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)

@@ -1,0 +1,361 @@
+"""``docs/benchmarks.md`` and its figures, from the committed results: no number is typed by hand.
+
+    python benchmarks/report.py
+
+Every table names the file that it comes from, and every file holds the machine, the versions and
+the revision that it was made with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+
+# Blue and vermilion of M. Okabe and K. Ito's palette, distinct to colour-blind readers.
+OURS, THEIRS = "#0072B2", "#D55E00"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return [*lines, ""]
+
+
+def time_in_words(seconds: float) -> str:
+    """Three digits, in s or ms."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def times(row: dict[str, Any]) -> str:
+    """Median of the repeats, and the fastest."""
+    found = row["seconds"]
+    return f"{time_in_words(median(found))} (fastest {time_in_words(min(found))})"
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """Median ratio to the reference, and its range."""
+    r = row["ratio"]
+    return f"{r['median']:.2f} [{r['lowest']:.2f}, {r['highest']:.2f}]"
+
+
+def about(record: dict[str, Any], path: Path) -> str:
+    """The machine, in a line."""
+    where = record["environment"]
+    parts = [
+        where.get("processor") or ", ".join(where["devices"]),
+        f"{where['cores']} cores",
+        f"jax {where['jax']}",
+        f"Python {where['python']}",
+    ]
+    if "revision" in where:
+        parts.append(f"revision {where['revision']}")
+    source = path.relative_to(HERE.parent)
+    return f"*[`{source}`](../{source}): {', '.join(parts)}.*\n"
+
+
+def kernels(record: dict[str, Any], _: Path) -> list[str]:
+    """Rates and steps."""
+    lines = []
+    if "matvec" in record:
+        lines += ["### Hessian products against the machine's matrix products", ""]
+        lines += [
+            "Residual 20×128 network, P = 709,652, batch 500. Counted are the necessary operations "
+            "alone (`benchmarks/kernels.py` says which); the rate beside them is that of the same "
+            "matrix products and nothing else.",
+            "",
+        ]
+        lines += table(
+            ["vectors", "one product", "GFLOP/s", "matrix products", "share"],
+            [
+                (
+                    r["vectors"],
+                    f"{r['milliseconds']:.1f} ms",
+                    f"{r['gflops']:.0f}",
+                    f"{r['matrix_product_gflops']:.0f}",
+                    f"{r['share']:.0%}",
+                )
+                for r in record["matvec"]
+            ],
+        )
+    if "density" in record:
+        lines += ["### A density with 100 steps and one probe", ""]
+        lines += table(
+            ["scheme", "a step", "products a step", "distance to full's distribution function"],
+            [
+                (
+                    r["scheme"],
+                    f"{r['milliseconds_a_step']:.1f} ms",
+                    f"{r['products_a_step']:.2f}",
+                    "" if r["distance_to_full"] is None else f"{r['distance_to_full']:.1e}",
+                )
+                for r in record["density"]
+            ],
+        )
+    if "scaling" in record:
+        lines += ["### Time of a step against N and P", ""]
+        lines += table(
+            ["varies", "N", "P", "a step", "a step, per million N·P"],
+            [
+                (
+                    r["varies"],
+                    r["examples"],
+                    r["parameters"],
+                    f"{r['milliseconds_a_step']:.1f} ms",
+                    f"{1e6 * r['milliseconds_a_step'] / r['examples'] / r['parameters']:.2f} ms",
+                )
+                for r in record["scaling"]
+            ],
+        )
+    if "first" in record:
+        lines += ["### First result from a cold Python process", ""]
+        lines += table(
+            ["compilation cache", "seconds"],
+            [(r["cache"], f"{r['seconds']:.1f}") for r in record["first"]],
+        )
+    return lines
+
+
+def operators(record: dict[str, Any], figures: Path) -> list[str]:
+    """Every kernel, and the sweeps."""
+    lines = []
+    for name, title in (
+        ("operators", "One product of each operator"),
+        ("readouts", "What is read from an operator"),
+        ("training", "Training"),
+    ):
+        if name in record:
+            rows = record[name]["rows"]
+            size = record[name].get("parameters")
+            lines += [f"### {title}" + (f" (P = {size:,})" if size else ""), ""]
+            lines += table(
+                ["", "seconds", f"in units of {next(iter(rows))}", "first call"],
+                [
+                    (label, times(r), ratio(r), time_in_words(r["first_seconds"]))
+                    for label, r in rows.items()
+                ],
+            )
+    if "sweeps" in record:
+        figure, axes = plt.subplots(1, 4, figsize=(12, 3), layout="constrained")
+        for ax, (name, rows) in zip(axes, record["sweeps"].items(), strict=True):
+            x = [row[name] for row in rows]
+            y = [1e3 * median(row["seconds"]) for row in rows]
+            ax.loglog(x, y, "o-", color=OURS)
+            ax.loglog(x, [y[-1] * v / x[-1] for v in x], ":", color="0.5", label="proportional")
+            ax.set_xlabel(name)
+            ax.set_xticks(x, [str(v) for v in x])
+            ax.minorticks_off()
+        axes[0].set_ylabel("one Hessian product (ms)")
+        axes[0].legend(frameon=False)
+        lines += ["### What a Hessian product grows with", "", _save(figure, figures, "sweeps")]
+    return lines
+
+
+def resolve(record: dict[str, Any], _: Path) -> list[str]:
+    """Certified answers."""
+    lines = []
+    for name, title in (
+        ("small", "A certified degenerate fraction beside a dense eigendecomposition"),
+        ("large", "The narrowest certified interval within five minutes, 0.71 M parameters"),
+    ):
+        if name in record:
+            lines += [f"### {title}", ""]
+            lines += table(
+                ["network", "P", "ε", "route", "seconds", "steps", "share in", "95 %", "status"],
+                [
+                    (
+                        r["architecture"],
+                        f"{r['parameters']:,}",
+                        f"{r['eps']:g}",
+                        r["route"],
+                        f"{r['seconds']:.1f}",
+                        r["steps"],
+                        f"[{r['lower']:.4f}, {r['upper']:.4f}]",
+                        "[{:.4f}, {:.4f}]".format(*r["confidence"]),
+                        r["status"],
+                    )
+                    for r in record[name]
+                ],
+            )
+    return lines
+
+
+def certify(record: dict[str, Any], _: Path) -> list[str]:
+    """Bounds against exact spectra."""
+    groups = record["certified"]
+    by_scheme: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        by_scheme.setdefault(group["scheme"], []).append(group)
+    coverage = record["coverage"]
+    return [
+        "### Certified bounds against exact spectra",
+        "",
+        f"{record['cases']} matrices and networks with known spectra.",
+        "",
+        *table(
+            ["scheme", "bounds checked", "exceptions"],
+            [
+                (
+                    scheme,
+                    f"{sum(g['checks'] for g in rows):,}",
+                    sum(g["exceptions"] for g in rows),
+                )
+                for scheme, rows in by_scheme.items()
+            ],
+        ),
+        f"Coverage of the confidence intervals over {coverage[0]['trials']} seeds in "
+        f"{len(coverage)} settings: smallest p that it is below its level "
+        f"{min(c['p_value'] for c in coverage):.2f}.",
+        "",
+    ]
+
+
+def schemes(record: dict[str, Any], _: Path) -> list[str]:
+    """The automatic choice."""
+    rows = [row["auto_over_best"] for row in record["best"]]
+    found = [r["certified"] for r in rows if "certified" in r]
+    anyone = [r["all"] for r in rows]
+    return [
+        "### Which scheme reaches a width first",
+        "",
+        f"Over {len(rows)} widths, ε and networks, the automatic choice took "
+        f"{median(found):.2f} times as long as the best scheme that certifies its bounds (worst "
+        f"{max(found):.2f}), and {median(anyone):.2f} times as long as the best of all, `none` "
+        f"with its empirical bounds included (worst {max(anyone):.2f}).",
+        "",
+    ]
+
+
+def peers(record: dict[str, Any], figures: Path) -> list[str]:
+    """Side by side."""
+    lines = [
+        "Every tool has a process and an environment of its own; weights, data bytes and start "
+        "vectors are the same, and all take turns within one run. What counts is the ratio: the "
+        "seconds a tool took over those of the first row in the same round, as median and range.",
+        "",
+    ]
+    for name in ("matvec", "lanczos", "pyhessian", "eigenthings", "families"):
+        for title, rows in record.get(name, {}).items():
+            lines += [f"### {name}: {title}", ""]
+            lines += table(
+                ["", "seconds", "ratio", "first call", "peak memory", "result"],
+                [_peer_row(row) for row in rows],
+            )
+    if "accuracy" in record:
+        lines += _accuracy(record["accuracy"], figures)
+    return lines
+
+
+def _peer_row(row: dict[str, Any]) -> tuple[str, ...]:
+    if "error" in row:
+        return (row["label"], row["error"].splitlines()[0][:80], "", "", "", "")
+    result = ", ".join(
+        f"{k.replace('_', ' ')} {_number(v)}" for k, v in row.get("result", {}).items()
+    )
+    threads = f" ({row['threads']} threads)" if row.get("threads") else ""
+    return (
+        row["label"] + threads,
+        times(row),
+        ratio(row),
+        time_in_words(row["first_seconds"]),
+        f"{row['peak_bytes'] / 1e6:.0f} MB",
+        result,
+    )
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_number(v) for v in value)
+    return f"{value:.3g}"
+
+
+def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
+    truth = record["truth"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    by_label: dict[str, list[tuple[float, float, float]]] = {}
+    rows = []
+    for title, found in record.items():
+        for row in found if title != "truth" else []:
+            if "result" in row:
+                spent = median(row["seconds"])
+                error, far = row["result"]["fraction_error"], row["result"]["distance"]
+                by_label.setdefault(row["label"], []).append((spent, error, far))
+                rows.append(
+                    (title, row["label"], time_in_words(spent), f"{error:.2e}", f"{far:.3f}")
+                )
+    for label, points in by_label.items():
+        ours = label.startswith("landscape")
+        style = {"color": OURS if ours else THEIRS, "marker": "os^v<>DP"[len(axes[0].lines) % 8]}
+        for ax, which in zip(axes, (1, 2), strict=True):
+            ax.loglog([p[0] for p in points], [p[which] for p in points], label=label, **style)
+            ax.set_xlabel("seconds")
+    axes[0].set_ylabel(f"error of the share within {truth['eps']:g}")
+    axes[1].set_ylabel("distance of distribution functions")
+    axes[1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))
+    return [
+        "### accuracy: error against dense truth",
+        "",
+        f"A network trained on the digits, P = {truth['parameters']:,}; {truth['fraction']:.1%} of "
+        f"its eigenvalues lie within {truth['eps']:g} of 0, and {truth['null']:.1%} within 10⁻⁶ of "
+        "its norm. Estimates from each tool's own nodes and weights; only `landscape` bounds them.",
+        "",
+        _save(figure, figures, "accuracy"),
+        *table(["", "tool", "seconds", "error of the share", "distance"], rows),
+    ]
+
+
+def _save(figure: Any, figures: Path, name: str) -> str:
+    figures.mkdir(parents=True, exist_ok=True)
+    for kind in ("svg", "png"):
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(figures / f"{name}.{kind}", dpi=120, metadata=metadata)
+    plt.close(figure)
+    return f"![{name}]({(figures / name).relative_to(DOCS)}.svg)\n"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
+    "kernels": ("The kernels", kernels),
+    "operators": ("Every operator", operators),
+    "resolve": ("Certified answers", resolve),
+    "schemes": ("Schemes", schemes),
+    "certify": ("Correctness", certify),
+    "peers": ("Side by side with others", peers),
+}
+
+
+def main() -> None:
+    """Write the page."""
+    mpl.rcParams.update({"svg.hashsalt": "landscape", "font.size": 9})
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `python benchmarks/report.py` from the files that each section names. `make "
+        "bench` and `make bench-peers` measure anew, `make bench-compare BEFORE=… AFTER=…` shows "
+        "two files side by side.",
+        "",
+    ]
+    for folder in sorted((HERE / "results").iterdir()):
+        lines += [f"# On {folder.name}", ""]
+        for name, (title, section) in SECTIONS.items():
+            path = folder / f"{name}.json"
+            if path.exists():
+                record = json.loads(path.read_text())
+                figures = DOCS / "benchmarks" / folder.name
+                lines += [f"## {title}", "", about(record, path), *section(record, figures)]
+    DOCS.mkdir(exist_ok=True)
+    (DOCS / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

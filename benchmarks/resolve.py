@@ -1,0 +1,158 @@
+"""How long a certified answer takes: the degenerate fraction at ε = 10⁻³ of trained networks.
+
+- ``small``: 20×25 networks trained on the digits (P = 14,495 with the residual one's weights).
+  Lanczos steps until the certified interval is 0.04 wide, in float32 and in float64, beside a dense
+  eigendecomposition of the same matrix (every product, then LAPACK in float64).
+- ``large``: the residual 20×128 network trained on CIFAR-100's coarse classes (P = 709,652; the
+  data must be there, ``LANDSCAPE_DATA``): the narrowest interval within a time.
+
+    python benchmarks/resolve.py small --out resolve.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from harness import machine, write
+
+from landscape.curvature import hessian
+from landscape.data import load
+from landscape.models import MLP
+from landscape.spectra import (
+    Fraction,
+    degenerate_fraction,
+    dense_spectrum,
+    lanczos_run,
+    resolve_fraction,
+)
+from landscape.training import TrainConfig, fit, softmax_cross_entropy
+
+EPS = 1e-3
+ARCHITECTURES = {"plain": "none", "residual": "identity"}
+
+
+def trained(dataset: str, width: int, skip: str, epochs: int, examples: int) -> Any:
+    """The Hessian of a trained network, and the loss it has reached."""
+    options = {"labels": "coarse"} if dataset == "cifar100" else {}
+    data = load(dataset, **options)
+    if examples < data.num_examples and dataset != "digits":
+        data = data.subset(10_000, seed=0)
+    data = data.standardized()
+    model = MLP(20, width, data.num_classes, skip=skip)
+    run = fit(model, data, TrainConfig(epochs, 100 if width < 64 else 500, 5e-4), jax.random.key(0))
+    inputs, labels = data.arrays()
+    batch = (inputs[:examples], labels[:examples])
+    loss = softmax_cross_entropy(model)
+    op = hessian(loss, run.params, batch, state=run.state, check=False)
+    return op, float(run.loss[-1])
+
+
+def ends(fraction: Fraction) -> dict[str, Any]:
+    """What a fraction says, as numbers."""
+    low, high = fraction.confidence_interval()
+    return {
+        "estimate": float(fraction.estimate),
+        "lower": float(fraction.lower),
+        "upper": float(fraction.upper),
+        "confidence": [float(low), float(high)],
+        "noise_floor": float(fraction.noise_floor),
+        "rounding": fraction.rounding,
+    }
+
+
+def small(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A wanted width, beside dense."""
+    rows = []
+    for name, skip in ARCHITECTURES.items():
+        op, loss = trained("digits", 25, skip, options.epochs, 1500)
+        case = {"architecture": name, "parameters": op.shape[0], "loss": loss, "eps": EPS}
+        for dtype in ("float32", "float64"):
+            with jax.enable_x64(dtype == "float64"):
+                cast = op.astype(np.dtype(dtype))
+                for attempt in ("with compilation", "again"):
+                    start = time.perf_counter()
+                    found = resolve_fraction(
+                        cast, jax.random.key(1), eps=EPS, width=0.04, max_steps=options.max_steps
+                    )
+                    row = {
+                        **case,
+                        "route": f"certified, {dtype}, {attempt}",
+                        "seconds": time.perf_counter() - start,
+                        "status": str(found.status),
+                        "steps": found.spectrum.alphas.shape[-1],
+                        **ends(found.fraction),
+                    }
+                    rows.append(row)
+                    _say(row)
+        if options.dense:
+            start = time.perf_counter()
+            spectrum = dense_spectrum(op)
+            row = {**case, "route": "dense, float32 products", "status": "exact"}
+            row |= {"seconds": time.perf_counter() - start, "steps": op.shape[0]}
+            rows.append({**row, **ends(degenerate_fraction(spectrum, EPS))})
+            _say(rows[-1])
+    return rows
+
+
+def large(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The narrowest interval within a time."""
+    op, loss = trained("cifar100", 128, "identity", options.epochs, 500)
+    run = lanczos_run(op, jax.random.key(1), capacity=options.capacity)
+    start, rows, steps = time.perf_counter(), [], 50
+    while time.perf_counter() - start < options.seconds and run.num_steps < options.capacity:
+        run = run.advance(min(steps, options.capacity))
+        jax.block_until_ready(run.state)
+        row = {
+            "architecture": "residual",
+            "parameters": op.shape[0],
+            "loss": loss,
+            "eps": EPS,
+            "route": "certified, float32",
+            "seconds": time.perf_counter() - start,
+            "status": "time",
+            "steps": run.num_steps,
+            **ends(degenerate_fraction(run.spectrum(), EPS)),
+        }
+        rows.append(row)
+        _say(row)
+        # Between looks, a tenth of the time at most is lost when it ends.
+        steps = int(np.ceil(1.25 * steps))
+    return rows
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(
+        f"{row['architecture']:9s} P = {row['parameters']:7d}  {row['route']:36s} "
+        f"{row['seconds']:7.1f} s  {row['steps']:6d} steps  [{row['lower']:.4f}, "
+        f"{row['upper']:.4f}]  {row['status']}",
+        flush=True,
+    )
+
+
+TABLES = {"small": small, "large": large}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default all")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--max-steps", type=int, default=4000)
+    parser.add_argument("--capacity", type=int, default=3000, help="steps for the large one")
+    parser.add_argument("--seconds", type=float, default=300, help="for the large one")
+    parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    record: dict[str, Any] = {"environment": machine(), "epochs": options.epochs}
+    for name in options.tables or TABLES:
+        record[name] = TABLES[name](options)
+        write(options.out, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The benchmark suite's own tools: pages from results, comparisons, workers."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script as it is run: with its own folder on the path."""
+
+    def load(name):
+        path = BENCHMARKS / f"{name}.py"
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in ("workers", "requirements", "harness", "protocol"):
+        sys.modules.pop(name, None)
+
+
+def row(*seconds, ratio=None):
+    found = {"label": "a", "seconds": list(seconds)}
+    return found if ratio is None else {**found, "ratio": ratio}
+
+
+def test_a_change_counts_only_beyond_the_range_of_the_repeats(script):
+    verdict = script("compare").verdict
+    before = row(1.0, 1.1, 1.2)
+    assert verdict(before, row(0.8, 0.85, 0.9)) == ("faster", pytest.approx(0.85 / 1.1))
+    assert verdict(before, row(1.15, 1.3, 1.4))[0] == "within noise"
+    assert verdict(before, row(1.3, 1.3, 1.4))[0] == "slower"
+    # Twice the seconds on another machine, and the same ratio to the reference beside it.
+    ratio = {"median": 2.0, "lowest": 1.9, "highest": 2.1}
+    assert verdict(row(1.0, ratio=ratio), row(2.0, ratio=ratio)) == ("within noise", 1.0)
+    assert verdict(row(1.0, ratio=ratio), row(2.0))[0] == "not comparable"
+
+
+def test_rows_are_found_wherever_they_are(script):
+    record = {
+        "environment": {"cores": 2},
+        "table": {"100 steps": [row(1.0), {"label": "b", "error": "no"}]},
+        "sweep": [{"depth": 5, "seconds": [1.0]}],
+    }
+    found = dict(script("compare").timed_rows(record))
+    assert set(found) == {("table", "100 steps", "a"), ("sweep", "depth 5")}
+
+
+def test_the_page_is_made_from_the_committed_results(script, monkeypatch, tmp_path):
+    report = script("report")
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.main()
+    committed = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert (tmp_path / "benchmarks.md").read_text() == committed
+    for path in (BENCHMARKS / "results").glob("*/*.json"):
+        if path.stem in report.SECTIONS:
+            assert f"results/{path.parent.name}/{path.name}" in committed
+
+
+def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
+    workers = script("peers/workers")
+    run = script("peers/run")
+    rng = np.random.default_rng(0)
+    shapes = {
+        "input": {"kernel": (5, 4), "bias": (4,)},
+        "hidden": {"kernel": (2, 4, 4), "bias": (2, 4)},
+        "output": {"kernel": (4, 3), "bias": (3,)},
+    }
+    params = {
+        layer: {name: rng.normal(size=shape).astype(np.float32) for name, shape in leaves.items()}
+        for layer, leaves in shapes.items()
+    }
+    inputs = rng.normal(size=(20, 5)).astype(np.float32)
+    problem = run.export(tmp_path / "p.npz", params, inputs, np.arange(20) % 3, True, 2)
+    options = {"steps": 8, "probes": 2}
+    who = [
+        workers.Contender(scheme, "landscape", "density", scheme=scheme, **options)
+        for scheme in ("full", "partial")
+    ]
+    found = {}
+    rows = workers.interleaved(
+        who, problem, 2, lambda tool: sys.executable, lambda c, r: found.update({c.label: r}) or {}
+    )
+    assert [len(row["seconds"]) for row in rows] == [2, 2]
+    assert rows[0]["ratio"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
+    np.testing.assert_allclose(found["full"]["nodes"], found["partial"]["nodes"], atol=1e-4)
+    full = np.stack([found["full"]["nodes"], found["full"]["weights"]])
+    assert run.distance(found["partial"], full, slack=1e-4) < 1e-4
+    assert run.distance({"nodes": full[0] + 1, "weights": full[1]}, full) > 0.05
+    json.dumps(rows)
+    worker = workers.Worker("landscape", sys.executable)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        worker.ask(prepare="nothing", problem=str(problem), options={})
+    worker.close()
