@@ -151,8 +151,8 @@ def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
         begun = lanczos_run(
             op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps
         )
-        done = _started(begun, start, steps).advance(steps)
-        return {"alphas": done.state.alphas[0], "betas": done.state.betas[0]}
+        done = jax.block_until_ready(_started(begun, start, steps).advance(steps).state)
+        return {"alphas": done.alphas[0], "betas": done.betas[0]}
 
     return run
 
