@@ -42,7 +42,7 @@ bench: $(BIN)/.installed  ## the benchmark suite, quick; NAMES="kernels resolve"
 	$(BIN)/python benchmarks/run.py $(NAMES) $(FLAGS)
 
 bench-peers: $(BIN)/.installed  ## others on the same work, each in an environment made here; FLAGS=--quick
-	$(BIN)/python benchmarks/peers/run.py $(NAMES) $(FLAGS) --out benchmarks/results/$(DEVICE)/peers.json
+	$(BIN)/python benchmarks/side_by_side.py $(NAMES) $(FLAGS) --out benchmarks/results/$(DEVICE)/peers.json
 
 bench-compare: $(BIN)/.installed  ## two result files side by side: BEFORE=a.json AFTER=b.json
 	@$(BIN)/python benchmarks/compare.py $(BEFORE) $(AFTER)

@@ -18,7 +18,6 @@ def script(monkeypatch):
 
     def load(name):
         path = BENCHMARKS / f"{name}.py"
-        monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.syspath_prepend(str(BENCHMARKS))
         spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
@@ -26,7 +25,7 @@ def script(monkeypatch):
         return module
 
     yield load
-    for name in ("workers", "requirements", "harness", "protocol"):
+    for name in ("harness", "peers", "peers.workers", "peers.requirements"):
         sys.modules.pop(name, None)
 
 
@@ -70,7 +69,7 @@ def test_the_page_is_made_from_the_committed_results(script, monkeypatch, tmp_pa
 
 def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
     workers = script("peers/workers")
-    run = script("peers/run")
+    run = script("side_by_side")
     rng = np.random.default_rng(0)
     shapes = {
         "input": {"kernel": (5, 4), "bias": (4,)},

@@ -6,7 +6,6 @@ benchmark's.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -108,4 +107,4 @@ def top(arrays: Any, options: dict[str, Any]) -> Any:
 JOBS: dict[str, Job] = {"matvec": matvec, "density": density, "trace": trace, "top": top}
 
 if __name__ == "__main__":
-    serve(JOBS, {name: version(name) for name in ("torch", "hessian-eigenthings")})
+    serve(JOBS, "torch", "hessian-eigenthings")

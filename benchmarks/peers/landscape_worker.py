@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -168,5 +166,4 @@ JOBS: dict[str, Job] = {
 }
 
 if __name__ == "__main__":
-    flags = {"flags": os.environ.get("XLA_FLAGS", "")}
-    serve(JOBS, {name: version(name) for name in ("landscape-jax", "jax")} | flags)
+    serve(JOBS, "landscape-jax", "jax")

@@ -6,8 +6,6 @@ and the gradient linearised once, at its best.
 
 from __future__ import annotations
 
-import os
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -147,5 +145,4 @@ JOBS: dict[str, Job] = {
 }
 
 if __name__ == "__main__":
-    flags = {"flags": os.environ.get("XLA_FLAGS", "")}
-    serve(JOBS, {name: version(name) for name in ("matfree", "jax")} | flags)
+    serve(JOBS, "matfree", "jax")

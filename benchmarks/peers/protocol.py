@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ def peak_memory() -> int:
     return 1024 * int(line.split()[1])
 
 
-def serve(jobs: dict[str, Job], versions: dict[str, str]) -> None:
-    """Answer until standard input closes."""
+def serve(jobs: dict[str, Job], *packages: str) -> None:
+    """Answer until standard input closes; ``packages`` are those whose versions matter."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run: Callable[[], Result] | None = None
@@ -77,9 +78,14 @@ def serve(jobs: dict[str, Job], versions: dict[str, str]) -> None:
             else:
                 answer = {
                     "jobs": sorted(jobs),
-                    "versions": {"python": platform.python_version(), **versions},
+                    "versions": {
+                        "python": platform.python_version(),
+                        **{name: version(name) for name in packages},
+                        "flags": os.environ.get("XLA_FLAGS", ""),
+                    },
                     "peak_bytes": peak_memory(),
                 }
         except Exception as error:
+            # Whatever a tool raises becomes its row in the table: the others go on.
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

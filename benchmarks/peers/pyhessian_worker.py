@@ -8,7 +8,6 @@ Both are replaced from outside, in this process only: the eigendecomposition of 
 from __future__ import annotations
 
 import multiprocessing
-from importlib.metadata import version
 from typing import Any
 from unittest import mock
 
@@ -158,4 +157,4 @@ JOBS: dict[str, Job] = {
 }
 
 if __name__ == "__main__":
-    serve(JOBS, {name: version(name) for name in ("torch", "pyhessian")})
+    serve(JOBS, "torch", "pyhessian")

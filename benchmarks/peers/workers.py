@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from requirements import REQUIREMENTS
+from peers.requirements import REQUIREMENTS
 
 HERE = Path(__file__).parent
 

@@ -118,3 +118,15 @@ def expect_positive(**values: Any) -> None:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}")
+
+
+def expect_level(level: float) -> None:
+    """Refuse what is no probability that a confidence interval can have.
+
+    Raises
+    ------
+    InputError
+        With what was given.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1; got {level!r}")

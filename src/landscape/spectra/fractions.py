@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import betainc
 
+from landscape.curvature.preconditions import expect_level
 from landscape.errors import InputError
 from landscape.spectra.masses import known_inside, mass_bounds
 from landscape.spectra.measures import SpectralMeasure, Spectrum
@@ -103,8 +104,7 @@ class Fraction:
         InputError
             If the level is not between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise InputError(f"level must lie between 0 and 1; got {level!r}")
+        expect_level(level)
         if not self.num_probes:
             return np.asarray(self.estimate), np.asarray(self.estimate)
         size, half = self.num_parameters - self.num_known, self.num_probes / 2

@@ -37,7 +37,7 @@ from scipy.special import stdtrit
 
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_integer, expect_square
+from landscape.curvature.preconditions import expect_integer, expect_level, expect_square
 from landscape.errors import InputError, ResourceError
 
 METHODS = ("hutch++", "hutchinson")
@@ -106,8 +106,7 @@ class Estimate:
         InputError
             If the level is not between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise InputError(f"level must lie between 0 and 1; got {level!r}")
+        expect_level(level)
         if not self.num_probes:
             return self.value, self.value
         half = stdtrit(self.num_probes - 1, (1 + level) / 2) * self.stderr

@@ -17,7 +17,7 @@ precision everywhere.
 - ``families``: a spectrum of each of many small networks: in one program, one after the other, and
   in processes side by side.
 
-    python benchmarks/peers/run.py matvec lanczos --out results/cpu/peers.json
+    python benchmarks/side_by_side.py matvec lanczos --out peers.json
 
 Rows with another orthogonality than full are labelled; their distance to the quadrature of full
 reorthogonalisation is recorded.
@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from functools import partial
@@ -38,19 +37,15 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from requirements import REQUIREMENTS
-from workers import Contender, interleaved, python_of
+from harness import HERE, machine
+from peers.requirements import REQUIREMENTS
+from peers.workers import Contender, interleaved, python_of
 
 from landscape.curvature import hessian
 from landscape.data import load
 from landscape.models import MLP
 from landscape.spectra import dense_spectrum
 from landscape.training import TrainConfig, fit, softmax_cross_entropy
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from harness import machine  # noqa: E402
 
 # Threads that PyTorch is tried with on a CPU.
 THREADS = [1, 2]
@@ -362,7 +357,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int)
     parser.add_argument(
-        "--environments", type=Path, default=HERE.parents[1] / ".venv-peers", help="folder"
+        "--environments", type=Path, default=HERE.parent / ".venv-peers", help="folder"
     )
     parser.add_argument(
         "--python", nargs="*", default=[], metavar="TOOL=PATH", help="interpreters that have a tool"
@@ -378,7 +373,7 @@ def main() -> None:
         bench = Bench(options, Path(folder))
         for name in options.tables or TABLES:
             print(name, flush=True)
-            when = {"command": sys.argv[1:], **{k: machine()[k] for k in ("time", "revision")}}
+            when = {"quick": options.quick, "repeats": bench.repeats, **machine()}
             record[name] = getattr(bench, name)()
             record.setdefault("measured", {})[name] = when
             if options.out:
