@@ -7,7 +7,17 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from jaxtyping import install_import_hook
 
 # All rooms but data, whose door takes more types than it keeps and refuses the others by itself.
-ROOMS = ("models", "training", "curvature", "spectra", "runs", "plots", "report", "experiments")
+ROOMS = (
+    "models",
+    "training",
+    "curvature",
+    "spectra",
+    "degeneracy",
+    "runs",
+    "plots",
+    "report",
+    "experiments",
+)
 install_import_hook([f"landscape.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax

@@ -1,8 +1,8 @@
 """How degenerate is a neural network's loss landscape, and why.
 
 The rooms, in the order a parameter pytree walks them: ``data``, ``models``, ``training``,
-``curvature``, ``spectra``, then ``runs``, ``plots``, ``report`` and ``experiments``. Importing this
-package imports none of them: each is loaded when it is first used.
+``curvature``, ``spectra``, ``degeneracy``, then ``runs``, ``plots``, ``report`` and
+``experiments``. Importing this package imports none of them: each is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from landscape._version import __version__
 _ROOMS = (
     "curvature",
     "data",
+    "degeneracy",
     "experiments",
     "models",
     "plots",

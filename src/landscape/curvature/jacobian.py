@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
@@ -66,6 +66,28 @@ class JacobianOperator(LinearOperator):
     def gram(self) -> GramOperator:
         """``A Aᵀ``, symmetric and positive semi-definite: (N·C, N·C), of ``J.T`` (P, P)."""
         return GramOperator(self)
+
+    def example_rows(self, example: Any) -> Float[Array, "C P"]:
+        """Rows of J of one example, evaluated alone; of the transpose the same.
+
+        Parameters
+        ----------
+        example
+            A batch of one: the pytree's leaves with a leading axis of length 1.
+
+        Returns
+        -------
+        (C, P), by C backward passes over one example. It is a part of J only if the outputs of an
+        example depend on no other, as with batch statistics that are frozen.
+        """
+        flat, unflatten = self.selection.flatten(self.params)
+        rest = () if self.state is None else (self.state,)
+
+        def outputs(vector: Array) -> Array:
+            return self.model_fn(unflatten(vector), *rest, example).ravel()
+
+        with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
+            return jax.jacrev(outputs)(flat)
 
     def _mine(self) -> list[Array]:
         return self.selection.split(self.params)[0]
