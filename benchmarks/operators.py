@@ -7,7 +7,8 @@ the mission's network (20×128, inputs of CIFAR's size, N = 500), or the small o
 - ``operators``: one product of each operator, and of the Hessian with stored intermediate results,
   by chunks, and with eight vectors; in units of one gradient.
 - ``readouts``: trace, extremal eigenpairs, a spectrum of 100 steps, dense; the small network.
-- ``sweeps``: one Hessian product against depth, width, examples and vectors.
+- ``sweeps``: one Hessian product against depth, width, examples and vectors; a spectrum against its
+  steps.
 - ``training``: one epoch, a network alone and eight together.
 
     python benchmarks/operators.py operators sweeps --out operators.json
@@ -29,7 +30,7 @@ from harness import interleaved, machine, seconds, write
 from landscape.curvature import empirical_fisher, fisher, ggn, hessian, jacobian
 from landscape.data import load
 from landscape.models import MLP
-from landscape.spectra import dense_spectrum, extremal_eigenpairs, slq, trace
+from landscape.spectra import dense_spectrum, extremal_eigenpairs, lanczos_run, slq, trace
 from landscape.training import TrainConfig, fit_many, softmax_cross_entropy
 
 
@@ -136,7 +137,18 @@ def sweeps(repeats: int) -> dict[str, Any]:
         first, times = seconds(_one(op, count), repeats)
         found["vectors"].append({"vectors": count, "first_seconds": first, "seconds": times})
         print(f"sweeps     vectors {count}: {1e3 * np.median(times):.1f} ms", flush=True)
+    found["steps"] = []
+    for count in (25, 50, 100, 200, 400):
+        first, times = seconds(partial(_walk, op, count), min(repeats, 3))
+        found["steps"].append({"steps": count, "first_seconds": first, "seconds": times})
+        print(f"sweeps     steps {count}: {np.median(times):.2f} s", flush=True)
     return found
+
+
+def _walk(op: Any, steps: int) -> Any:
+    """Lanczos as it comes: the scheme is chosen."""
+    run = lanczos_run(op, jax.random.key(0), capacity=steps)
+    return run.advance(steps).state.alphas
 
 
 def training(repeats: int) -> dict[str, Any]:

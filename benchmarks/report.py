@@ -9,12 +9,14 @@ the revision that it was made with.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import matplotlib as mpl
+from compare import timed_rows, verdict
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
@@ -147,8 +149,9 @@ def operators(record: dict[str, Any], figures: Path) -> list[str]:
                 ],
             )
     if "sweeps" in record:
-        figure, axes = plt.subplots(1, 4, figsize=(12, 3), layout="constrained")
-        for ax, (name, rows) in zip(axes, record["sweeps"].items(), strict=True):
+        sweeps = record["sweeps"]
+        figure, axes = plt.subplots(1, len(sweeps), figsize=(13, 2.8), layout="constrained")
+        for ax, (name, rows) in zip(axes, sweeps.items(), strict=True):
             x = [row[name] for row in rows]
             y = [1e3 * median(row["seconds"]) for row in rows]
             ax.loglog(x, y, "o-", color=OURS)
@@ -156,9 +159,63 @@ def operators(record: dict[str, Any], figures: Path) -> list[str]:
             ax.set_xlabel(name)
             ax.set_xticks(x, [str(v) for v in x])
             ax.minorticks_off()
-        axes[0].set_ylabel("one Hessian product (ms)")
+            ax.set_title("a spectrum" if name == "steps" else "one Hessian product", fontsize=9)
+        axes[0].set_ylabel("milliseconds")
         axes[0].legend(frameon=False)
-        lines += ["### What a Hessian product grows with", "", _save(figure, figures, "sweeps")]
+        lines += [
+            "### What a Hessian product and a spectrum grow with",
+            "",
+            _save(figure, figures, "sweeps"),
+        ]
+    return lines
+
+
+def limits(record: dict[str, Any], _: Path) -> list[str]:
+    """Precision, memory, size."""
+    lines = []
+    if "precision" in record:
+        found = record["precision"]
+        lines += [f"### Precision of matrix products (P = {found['parameters']:,}, trained)", ""]
+        lines += table(
+            ["products in", "noise floor / ‖H‖", *(f"share within {e:g}‖H‖" for e in
+                                                   found["epsilons"])],
+            [
+                (
+                    r["precision"],
+                    "" if r["noise_floor"] is None else f"{r['noise_floor']:.1e}",
+                    *(f"{share:.4f}" for share in r["shares"]),
+                )
+                for r in found["rows"]
+            ],
+        )  # fmt: skip
+    if "bandwidth" in record:
+        found = record["bandwidth"]
+        moved, read = found["bytes_a_second"], found["orthogonalisation_bytes_a_second"]
+        lines += [
+            "### Memory",
+            "",
+            f"x + y/2 of long vectors moves {moved / 1e9:.1f} GB a second. Full "
+            f"reorthogonalisation of {found['steps']} Lanczos steps at P = "
+            f"{found['parameters']:,} reads its basis at {read / 1e9:.1f} GB a second: "
+            f"{read / moved:.0%} of that.",
+            "",
+        ]
+    if "largest" in record:
+        lines += ["### One Hessian product of ever larger networks (20 layers, N = 100)", ""]
+        lines += table(
+            ["P", "seconds", "first call", "peak memory"],
+            [
+                (f"{r['parameters']:,}", f"does not fit: {r['error']}", "", "")
+                if "error" in r
+                else (
+                    f"{r['parameters']:,}",
+                    times(r),
+                    time_in_words(r["first_seconds"]),
+                    f"{r['peak_bytes'] / 1e9:.1f} GB" if r.get("peak_bytes") else "not told",
+                )
+                for r in record["largest"]
+            ],
+        )
     return lines
 
 
@@ -248,10 +305,12 @@ def peers(record: dict[str, Any], figures: Path) -> list[str]:
     for name in ("matvec", "lanczos", "pyhessian", "eigenthings", "families"):
         for title, rows in record.get(name, {}).items():
             lines += [f"### {name}: {title}", ""]
-            lines += table(
-                ["", "seconds", "ratio", "first call", "peak memory", "result"],
-                [_peer_row(row) for row in rows],
-            )
+            head = ["", "seconds", "ratio", "first call", "peak memory", "result"]
+            if name == "matvec":
+                head.append("in gradients of its framework")
+                lines += table(head, [(*_peer_row(r), _in_gradients(r, rows)) for r in rows])
+            else:
+                lines += table(head, [_peer_row(row) for row in rows])
     if "accuracy" in record:
         lines += _accuracy(record["accuracy"], figures)
     return lines
@@ -274,26 +333,55 @@ def _peer_row(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _in_gradients(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Cost of one product in units of one gradient of the same framework."""
+    framework = "landscape" if row["tool"] in ("landscape", "matfree") else "pyhessian"
+    units = [r for r in rows if r["job"] == "gradient" and r["tool"] == framework]
+    if row["job"] == "gradient" or not units or "error" in row:
+        return ""
+    products = row["options"].get("count", 1)
+    return f"{median(row['seconds']) / products / median(units[0]['seconds']):.1f}"
+
+
 def _number(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_number(v) for v in value)
     return f"{value:.3g}"
 
 
+def again(record: dict[str, Any], path: Path) -> list[str]:
+    """Whether a second run's ratios lie where the first's repeats did."""
+    first = json.loads(path.with_name("peers.json").read_text())
+    old, new = (dict(timed_rows(r)) for r in (first, record))
+    shared = [p for p in old if p in new and old[p]["ratio"]["lowest"] < old[p]["ratio"]["highest"]]
+    verdicts = [verdict(old[p], new[p]) for p in shared]
+    moved = [abs(math.log(factor)) for _, factor in verdicts]
+    outside = sum(word != "within noise" for word, _ in verdicts)
+    typical, most = (math.exp(f(moved)) for f in (median, max))
+    return [
+        f"Of {len(shared)} ratios to the reference, {len(shared) - outside} have ranges that "
+        f"overlap with those of the first run; medians differ by a factor of {typical:.2f} "
+        f"typically and {most:.2f} at most.",
+        "",
+    ]
+
+
 def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
-    truth = record["truth"]
+    truth, mostly = record["truth"], record["truth, mostly zeros"]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     by_label: dict[str, list[tuple[float, float, float]]] = {}
     rows = []
     for title, found in record.items():
-        for row in found if title != "truth" else []:
+        for row in [] if title.startswith("truth") else found:
             if "result" in row:
                 spent = median(row["seconds"])
-                error, far = row["result"]["fraction_error"], row["result"]["distance"]
-                by_label.setdefault(row["label"], []).append((spent, error, far))
-                rows.append(
-                    (title, row["label"], time_in_words(spent), f"{error:.2e}", f"{far:.3f}")
+                share, error, far = (
+                    row["result"][k] for k in ("fraction", "fraction_error", "distance")
                 )
+                if not title.startswith("mostly"):
+                    by_label.setdefault(row["label"], []).append((spent, error, far))
+                cells = (title, row["label"], time_in_words(spent))
+                rows.append((*cells, f"{share:.4f}", f"{error:.1e}", f"{far:.3f}"))
     for label, points in by_label.items():
         ours = label.startswith("landscape")
         style = {"color": OURS if ours else THEIRS, "marker": "os^v<>DP"[len(axes[0].lines) % 8]}
@@ -308,10 +396,13 @@ def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
         "",
         f"A network trained on the digits, P = {truth['parameters']:,}; {truth['fraction']:.1%} of "
         f"its eigenvalues lie within {truth['eps']:g} of 0, and {truth['null']:.1%} within 10⁻⁶ of "
-        "its norm. Estimates from each tool's own nodes and weights; only `landscape` bounds them.",
+        "its norm. Estimates from each tool's own nodes and weights; only `landscape` bounds them. "
+        f"The last rows are of a diagonal with {mostly['parameters']:,} entries, "
+        f"{mostly['null']:.1%} of them zero. One probe: the share itself has a standard error, and "
+        "all have the same probe.",
         "",
         _save(figure, figures, "accuracy"),
-        *table(["", "tool", "seconds", "error of the share", "distance"], rows),
+        *table(["", "tool", "seconds", "share", "its error", "distance"], rows),
     ]
 
 
@@ -327,6 +418,7 @@ def _save(figure: Any, figures: Path, name: str) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "kernels": ("The kernels", kernels),
     "operators": ("Every operator", operators),
+    "limits": ("Limits", limits),
     "resolve": ("Certified answers", resolve),
     "schemes": ("Schemes", schemes),
     "certify": ("Correctness", certify),
@@ -353,6 +445,10 @@ def main() -> None:
                 record = json.loads(path.read_text())
                 figures = DOCS / "benchmarks" / folder.name
                 lines += [f"## {title}", "", about(record, path), *section(record, figures)]
+            second = folder / f"{name}-again.json"
+            if second.exists():
+                record = json.loads(second.read_text())
+                lines += ["### A second run", "", about(record, second), *again(record, second)]
     DOCS.mkdir(exist_ok=True)
     (DOCS / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
 

@@ -5,8 +5,9 @@
     python benchmarks/run.py --full               # as in the committed results: hours
     python benchmarks/run.py --list
 
-Results are JSON files in ``benchmarks/results/<device>/``, or in ``--out``; ``report.py`` makes
-``docs/benchmarks.md`` from them. Quick mode needs nothing but the repository and its packages; some
+Results are JSON files in ``benchmarks/results/<device>/`` in full mode, in
+``runs/bench/<device>/`` in quick mode, or in ``--out``; ``report.py`` makes ``docs/benchmarks.md``
+from the former. Quick mode needs nothing but the repository and its packages; some
 of what only full mode runs needs CIFAR-100 (``LANDSCAPE_DATA``). Each script also runs by itself,
 with more options.
 """
@@ -35,6 +36,11 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
         ["small", "--epochs", "10", "--no-dense", "--max-steps", "2000"],
         [],
     ),
+    "limits": (
+        "precision of products, memory, the largest network",
+        ["--max-parameters", "3e7"],
+        [],
+    ),
     "tiling": ("rounding and speed of products in tiles", [], []),
     "orthogonality": ("what orthogonality costs", None, []),
     "certify": ("bounds against exact spectra, coverage", ["--quick"], []),
@@ -61,7 +67,8 @@ def main() -> None:
         for name, (what, quick, _) in SUITE.items():
             print(f"{name:16s} {what}{'' if quick is not None else '  (full mode only)'}")
         return
-    out = options.out or HERE / "results" / device()
+    committed, mine = HERE / "results", HERE.parent / "runs" / "bench"
+    out = options.out or (committed if options.full else mine) / device()
     failed = []
     for name in options.names or SUITE:
         _, quick, full = SUITE[name]

@@ -5,8 +5,8 @@ all take turns within one run: what counts is the ratio of the seconds that a to
 that ``landscape`` took in the same round. PyTorch's threads are those that were fastest. Full
 precision everywhere.
 
-- ``matvec``: one product with the Hessian, and eight (residual 20×128 network, P = 709,652, batch
-  500).
+- ``matvec``: one product with the Hessian, and eight, of the residual 20×128 network (P = 709,652,
+  batch 500); one of ResNet-20 (P = 269,722, 50 images) and of a transformer (P = 213,056).
 - ``lanczos``: Lanczos alone, on a diagonal operator.
 - ``pyhessian``: PyHessian's own job: density with 100 steps and 1 probe, with 8; trace; top
   eigenvalue.
@@ -14,8 +14,8 @@ precision everywhere.
 - ``accuracy``: error of the degenerate fraction and of the whole distribution function against a
   dense eigendecomposition in float64, from each tool's own nodes and weights, on a network trained
   on the digits.
-- ``families``: a spectrum of each of many small networks: in one program, one after the other, and
-  in processes side by side.
+- ``families``: a spectrum of each of many small networks, three architectures with some seeds at
+  two moments of training: in one program, one after the other, and in processes side by side.
 
     python benchmarks/side_by_side.py matvec lanczos --out peers.json
 
@@ -40,12 +40,13 @@ from flax.traverse_util import flatten_dict
 from harness import HERE, machine
 from peers.requirements import REQUIREMENTS
 from peers.workers import Contender, interleaved, python_of
+from scipy.linalg import eigh_tridiagonal
 
 from landscape.curvature import hessian
 from landscape.data import load
-from landscape.models import MLP
+from landscape.models import MLP, ResNet
 from landscape.spectra import dense_spectrum
-from landscape.training import TrainConfig, fit, softmax_cross_entropy
+from landscape.training import TrainConfig, fit, fit_many, softmax_cross_entropy
 
 # Threads that PyTorch is tried with on a CPU.
 THREADS = [1, 2]
@@ -53,28 +54,83 @@ THREADS = [1, 2]
 EPS = 1e-3
 
 
-def export(path: Path, params: Any, inputs: Any, labels: Any, skip: bool, count: int) -> Path:
+def export(
+    path: Path,
+    params: Any,
+    batch: tuple[Any, Any],
+    count: int,
+    *,
+    kind: str = "mlp",
+    state: Any = None,
+    **told: Any,
+) -> Path:
     """A network, its batch, and start vectors of random signs, as named arrays."""
     rng = np.random.default_rng(0)
-    named = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
-    arrays = {f"params:{k}": v for k, v in named.items()}
-    for k, v in named.items():
-        signs = rng.choice(np.array([-1, 1], v.dtype), (count, *v.shape))
-        arrays[f"vectors:{k}"] = signs
-    batch = {
-        "inputs": np.asarray(inputs).reshape(len(inputs), -1),
-        "labels": np.asarray(labels, np.int32),
-    }
-    np.savez(path, **arrays, **batch, skip=np.asarray(skip))
+    arrays: dict[str, Any] = {"kind": kind, **told}
+    for name, leaf in _named(params).items():
+        arrays[f"params:{name}"] = leaf
+        signs = rng.choice(np.array([-1, 1], leaf.dtype), (count, *leaf.shape))
+        arrays[f"vectors:{name}"] = signs
+    arrays |= {f"state:{name}": leaf for name, leaf in _named(state or {}).items()}
+    inputs, labels = batch
+    np.savez(path, inputs=np.asarray(inputs), labels=np.asarray(labels, np.int32), **arrays)
     return path
 
 
-def mission_network(folder: Path, depth: int = 20, width: int = 128) -> Path:
-    """The residual network of the mission at its initialisation; inputs of CIFAR's size."""
-    model = MLP(depth, width, 20, skip="identity")
+def _named(tree: Any) -> dict[str, np.ndarray]:
+    return {k: np.asarray(v) for k, v in flatten_dict(dict(tree), sep="/").items()}
+
+
+def mlp_network(folder: Path, skip: str = "identity") -> Path:
+    """The mission's 20×128 network at its initialisation; inputs of CIFAR's size."""
+    model = MLP(20, 128, 20, skip=skip)
     x = jax.random.normal(jax.random.key(0), (500, 3072))
     params = jax.jit(model.init)(jax.random.key(1), x[:1])["params"]
-    return export(folder / "mission.npz", params, x, np.arange(500) % 20, True, 10)
+    batch = (x, np.arange(500) % 20)
+    return export(folder / f"mlp-{skip}.npz", params, batch, 10, skip=skip)
+
+
+def resnet_network(folder: Path) -> Path:
+    """ResNet-20 with frozen statistics, those of its own activities; images of 32×32 pixels."""
+    model = ResNet(20, 10)
+    x = jax.random.normal(jax.random.key(0), (50, 32, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), x)
+    train = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
+    for _ in range(30):
+        variables = {**variables, **train(variables, x)[1]}
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    batch = (x, np.arange(50) % 10)
+    return export(
+        folder / "resnet.npz", params, batch, 10, kind="resnet", state=state, skip=model.skip
+    )
+
+
+def transformer_network(folder: Path) -> Path:
+    """Four blocks of width 64 with four heads; 32 sequences of 64 tokens out of 64."""
+    width, tokens, length, rng = 64, 64, 64, np.random.default_rng(0)
+    params = {
+        "embed": rng.normal(size=(tokens, width)),
+        "position": 0.1 * rng.normal(size=(length, width)),
+    }
+    for block in range(4):
+        for name, fan_in, fan_out in (
+            ("query", width, width), ("key", width, width), ("value", width, width),
+            ("mix", width, width), ("up", width, 4 * width), ("down", 4 * width, width),
+        ):  # fmt: skip
+            params |= _dense(rng, f"block_{block}/{name}", fan_in, fan_out)
+        for name in ("before", "between"):
+            params[f"block_{block}/{name}/scale"] = np.ones(width)
+            params[f"block_{block}/{name}/bias"] = np.zeros(width)
+    params |= _dense(rng, "output", width, tokens)
+    params = {name: leaf.astype(np.float32) for name, leaf in params.items()}
+    sequences = rng.integers(0, tokens, (32, length + 1)).astype(np.int32)
+    batch = (sequences[:, :-1], sequences[:, 1:])
+    return export(folder / "transformer.npz", params, batch, 10, kind="transformer", heads=4)
+
+
+def _dense(rng: np.random.Generator, name: str, fan_in: int, fan_out: int) -> dict[str, np.ndarray]:
+    kernel = rng.normal(size=(fan_in, fan_out)) / np.sqrt(fan_in)
+    return {f"{name}/kernel": kernel, f"{name}/bias": np.zeros(fan_out)}
 
 
 def digits_network(folder: Path, width: int, epochs: int) -> tuple[Path, np.ndarray]:
@@ -84,7 +140,8 @@ def digits_network(folder: Path, width: int, epochs: int) -> tuple[Path, np.ndar
     inputs, labels = data.arrays()
     found = fit(model, data, TrainConfig(epochs, 100, 5e-4), jax.random.key(0))
     x, y = inputs[:500], labels[:500]
-    path = export(folder / f"digits-{width}.npz", found.params, x, y, True, 10)
+    flat = (np.asarray(x).reshape(len(x), -1), y)
+    path = export(folder / f"digits-{width}.npz", found.params, flat, 10, skip="identity")
     op = hessian(softmax_cross_entropy(model), found.params, (x, y), state=found.state)
     begun = time.perf_counter()
     with jax.enable_x64(True):
@@ -164,31 +221,40 @@ class Bench:
 
     def matvec(self) -> dict[str, Any]:
         """Products."""
-        problem = mission_network(self.folder)
-        tables = {}
-        for count in (1, 8):
-            print(f"  matvec, {count} vector(s)", flush=True)
-            names = {
-                "landscape": "landscape, linearised",
-                "pyhessian": "PyHessian, graph retained",
-                "hessian_eigenthings": "hessian-eigenthings",
-                "curvlinops": "curvlinops",
-                "matfree": "forward over reverse, as for matfree",
-            }
-            who = [
-                Contender(name, tool, "matvec", count=count, **self._settings(tool))
-                for tool, name in names.items()
-            ]
-            if count == 1:
-                who.append(Contender("landscape, one gradient", "landscape", "gradient"))
-                who.append(
-                    Contender("PyTorch, one gradient", "pyhessian", "gradient", **self.torch)
-                )
-            tables[f"{count} vectors"] = self.turns(
-                who, problem, read=_images, repeats=8 * self.repeats // count
+        cases = {
+            "residual 20x128": (mlp_network(self.folder), (1, 8)),
+            "ResNet-20, 50 images": (resnet_network(self.folder), (1,)),
+            "transformer, 2,048 tokens": (transformer_network(self.folder), (1,)),
+        }
+        return {
+            f"{case}, {count} vector{'s' if count > 1 else ''}": self._products(
+                case, problem, count
             )
-            _compare_images(tables[f"{count} vectors"])
-        return tables
+            for case, (problem, counts) in cases.items()
+            for count in counts
+        }
+
+    def _products(self, case: str, problem: Path, count: int) -> list[dict[str, Any]]:
+        print(f"  matvec, {case}, {count} vector(s)", flush=True)
+        names = {
+            "landscape": "landscape, linearised",
+            "pyhessian": "PyHessian, graph retained",
+            "hessian_eigenthings": "hessian-eigenthings",
+            "curvlinops": "curvlinops",
+            "matfree": "forward over reverse, as for matfree",
+        }
+        who = [
+            Contender(name, tool, "matvec", count=count, **self._settings(tool))
+            for tool, name in names.items()
+        ]
+        who += [
+            Contender("landscape, one gradient", "landscape", "gradient"),
+            Contender("PyTorch, one gradient", "pyhessian", "gradient", **self.torch),
+        ]
+        repeats = max(self.repeats, 4 * self.repeats // count)
+        rows = self.turns(who, problem, read=_images, repeats=repeats)
+        _compare_images(rows)
+        return rows
 
     def _settings(self, tool: str) -> dict[str, Any]:
         return {} if tool in ("landscape", "matfree") else self.torch
@@ -210,7 +276,7 @@ class Bench:
 
     def pyhessian(self) -> dict[str, Any]:
         """PyHessian's own job."""
-        problem = mission_network(self.folder)
+        problem = mlp_network(self.folder)
         tables = {}
         for probes in (1,) if self.options.quick else (1, 8):
             print(f"  density, 100 steps, {probes} probe(s)", flush=True)
@@ -250,16 +316,16 @@ class Bench:
         """hessian-eigenthings' default job."""
         print("  density, 80 steps, 10 probes", flush=True)
         who = contenders("density", {"steps": 80, "probes": 10}, self.tools, self.torch)
-        problem = mission_network(self.folder)
+        problem = mlp_network(self.folder)
         return {"density 80 x 10": self._densities(who, problem, max(2, self.repeats // 4))}
 
     def families(self) -> dict[str, Any]:
-        """Many small networks."""
-        count = 6 if self.options.quick else 30
+        """Three architectures, each with some seeds at two moments of training."""
+        seeds = 3 if self.options.quick else 10
         tables = {}
-        for width in (16, 64):
-            print(f"  {count} networks 20x{width}, 100 steps each", flush=True)
-            problem = self._networks(width, count)
+        for skip in ("none", "identity", "hyper"):
+            problem, count = self._networks(skip, seeds)
+            print(f"  {count} networks 20x16, skip {skip}, 100 steps each", flush=True)
             options = {"steps": 100, "probes": 1}
             who = [
                 Contender(f"landscape, one program, {scheme}", "landscape", "family", scheme=scheme,
@@ -274,48 +340,81 @@ class Bench:
                           **options),
             ]  # fmt: skip
             repeats = max(2, self.repeats // 3)
-            tables[f"{count} networks 20x{width}"] = self.turns(who, problem, repeats=repeats)
+            tables[f"{count} networks 20x16, skip {skip}"] = self.turns(
+                who, problem, repeats=repeats
+            )
         return tables
 
-    def _networks(self, width: int, count: int) -> Path:
-        """Networks of one shape on the digits, at their initialisation."""
+    def _networks(self, skip: str, seeds: int) -> tuple[Path, int]:
+        """Networks of one shape on the digits, at their initialisation and trained."""
         data = load("digits").standardized()
-        inputs, labels = data.arrays()
-        model = MLP(20, width, 10, skip="identity")
+        model = MLP(20, 16, 10, skip=skip)
+        inputs, labels = (np.asarray(a)[:500] for a in data.arrays())
+        batch = (inputs.reshape(len(inputs), -1), labels)
+        keys = jax.random.split(jax.random.key(0), seeds)
         every: dict[str, list[np.ndarray]] = {}
-        for seed in range(count):
-            path = self.folder / "one.npz"
-            params = jax.jit(model.init)(jax.random.key(seed), inputs[:1])["params"]
-            export(path, params, inputs[:500], labels[:500], True, 1)
-            with np.load(path) as arrays:
-                for name in arrays:
-                    every.setdefault(name, []).append(arrays[name])
+        for epochs in (0, 5):
+            runs = fit_many(model, data, TrainConfig(epochs, 100, 5e-4), keys)
+            for i in range(seeds):
+                params, state = jax.tree.map(lambda leaf, i=i: leaf[i], (runs.params, runs.state))
+                path = export(self.folder / "one.npz", params, batch, 1, state=state, skip=skip)
+                with np.load(path) as arrays:
+                    for name in arrays:
+                        every.setdefault(name, []).append(arrays[name])
         stacked = {k: np.stack(v) if ":" in k else v[0] for k, v in every.items()}
         np.savez(self.folder / "family.npz", **stacked)
-        return self.folder / "family.npz"
+        return self.folder / "family.npz", 2 * seeds
 
     def accuracy(self) -> dict[str, Any]:
-        """Errors against dense truth."""
+        """Errors against dense truth, and against a spectrum that is mostly zeros."""
         width, epochs = (12, 30) if self.options.quick else (25, 60)
         problem, values = digits_network(self.folder, width, epochs)
-        inside = float(np.mean(np.abs(values) <= EPS))
-        zeros = float(np.mean(np.abs(values) <= 1e-6 * np.abs(values).max()))
-
-        def errors(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
-            nodes, weights = np.ravel(result["nodes"]), np.ravel(result["weights"])
-            kept = np.isfinite(nodes)
-            near = np.abs(nodes[kept]) <= EPS
-            fraction = float(weights[kept][near].sum() / weights[kept].sum())
-            return {"fraction_error": abs(fraction - inside), "distance": distance(result, values)}
-
-        tables: dict[str, Any] = {
-            "truth": {"parameters": len(values), "fraction": inside, "null": zeros, "eps": EPS}
-        }
+        tables: dict[str, Any] = {"truth": _truth(values)}
         for steps in (20, 50, 100, 200):
             print(f"  accuracy, P = {len(values)}, {steps} steps, 1 probe", flush=True)
             who = contenders("density", {"steps": steps, "probes": 1}, self.tools, self.torch)
-            tables[f"{steps} steps"] = self.turns(who, problem, read=errors, repeats=3)
+            tables[f"{steps} steps"] = self.turns(
+                who, problem, read=partial(_errors, values), repeats=3
+            )
+        rng = np.random.default_rng(0)
+        size = 10**5
+        values = np.where(rng.random(size) < 0.9, 0.0, rng.normal(size=size)).astype(np.float32)
+        values[:5] = [100, 50, 30, 20, 10]
+        start = rng.choice(np.array([-1, 1], np.float32), size)
+        np.savez(self.folder / "zeros.npz", eigenvalues=values, start=start)
+        print("  a diagonal with nine zeros out of ten, 100 steps", flush=True)
+        who = contenders("diagonal", {"steps": 100}, self.tools, self.torch)
+        tables["truth, mostly zeros"] = _truth(values)
+        tables["mostly zeros, 100 steps"] = self.turns(
+            who, self.folder / "zeros.npz", read=partial(_errors, values), repeats=3
+        )
         return tables
+
+
+def _truth(values: np.ndarray) -> dict[str, float]:
+    return {
+        "parameters": len(values),
+        "fraction": float(np.mean(np.abs(values) <= EPS)),
+        "null": float(np.mean(np.abs(values) <= 1e-6 * np.abs(values).max())),
+        "eps": EPS,
+    }
+
+
+def _errors(values: np.ndarray, _: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a tool's nodes and weights say, and how far that is from the truth."""
+    if "alphas" in result:
+        alphas, betas = (np.ravel(result[k]).astype(float) for k in ("alphas", "betas"))
+        nodes, vectors = eigh_tridiagonal(alphas, betas[: len(alphas) - 1])
+        result = {"nodes": nodes, "weights": vectors[0] ** 2}
+    nodes, weights = np.ravel(result["nodes"]), np.ravel(result["weights"])
+    kept = np.isfinite(nodes)
+    near = np.abs(nodes[kept]) <= EPS
+    fraction = float(weights[kept][near].sum() / weights[kept].sum())
+    return {
+        "fraction": fraction,
+        "fraction_error": abs(fraction - _truth(values)["fraction"]),
+        "distance": distance(result, values),
+    }
 
 
 def _images(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
         for layer, leaves in shapes.items()
     }
     inputs = rng.normal(size=(20, 5)).astype(np.float32)
-    problem = run.export(tmp_path / "p.npz", params, inputs, np.arange(20) % 3, True, 2)
+    problem = run.export(
+        tmp_path / "p.npz", params, (inputs, np.arange(20) % 3), 2, skip="identity"
+    )
     options = {"steps": 8, "probes": 2}
     who = [
         workers.Contender(scheme, "landscape", "density", scheme=scheme, **options)

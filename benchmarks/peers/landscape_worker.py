@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
+from jax_network import cross_entropy, named, transformer
 from protocol import Job, Result, serve
 
 from landscape.curvature import DiagonalOperator, HessianOperator, hessian, stack
-from landscape.models import MLP
+from landscape.models import MLP, ResNet
 from landscape.spectra import LanczosRun, extremal_eigenpairs, lanczos_run, trace
 from landscape.spectra.lanczos import begin
 from landscape.training import softmax_cross_entropy
@@ -25,17 +27,34 @@ def _tree(arrays: dict[str, np.ndarray], kind: str) -> Any:
 
 
 def _operator(arrays: dict[str, np.ndarray]) -> HessianOperator:
-    params = jax.tree.map(jnp.asarray, _tree(arrays, "params:"))
-    layers, width = arrays["params:hidden/bias"].shape
-    skip = "identity" if arrays["skip"] else "none"
-    model = MLP(layers + 1, width, len(arrays["params:output/bias"]), skip=skip)
+    kind = str(arrays["kind"])
     batch = (jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"]))
-    return hessian(softmax_cross_entropy(model), params, batch, state={})
+    if kind == "transformer":
+        return hessian(_token_loss(int(arrays["heads"])), named(arrays, "params:"), batch)
+    classes, skip = len(arrays["params:output/bias"]), str(arrays["skip"])
+    if kind == "mlp":
+        layers, width = arrays["params:hidden/bias"].shape
+        model = MLP(layers + 1, width, classes, skip=skip)
+    else:
+        # Two convolutions a block, one before them, one dense layer.
+        convolutions = sum(k.startswith("params:block") and v.ndim == 4 for k, v in arrays.items())
+        model = ResNet(convolutions + 2, classes, arrays["params:stem/kernel"].shape[-1], skip)
+    params, state = (jax.tree.map(jnp.asarray, _tree(arrays, k)) for k in ("params:", "state:"))
+    return hessian(softmax_cross_entropy(model), params, batch, state=state)
+
+
+@functools.cache
+def _token_loss(heads: int) -> Any:
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return cross_entropy(transformer(params, {}, batch[0], heads), batch[1])
+
+    return loss
 
 
 def _vectors(arrays: dict[str, np.ndarray], count: int) -> jax.Array:
     """(count, P)."""
-    tree = jax.tree.map(lambda v: v[:count], _tree(arrays, "vectors:"))
+    split = named if str(arrays["kind"]) == "transformer" else _tree
+    tree = jax.tree.map(lambda v: jnp.asarray(v[:count]), split(arrays, "vectors:"))
     return jax.vmap(lambda tree: ravel_pytree(tree)[0])(tree)
 
 
@@ -54,7 +73,8 @@ def _started(run: LanczosRun, start: jax.Array, capacity: int) -> LanczosRun:
 def gradient(arrays: Any, options: dict[str, Any]) -> Any:
     """One gradient in the same framework."""
     op = _operator(arrays)
-    model_gradient = jax.jit(lambda op: jax.grad(op.loss)(op.params, {}, op.batch))
+    state = () if op.state is None else (op.state,)
+    model_gradient = jax.jit(lambda op: jax.grad(op.loss)(op.params, *state, op.batch))
 
     def run() -> Result:
         found = jax.block_until_ready(model_gradient(op))

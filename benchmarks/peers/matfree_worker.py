@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax_network import cross_entropy, logits_of, named
 from matfree import decomp, stochtrace
 from protocol import Job, Result, serve
 
@@ -20,23 +21,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 def _opened(arrays: dict[str, np.ndarray]) -> tuple[jax.Array, Any, Any]:
     """Flat parameters, a loss of them, and the names in their order."""
-    params = {k.split(":")[1]: jnp.asarray(v) for k, v in arrays.items() if k.startswith("params:")}
+    state, logits = named(arrays, "state:"), logits_of(arrays)
     x, y = jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"])
-    skip = bool(arrays["skip"])
-    flat, unflatten = ravel_pytree(params)
+    flat, unflatten = ravel_pytree(named(arrays, "params:"))
 
     def loss(flat: jax.Array) -> jax.Array:
-        p = unflatten(flat)
-        h = jax.nn.relu(x @ p["input/kernel"] + p["input/bias"])
-
-        def layer(h: jax.Array, parameters: Any) -> tuple[jax.Array, None]:
-            kernel, bias = parameters
-            branch = jax.nn.relu(h @ kernel + bias)
-            return (branch + h if skip else branch), None
-
-        h, _ = jax.lax.scan(layer, h, (p["hidden/kernel"], p["hidden/bias"]))
-        logits = jax.nn.log_softmax(h @ p["output/kernel"] + p["output/bias"])
-        return -jnp.mean(jnp.take_along_axis(logits, y[:, None], 1))
+        return cross_entropy(logits(unflatten(flat), state, x), y)
 
     return flat, loss, unflatten
 
