@@ -1,0 +1,147 @@
+r"""How near units are to being eliminated: to carrying nothing, or to being read by nobody.
+
+Notation: unit ``j`` of a hidden layer has incoming weights ``w_j``, bias ``b_j``, outgoing weights
+``v_j``; its response is what the next layer reads, skip included; its branch is ``f(z_j)`` alone.
+
+Elimination is the first of the singularities of A. E. Orhan and X. Pitkow, ICLR 2018: with ``w_j =
+0``, or a branch that is never active, the outgoing weights are free; with ``v_j = 0`` the incoming
+ones. Under an identity skip a unit still carries its skip input; there the ghost of elimination is
+``w_j = −e_j`` with ``b_j`` above the largest ``x_j``: branch and skip add up to a constant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from landscape.degeneracy.layers import HiddenLayer, expect_layers, flat_activities
+from landscape.errors import InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Elimination:
+    """Per unit, one array of a layer's n units for each layer; and means.
+
+    Attributes
+    ----------
+    incoming_norms, outgoing_norms
+        ‖w_j‖ and ‖v_j‖; NaN where no one kernel reads the layer.
+    zero_probability
+        Share of the examples (and of the places in their images) for which the response is exactly
+        0.
+    never_active
+        Whether the branch is 0 for all of them: ``z_j ≤ 0``. True also of units that a smooth
+        activation leaves active; look at it for ReLU.
+    distances
+        An upper bound of the distance, in the units of the parameters, to the nearest point at
+        which the unit is eliminated in this batch: the least of ‖v_j‖, ‖w_j‖ with ``b_j`` brought
+        down to 0 if it is above, and the bias's way down to where ``z_j ≤ 0`` everywhere.
+    ghost_distances
+        For layers with an identity skip whose inputs were given: the distance to ``w_j = −e_j``
+        with ``b_j`` at least the largest ``x_j``; NaN for others.
+    mean_incoming_norm, mean_zero_probability
+        Over all units of all layers: the former is the paper's distance from elimination.
+    """
+
+    incoming_norms: tuple[Float[Array, "... _"], ...]
+    outgoing_norms: tuple[Float[Array, "... _"], ...]
+    zero_probability: tuple[Float[Array, "... _"], ...]
+    never_active: tuple[Bool[Array, "... _"], ...]
+    distances: tuple[Float[Array, "... _"], ...]
+    ghost_distances: tuple[Float[Array, "... _"], ...]
+    mean_incoming_norm: Float[Array, "*batch"]
+    mean_zero_probability: Float[Array, "*batch"]
+
+
+def elimination(
+    layers: Sequence[HiddenLayer],
+    params: Any,
+    activities: Sequence[Array],
+    preactivations: Sequence[Array],
+    *,
+    inputs: Sequence[Array] | None = None,
+) -> Elimination:
+    """Norms of weights, zero responses, and distances to elimination.
+
+    Parameters
+    ----------
+    layers
+        As ``hidden_layers`` finds them, or described by hand.
+    params
+        The pytree they point into.
+    activities, preactivations
+        Of each layer, (N, n) or (N, H, W, n): what the next layer reads, and z.
+    inputs
+        Of each layer: what it reads; for the ghosts of identity skips.
+
+    Returns
+    -------
+    Elimination; ready for ``jit`` and ``vmap`` over parameters.
+
+    Raises
+    ------
+    InputError
+        If there is not one array for each layer, or one has another number of units.
+    """
+    layers = expect_layers(layers)
+    for name, arrays in (("activities", activities), ("preactivations", preactivations)):
+        expect_one_each(layers, params, name, arrays)
+    norms, outgoing, zeros, never, distances = [], [], [], [], []
+    for layer, x, z in zip(layers, activities, preactivations, strict=True):
+        weights, bias = layer.incoming_weights(params), layer.biases(params)
+        read = layer.outgoing_weights(params)
+        x, z = flat_activities(x), flat_activities(z)
+        norms.append(jnp.linalg.norm(weights, axis=0))
+        unread = jnp.full_like(norms[-1], jnp.nan)
+        outgoing.append(unread if read is None else jnp.linalg.norm(read, axis=1))
+        zeros.append(jnp.mean(x == 0, 0, dtype=x.dtype))
+        never.append(jnp.all(z <= 0, 0))
+        silent = jnp.hypot(norms[-1], jnp.maximum(bias, 0))
+        below = jnp.maximum(z.max(0), 0)
+        distances.append(jnp.fmin(jnp.minimum(silent, below), outgoing[-1]))
+    reads = [None] * len(layers) if inputs is None else inputs
+    ghosts = [_ghost(layer, params, x) for layer, x in zip(layers, reads, strict=True)]
+    return Elimination(
+        tuple(norms),
+        tuple(outgoing),
+        tuple(zeros),
+        tuple(never),
+        tuple(distances),
+        tuple(ghosts),
+        jnp.concatenate(norms).mean(),
+        jnp.concatenate(zeros).mean(),
+    )
+
+
+def _ghost(layer: HiddenLayer, params: Any, x: Array | None) -> Array:
+    """Distance to w_j = −e_j, b_j ≥ max x_j."""
+    weights, bias = layer.incoming_weights(params), layer.biases(params)
+    if x is None or not layer.identity_skip:
+        return jnp.full_like(bias, jnp.nan)
+    undone = jnp.linalg.norm(weights + jnp.eye(len(weights), dtype=weights.dtype), axis=0)
+    return jnp.hypot(undone, jnp.maximum(flat_activities(x).max(0) - bias, 0))
+
+
+def expect_one_each(
+    layers: Sequence[HiddenLayer], params: Any, name: str, arrays: Sequence[Array]
+) -> None:
+    """Refuse arrays that do not belong to the layers.
+
+    Raises
+    ------
+    InputError
+        With what was expected.
+    """
+    widths = [layer.kernel.of(params).shape[-1] for layer in layers]
+    found = [jnp.shape(a)[-1:] for a in arrays]
+    if found != [(width,) for width in widths]:
+        raise InputError(
+            f"{name} must be one array for each of {len(layers)} layers, with {widths} units on "
+            f"their last axes; got shapes {[jnp.shape(a) for a in arrays]}"
+        )

@@ -1,0 +1,80 @@
+"""All measures of one network at once: how near each layer is to each singularity."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from landscape.degeneracy.dependence import LinearDependence, linear_dependence
+from landscape.degeneracy.elimination import Elimination, elimination
+from landscape.degeneracy.networks import describe
+from landscape.degeneracy.overlap import Overlap, overlap
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """One of each kind; made by ``measures``.
+
+    Attributes
+    ----------
+    elimination, overlap, dependence
+        See there.
+    """
+
+    elimination: Elimination
+    overlap: Overlap
+    dependence: LinearDependence
+
+
+def measures(model: nn.Module, params: Any, inputs: Any, *, state: Any = None) -> Measures:
+    """Elimination, overlap and linear dependence of a network's hidden layers on a batch.
+
+    Parameters
+    ----------
+    model
+        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions. For other
+        models call ``elimination``, ``overlap`` and ``linear_dependence`` with layers described by
+        hand.
+    params, state
+        Its parameters, and its other collections.
+    inputs
+        (N, …), without labels.
+
+    Returns
+    -------
+    Measures; ready for ``jit`` and ``vmap`` over parameters and state.
+
+    Raises
+    ------
+    InputError
+        If the module's structure is not understood.
+
+    Examples
+    --------
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=3, width=4, num_classes=2)
+    >>> x = jnp.ones((6, 5))
+    >>> params = model.init(jax.random.key(0), x)["params"]
+    >>> measures(model, params, x).elimination.mean_incoming_norm.shape
+    ()
+    """
+    inputs = jnp.asarray(inputs)
+    network = describe(model, params, inputs[:1], state=state)
+    layers = network.layers()
+    walk = network.run(params, state, inputs, None)
+    rows = [
+        one.rows(x).reshape(-1, layer.incoming_weights(params).shape[0])
+        for one, layer, x in zip(network.maps, layers, walk.inputs, strict=False)
+    ]
+    return Measures(
+        elimination(
+            layers, params, walk.activities, walk.preactivations[:-1], inputs=walk.inputs[:-1]
+        ),
+        overlap(layers, params),
+        linear_dependence(walk.activities, inputs=rows),
+    )
