@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections import defaultdict
@@ -37,7 +36,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import machine
+from harness import machine, write
 from scipy import stats
 
 from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
@@ -707,7 +706,7 @@ def main() -> None:
             "coverage": covered,
             "distances": table,
         }
-        options.out.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n")
+        write(options.out, record)
     proved = [a for a in exceptions if not a.forced and a.scheme != "none"]
     failed = bool(proved) or any(" none m=" not in refusal for refusal in refusals)
     sys.exit(failed or any(row["holm"] <= 0.01 for row in covered))

@@ -20,7 +20,6 @@ initialisation; the inputs are random, which costs the same. Four tables, each b
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import machine
+from harness import machine, write
 
 from landscape.curvature import HessianOperator, hessian
 from landscape.models import MLP
@@ -282,8 +281,7 @@ def main() -> None:
     record: dict[str, Any] = {"environment": machine()}
     for name in options.tables or TABLES:
         record[name] = TABLES[name](options)
-    if options.out:
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.out, record)
 
 
 if __name__ == "__main__":

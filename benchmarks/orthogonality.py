@@ -9,14 +9,13 @@ basis read, largest loss of orthogonality, and the certified interval of the deg
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from harness import machine
+from harness import machine, write
 
 from landscape.curvature import hessian, noise_floor
 from landscape.curvature.operators import LinearOperator
@@ -95,7 +94,7 @@ def main() -> None:
                 )
     if options.out:
         record = {"environment": machine(), "rows": table}
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        write(options.out, record)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from harness import machine
+from harness import machine, write
 
 from landscape.curvature import hessian
 from landscape.curvature.operators import LinearOperator
@@ -209,8 +208,7 @@ def main() -> None:
                         + ", ".join(f"{r:.2f} of the best of {n}" for n, r in ratios.items()),
                         flush=True,
                     )
-            if options.out:
-                options.out.write_text(json.dumps(record, indent=1) + "\n")
+            write(options.out, record)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from harness import HERE, machine
+from harness import HERE, machine, write
 from peers.requirements import REQUIREMENTS
 from peers.workers import Contender, interleaved, python_of
 from scipy.linalg import eigh_tridiagonal
@@ -475,9 +475,7 @@ def main() -> None:
             when = {"quick": options.quick, "repeats": bench.repeats, **machine()}
             record[name] = getattr(bench, name)()
             record.setdefault("measured", {})[name] = when
-            if options.out:
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps(record, indent=1) + "\n")
+            write(options.out, record)
 
 
 if __name__ == "__main__":

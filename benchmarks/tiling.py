@@ -10,7 +10,6 @@ and the largest error of an inner product, against float64, in units of rounding
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import machine
+from harness import machine, write
 from kernels import EXAMPLES, operator
 
 from landscape.spectra import lanczos_run
@@ -104,7 +103,7 @@ def main() -> None:
             print(f"{number:3d} rows {way:6s} {told}, error {error:6.1f} units", flush=True)
     if options.out:
         record = {"environment": machine(), "rows": table}
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        write(options.out, record)
 
 
 if __name__ == "__main__":
