@@ -236,11 +236,17 @@ def resolve(record: dict[str, Any], _: Path) -> list[str]:
                         f"{r['parameters']:,}",
                         f"{r['eps']:g}",
                         r["route"],
-                        f"{r['seconds']:.1f}",
-                        r["steps"],
-                        f"[{r['lower']:.4f}, {r['upper']:.4f}]",
-                        "[{:.4f}, {:.4f}]".format(*r["confidence"]),
-                        r["status"],
+                        *(
+                            ["", "", "", "", f"refused: {r['refused']}"]
+                            if "refused" in r
+                            else [
+                                f"{r['seconds']:.1f}",
+                                r["steps"],
+                                f"[{r['lower']:.4f}, {r['upper']:.4f}]",
+                                "[{:.4f}, {:.4f}]".format(*r["confidence"]),
+                                r["status"],
+                            ]
+                        ),
                     )
                     for r in record[name]
                 ],

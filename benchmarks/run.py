@@ -30,7 +30,11 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
         ["matvec", "density", "first", "--repeats", "3"],
         [],
     ),
-    "operators": ("every operator and read-out, sweeps", ["--repeats", "3"], ["--repeats", "10"]),
+    "operators": (
+        "every operator and read-out, sweeps",
+        ["operators", "readouts", "training", "--repeats", "3"],
+        ["--repeats", "10"],
+    ),
     "resolve": (
         "a certified answer beside dense",
         ["small", "--epochs", "10", "--no-dense", "--max-steps", "2000"],
