@@ -1,0 +1,155 @@
+r"""Null directions in the incoming weights of one unit: the first part of the budget.
+
+Notation: target unit ``j`` reads ``x̃ = [x, 1]``, and moves the logits by ``B_j(x)``. A change ``d``
+of its incoming weights (bias last) moves them by ``B_j(x) (x̃ · d)``: it is null if and only if
+``x̃ · d = 0`` for all examples with ``B_j(x) ≠ 0``. There are ``fan_in + 1 − rank x̃`` such
+directions, the rank over those examples. They add up over targets, which share no parameters.
+
+The reasons are told apart by a chain of subspaces, each counted as what it adds to those before:
+
+1. *elimination*: the target moves nothing (it is never active, or nobody reads it), or a source is
+   zero wherever it does. Of the inputs, a zero counts as constant.
+2. *constant input*: a source that is constant there is the bias once more.
+3. *overlap*: two sources are multiples of one another there.
+4. *dependence*: every other linear relation among the sources.
+
+For a convolution, rows are places of images; a relation that all places obey is null, and there may
+be others, which only the sum over places obeys: those are left to the layer's own count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+# Sources whose unit vectors differ by no more are the same.
+_SAME = 1e-10
+
+# A Gram matrix whose smallest eigenvalue is above this share of the largest has full rank.
+_CLEARLY_REGULAR = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCounts:
+    """Of the n targets of one map.
+
+    Attributes
+    ----------
+    elimination, constant, overlap, dependence
+        (n,) each: null directions by reason.
+    silent
+        (n,): targets that move nothing.
+    rank
+        (n,): of what each reads.
+    """
+
+    elimination: Int[np.ndarray, " n"]
+    constant: Int[np.ndarray, " n"]
+    overlap: Int[np.ndarray, " n"]
+    dependence: Int[np.ndarray, " n"]
+    silent: Bool[np.ndarray, " n"]
+    rank: Int[np.ndarray, " n"]
+
+    @property
+    def total(self) -> Int[np.ndarray, " n"]:
+        """All null directions of each target."""
+        return self.elimination + self.constant + self.overlap + self.dependence
+
+
+def count_targets(
+    rows: Float[np.ndarray, "R fan_in"],
+    moves: Bool[np.ndarray, "R n"],
+    *,
+    bias: bool,
+    is_input: bool,
+) -> TargetCounts:
+    """Null directions of each target's incoming weights, by reason.
+
+    Parameters
+    ----------
+    rows
+        What is read, float64; examples, or places of their images.
+    moves
+        Where each target moves the logits.
+    bias
+        Whether targets have a bias.
+    is_input
+        Whether the rows are the network's inputs, whose zeros are constants.
+
+    Returns
+    -------
+    TargetCounts
+    """
+    augmented = np.concatenate([rows, np.ones((len(rows), 1))], 1) if bias else rows
+    generic = _rows_are_independent(augmented)
+    columns = []
+    for target in range(moves.shape[1]):
+        columns.append(_one(augmented, moves[:, target], bias, is_input, generic))
+    table = np.array(columns, int).reshape(-1, 6).T
+    elimination, constant, overlap, dependence, silent, rank = table
+    return TargetCounts(elimination, constant, overlap, dependence, silent.astype(bool), rank)
+
+
+def _one(
+    augmented: np.ndarray, moves: np.ndarray, bias: bool, is_input: bool, generic: bool
+) -> tuple[int, int, int, int, int, int]:
+    size = augmented.shape[1]
+    if not moves.any():
+        return size, 0, 0, 0, 1, 0
+    read = augmented if moves.all() else augmented[moves]
+    sources = read[:, : size - 1] if bias else read
+    largest, smallest = sources.max(0), sources.min(0)
+    zero = (largest == 0) & (smallest == 0)
+    still = (largest == smallest) & ~zero & bias
+    varying = sources[:, ~zero & ~still]
+    twice = varying.shape[1] - len(distinct_columns(varying))
+    rank = len(read) if generic else matrix_rank(read)
+    known = int(zero.sum() + still.sum() + twice)
+    # A rank decides how many there are; what is known of them cannot be more.
+    dependence = max(0, size - rank - known)
+    eliminated, constant = int(zero.sum()), int(still.sum())
+    if is_input:
+        eliminated, constant = 0, eliminated + constant
+    return eliminated, constant, twice, dependence, 0, size - known - dependence
+
+
+def distinct_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " m"]:
+    """First of each group of columns that are positive or negative multiples of one another."""
+    lengths = np.linalg.norm(columns, axis=0)
+    kept = np.flatnonzero(lengths > 0)
+    units = columns[:, kept] / lengths[kept]
+    # Of both directions take the one whose largest entry is positive.
+    units = units * np.sign(units[np.abs(units).argmax(0), np.arange(len(kept))])
+    # Equal columns have equal projections: only neighbours have to be compared.
+    probe = np.cos(np.arange(len(columns)) ** 1.5)
+    order = np.argsort(probe @ units, kind="stable")
+    position = (probe @ units)[order]
+    leader = np.arange(len(kept))
+    for place, one in enumerate(order):
+        for other in order[place + 1 :]:
+            if (probe @ units[:, other]) - position[place] > _SAME * np.sqrt(len(columns)):
+                break
+            if leader[other] == other and np.abs(units[:, one] - units[:, other]).max() < _SAME:
+                leader[other] = leader[one]
+    return kept[leader == np.arange(len(kept))]
+
+
+def matrix_rank(matrix: Float[np.ndarray, "R k"]) -> int:
+    """NumPy's, in float64, with a short way for matrices that are clearly of full rank."""
+    rows, columns = matrix.shape
+    if rows >= columns:
+        values = np.linalg.eigvalsh(matrix.T @ matrix)
+        if values[0] > _CLEARLY_REGULAR * values[-1]:
+            return columns
+    return int(np.linalg.matrix_rank(matrix))
+
+
+def _rows_are_independent(matrix: np.ndarray) -> bool:
+    """Whether all rows are clearly independent: then any of them have as many ranks as rows."""
+    rows, columns = matrix.shape
+    if rows > columns:
+        return False
+    values = np.linalg.eigvalsh(matrix @ matrix.T)
+    return bool(values[0] > _CLEARLY_REGULAR * values[-1])

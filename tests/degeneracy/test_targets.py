@@ -1,0 +1,94 @@
+"""Null directions of a target's incoming weights, by reason, on rows made by hand."""
+
+import numpy as np
+import pytest
+
+from landscape.degeneracy.targets import count_targets, distinct_columns, matrix_rank
+
+
+def rows(seed=0, examples=30, sources=6):
+    return np.random.default_rng(seed).normal(size=(examples, sources))
+
+
+def count(x, moves=None, *, bias=True, is_input=False):
+    moves = np.ones((len(x), 1), bool) if moves is None else moves
+    found = count_targets(x, moves, bias=bias, is_input=is_input)
+    names = ("elimination", "constant", "overlap", "dependence")
+    assert (found.total == x.shape[1] + bias - found.rank).all()
+    return tuple(int(getattr(found, name)[0]) for name in names)
+
+
+def test_generic_sources_have_no_null_direction():
+    assert count(rows()) == count(rows(), bias=False) == (0, 0, 0, 0)
+
+
+def test_each_reason_by_itself():
+    x = rows()
+    x[:, 1] = 0
+    assert count(x) == (1, 0, 0, 0)
+    assert count(x, is_input=True) == (0, 1, 0, 0)
+    x = rows()
+    x[:, 2] = 3.5
+    assert count(x) == (0, 1, 0, 0)
+    # Without a bias a constant is a source as another.
+    assert count(x, bias=False) == (0, 0, 0, 0)
+    x = rows()
+    x[:, 3], x[:, 4] = -2 * x[:, 0], 0.1 * x[:, 0]
+    assert count(x) == (0, 0, 2, 0)
+    x = rows()
+    x[:, 5] = x[:, 0] + x[:, 1] + 1
+    assert count(x) == (0, 0, 0, 1)
+    # The constant is in the relation: without a bias there is none.
+    assert count(x, bias=False) == (0, 0, 0, 0)
+
+
+def test_reasons_add_up_to_the_nullity():
+    x = rows(sources=9)
+    x[:, 0] = 0
+    x[:, 1] = 2.0
+    x[:, 3] = 5 * x[:, 2]
+    x[:, 5] = x[:, 2] - x[:, 4]
+    assert count(x) == (1, 1, 1, 1)
+
+
+def test_only_examples_that_a_target_moves_count():
+    x = rows()
+    moves = np.zeros((30, 3), bool)
+    moves[:4, 1] = True
+    moves[:, 2] = True
+    x[:4, 5] = 0
+    found = count_targets(x, moves, bias=True, is_input=False)
+    assert found.silent.tolist() == [True, False, False]
+    # A silent target, four generic rows of five varying sources, all rows.
+    assert found.total.tolist() == [7, 3, 0]
+    assert found.elimination.tolist() == [7, 1, 0]
+    assert found.dependence.tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (12, 12)])
+def test_ranks_are_those_of_every_subset(shape):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=shape)
+    moves = rng.random((shape[0], 5)) < 0.4
+    found = count_targets(x, moves, bias=True, is_input=False)
+    for target in range(5):
+        part = np.c_[x, np.ones(len(x))][moves[:, target]]
+        assert found.rank[target] == np.linalg.matrix_rank(part)
+
+
+def test_distinct_columns_up_to_their_length_and_sign():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(50, 4))
+    columns = np.c_[x, -3 * x[:, 1], np.zeros(50), 1e-6 * x[:, 1], x[:, 0] + 1e-6 * x[:, 2]]
+    assert set(distinct_columns(columns)) in ({0, 1, 2, 3, 7}, {0, 2, 3, 4, 7}, {0, 2, 3, 6, 7})
+    assert len(distinct_columns(np.repeat(x[:, :1], 20, 1))) == 1
+    assert len(distinct_columns(np.zeros((5, 3)))) == 0
+
+
+def test_a_rank_near_the_short_way():
+    rng = np.random.default_rng(3)
+    left = np.linalg.qr(rng.normal(size=(30, 4)))[0]
+    right = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    for smallest in (1.0, 1e-4, 1e-5, 1e-8, 1e-12, 1e-16, 0.0):
+        matrix = left * np.array([1, 1, 1, smallest]) @ right
+        assert matrix_rank(matrix) == np.linalg.matrix_rank(matrix)
