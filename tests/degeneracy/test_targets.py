@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from landscape.degeneracy.targets import count_targets, distinct_columns, matrix_rank
+from landscape.degeneracy.targets import (
+    count_targets,
+    leading_columns,
+    matrix_rank,
+    target_directions,
+)
 
 
 def rows(seed=0, examples=30, sources=6):
@@ -76,13 +81,38 @@ def test_ranks_are_those_of_every_subset(shape):
         assert found.rank[target] == np.linalg.matrix_rank(part)
 
 
-def test_distinct_columns_up_to_their_length_and_sign():
+def test_columns_are_the_same_up_to_their_length_and_sign():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(50, 4))
-    columns = np.c_[x, -3 * x[:, 1], np.zeros(50), 1e-6 * x[:, 1], x[:, 0] + 1e-6 * x[:, 2]]
-    assert set(distinct_columns(columns)) in ({0, 1, 2, 3, 7}, {0, 2, 3, 4, 7}, {0, 2, 3, 6, 7})
-    assert len(distinct_columns(np.repeat(x[:, :1], 20, 1))) == 1
-    assert len(distinct_columns(np.zeros((5, 3)))) == 0
+    columns = np.c_[x, -3 * x[:, 1], 1e-6 * x[:, 1], x[:, 0] + 1e-6 * x[:, 2]]
+    assert leading_columns(columns).tolist() == [0, 1, 2, 3, 1, 1, 6]
+    assert set(leading_columns(np.repeat(x[:, :1], 20, 1))) == {0}
+    assert len(leading_columns(np.zeros((5, 0)))) == 0
+
+
+def test_directions_are_null_independent_and_as_many_as_counted():
+    x = rows(sources=12)
+    x[:, 0] = 0
+    x[:, 1], x[:, 2] = 2.0, -1.0
+    x[:, 4], x[:, 5] = 5 * x[:, 3], -x[:, 3]
+    x[:, 7] = x[:, 3] - x[:, 6] + 2
+    for bias in (True, False):
+        for moves in (np.ones(30, bool), np.arange(30) < 7, np.zeros(30, bool)):
+            made = list(target_directions(x, moves, bias=bias, is_input=False))
+            counts = count_targets(x, moves[:, None], bias=bias, is_input=False)
+            for name, field in (
+                ("elimination", "elimination"),
+                ("constant input", "constant"),
+                ("overlap", "overlap"),
+                ("dependence", "dependence"),
+            ):
+                found = sum(reason == name for reason, _ in made)
+                assert found == getattr(counts, field)[0], (name, bias, moves.sum())
+            vectors = np.array([vector for _, vector in made])
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+            assert np.linalg.matrix_rank(vectors) == len(made) == counts.total[0]
+            augmented = np.c_[x, np.ones(30)] if bias else x
+            np.testing.assert_allclose(augmented[moves] @ vectors.T, 0, atol=1e-13)
 
 
 def test_a_rank_near_the_short_way():

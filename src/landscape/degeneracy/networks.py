@@ -13,6 +13,7 @@ module of it may have a kernel.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,12 +124,20 @@ class Network:
             )
         )
 
+    @functools.partial(jax.jit, static_argnums=0)
+    def walk(self, params: Any, state: Any, inputs: Array) -> Walk:
+        """``run`` without shifts, compiled."""
+        return self.run(params, state, inputs, None)
+
+    @functools.partial(jax.jit, static_argnums=0)
     def effects(self, params: Any, state: Any, inputs: Array) -> tuple[Array, ...]:
         """B of every map, (N, C, places, n) each."""
 
         def one(example: Array) -> tuple[Array, ...]:
-            walk = jax.eval_shape(self.run, params, state, example[None], None)
-            shifts = [jnp.zeros(z.shape, z.dtype) for z in walk.preactivations]
+            given = jax.eval_shape(
+                lambda: self.run(params, state, example[None], None).preactivations
+            )
+            shifts = [jnp.zeros(z.shape, z.dtype) for z in given]
 
             def logits(shifts: Sequence[Array]) -> Array:
                 return self.run(params, state, example[None], shifts).logits[0]
@@ -204,6 +213,7 @@ def hidden_layers(
     return describe(model, params, inputs, state=state).layers()
 
 
+@functools.cache
 def _mlp_network(model: MLP) -> Network:
     depth = model.depth
     names = ["input", *(f"hidden/{l}" for l in range(depth - 1)), "output"]

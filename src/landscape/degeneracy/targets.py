@@ -20,12 +20,17 @@ be others, which only the sum over places obeys: those are left to the layer's o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 # Sources whose unit vectors differ by no more are the same.
 _SAME = 1e-10
+
+# A source that varies by no more than this share of itself is constant: at a ghost, where a skip and
+# a branch add up to a constant, they do so up to rounding.
+_STILL = 1e-13
 
 # A Gram matrix whose smallest eigenvalue is above this share of the largest has full rank.
 _CLEARLY_REGULAR = 1e-9
@@ -92,6 +97,79 @@ def count_targets(
     return TargetCounts(elimination, constant, overlap, dependence, silent.astype(bool), rank)
 
 
+def target_directions(
+    rows: Float[np.ndarray, "R fan_in"],
+    moves: Bool[np.ndarray, " R"],
+    *,
+    bias: bool,
+    is_input: bool,
+) -> Iterator[tuple[str, Float[np.ndarray, " size"]]]:
+    """The null directions themselves, of one target: reason and unit vector, the bias last.
+
+    Parameters
+    ----------
+    rows, bias, is_input
+        As for ``count_targets``.
+    moves
+        Where the target moves the logits.
+
+    Yields
+    ------
+    As many as ``count_targets`` counts, linearly independent.
+    """
+    augmented = np.concatenate([rows, np.ones((len(rows), 1))], 1) if bias else rows
+    size = augmented.shape[1]
+    unit = np.eye(size)
+    if not moves.any():
+        yield from (("elimination", vector) for vector in unit)
+        return
+    read = augmented[moves]
+    relations = _relations(read, bias)
+    for source in relations.zero:
+        yield "constant input" if is_input else "elimination", unit[source]
+    for source in relations.still:
+        yield "constant input", _normalised(unit[source] - read[:, source].mean() * unit[-1])
+    for source, leader in relations.twins:
+        ratio = (read[:, source] @ read[:, leader]) / (read[:, leader] @ read[:, leader])
+        yield "overlap", _normalised(unit[source] - ratio * unit[leader])
+    # What is left: relations among one of each group, and the bias.
+    found = {*relations.zero, *relations.still, *(source for source, _ in relations.twins)}
+    others = np.array([source for source in range(size) if source not in found], int)
+    _, values, modes = np.linalg.svd(read[:, others], full_matrices=True)
+    cut = max(read.shape) * np.finfo(float).eps * (values[0] if len(values) else 0)
+    for mode in modes[int((values > cut).sum()) :]:
+        yield "dependence", mode @ unit[others]
+
+
+def _normalised(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Relations:
+    """Sources that are zero, constant, or a multiple of another one: (source, the other one)."""
+
+    zero: list[int]
+    still: list[int]
+    twins: list[tuple[int, int]]
+
+
+def _relations(read: np.ndarray, bias: bool) -> _Relations:
+    """Among the sources of the examples that count."""
+    sources = read[:, :-1] if bias else read
+    largest, smallest = sources.max(0), sources.min(0)
+    zero = (largest == 0) & (smallest == 0)
+    still = (largest - smallest <= _STILL * np.abs(largest)) & ~zero & bias
+    varying = np.flatnonzero(~zero & ~still)
+    leaders = leading_columns(sources[:, varying])
+    twins = [
+        (int(varying[place]), int(varying[leader]))
+        for place, leader in enumerate(leaders)
+        if leader != place
+    ]
+    return _Relations(np.flatnonzero(zero).tolist(), np.flatnonzero(still).tolist(), twins)
+
+
 def _one(
     augmented: np.ndarray, moves: np.ndarray, bias: bool, is_input: bool, generic: bool
 ) -> tuple[int, int, int, int, int, int]:
@@ -99,41 +177,35 @@ def _one(
     if not moves.any():
         return size, 0, 0, 0, 1, 0
     read = augmented if moves.all() else augmented[moves]
-    sources = read[:, : size - 1] if bias else read
-    largest, smallest = sources.max(0), sources.min(0)
-    zero = (largest == 0) & (smallest == 0)
-    still = (largest == smallest) & ~zero & bias
-    varying = sources[:, ~zero & ~still]
-    twice = varying.shape[1] - len(distinct_columns(varying))
+    relations = _relations(read, bias)
+    eliminated, constant, twice = map(len, (relations.zero, relations.still, relations.twins))
+    known = eliminated + constant + twice
     rank = len(read) if generic else matrix_rank(read)
-    known = int(zero.sum() + still.sum() + twice)
     # A rank decides how many there are; what is known of them cannot be more.
     dependence = max(0, size - rank - known)
-    eliminated, constant = int(zero.sum()), int(still.sum())
     if is_input:
         eliminated, constant = 0, eliminated + constant
     return eliminated, constant, twice, dependence, 0, size - known - dependence
 
 
-def distinct_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " m"]:
-    """First of each group of columns that are positive or negative multiples of one another."""
-    lengths = np.linalg.norm(columns, axis=0)
-    kept = np.flatnonzero(lengths > 0)
-    units = columns[:, kept] / lengths[kept]
+def leading_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " k"]:
+    """For each column the first that it is a multiple of; all are nonzero."""
+    units = columns / np.linalg.norm(columns, axis=0)
     # Of both directions take the one whose largest entry is positive.
-    units = units * np.sign(units[np.abs(units).argmax(0), np.arange(len(kept))])
+    units = units * np.sign(units[np.abs(units).argmax(0), np.arange(units.shape[1])])
     # Equal columns have equal projections: only neighbours have to be compared.
-    probe = np.cos(np.arange(len(columns)) ** 1.5)
-    order = np.argsort(probe @ units, kind="stable")
-    position = (probe @ units)[order]
-    leader = np.arange(len(kept))
+    projections = np.cos(np.arange(len(columns)) ** 1.5) @ units
+    order = np.argsort(projections, kind="stable")
+    leader = np.arange(units.shape[1])
+    reach = _SAME * np.sqrt(len(columns))
     for place, one in enumerate(order):
         for other in order[place + 1 :]:
-            if (probe @ units[:, other]) - position[place] > _SAME * np.sqrt(len(columns)):
+            if projections[other] - projections[one] > reach:
                 break
-            if leader[other] == other and np.abs(units[:, one] - units[:, other]).max() < _SAME:
-                leader[other] = leader[one]
-    return kept[leader == np.arange(len(kept))]
+            if np.abs(units[:, one] - units[:, other]).max() < _SAME:
+                first, second = sorted((leader[one], leader[other]))
+                leader[leader == second] = first
+    return leader
 
 
 def matrix_rank(matrix: Float[np.ndarray, "R k"]) -> int:

@@ -48,6 +48,22 @@ def softmax_cross_entropy(model: nn.Module) -> Loss:
     return loss
 
 
+@functools.cache
+def logits_of(model: nn.Module) -> Callable[[Any, Any, Any], Float[Array, "N C"]]:
+    """A classifier as ``logits(params, state, inputs)``, at frozen state: for ``jacobian``.
+
+    Parameters
+    ----------
+    model
+        A Linen module from inputs (N, …) to logits (N, C).
+
+    Returns
+    -------
+    The same function object for the same model, so nothing is compiled twice.
+    """
+    return lambda params, state, inputs: apply(model, params, state, inputs)
+
+
 def apply(model: nn.Module, params: Any, state: Mapping[str, Any], inputs: Array) -> Array:
     """Logits (N, C) in evaluation mode: every collection is read, none is written."""
     logits: Any = model.apply({"params": params, **state}, inputs)

@@ -1,0 +1,265 @@
+r"""The null directions themselves, by cause, and what the real matrices make of them.
+
+Notation: a direction ``d`` is a unit vector of R^P, kept by its entries that are not zero. At any
+parameters it is null for the Jacobian of the logits, or (*softmax*) moves all logits of an example
+alike; so it is null for the Gauss–Newton matrix G of the softmax cross-entropy L. For the Hessian H
+of L that holds only where the residuals vanish or a unit is dead: elsewhere ``‖Hd‖`` is of the size
+of the gradient ``‖∇L‖`` (for rescaling ``Hd = −D ∇L``), which is why the three are shown together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+from scipy import sparse
+
+from landscape.curvature import ggn, hessian
+from landscape.curvature.batches import num_examples
+from landscape.degeneracy.networks import Network, describe
+from landscape.degeneracy.symmetries import flattened, host_weights, mixing, rescaling, translation
+from landscape.degeneracy.targets import target_directions
+from landscape.training.losses import example_losses, logits_of, softmax_cross_entropy
+
+CAUSES = (
+    "elimination",
+    "constant input",
+    "overlap",
+    "dependence",
+    "rescaling",
+    "translation",
+    "mixing",
+    "softmax",
+)
+
+# Columns of one product when directions are checked.
+_BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DirectionFamily:
+    """Unit vectors of R^P with one cause.
+
+    Attributes
+    ----------
+    cause
+        One of ``CAUSES``.
+    labels
+        (k,): which layer and unit.
+    vectors
+        (k, P), sparse rows in the order of the raveled parameters.
+    """
+
+    cause: str
+    labels: tuple[str, ...]
+    vectors: sparse.csr_array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        k, size = self.vectors.shape
+        return f"DirectionFamily({self.cause}: {k} vectors of R^{size}, {self.vectors.nnz} entries)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Check:
+    """What the matrices make of a family; made by ``check_directions``.
+
+    Attributes
+    ----------
+    cause
+        Of the family.
+    gauss_newton_norms, hessian_norms
+        (k,): ‖Gd‖ and ‖Hd‖.
+    gradient_norm
+        ‖∇L‖.
+    scale
+        ‖G v‖ of a random unit vector v times √P, about the root mean square of G's eigenvalues
+        times √P: what ‖Gd‖ would be for a direction that is not null.
+    """
+
+    cause: str
+    gauss_newton_norms: Float[np.ndarray, " k"]
+    hessian_norms: Float[np.ndarray, " k"]
+    gradient_norm: float
+    scale: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Check({self.cause}: ‖Gd‖ ≤ {self.gauss_newton_norms.max(initial=0):.1e}, ‖Hd‖ ≤ "
+            f"{self.hessian_norms.max(initial=0):.1e}, ‖∇L‖ = {self.gradient_norm:.1e}, "
+            f"‖G‖_F ≈ {self.scale:.1e})"
+        )
+
+
+def null_directions(
+    model: Any, params: Any, batch: Any, *, state: Any = None
+) -> tuple[DirectionFamily, ...]:
+    """Directions of parameter space that are null, by cause, of a classifier on a batch.
+
+    Parameters
+    ----------
+    model
+        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions; symmetries
+        across layers are those of ``MLP``.
+    params, state
+        Its parameters, and its other collections.
+    batch
+        (inputs, labels).
+
+    Returns
+    -------
+    One family for each cause that has any. Within a cause vectors are independent; those of
+    different causes need not be: ``degeneracy_budget`` counts what each adds.
+
+    Raises
+    ------
+    InputError
+        If the structure of the model is not understood.
+
+    Examples
+    --------
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> x = jax.random.normal(jax.random.key(0), (50, 4))
+    >>> params = model.init(jax.random.key(1), x)["params"]
+    >>> [family.cause for family in null_directions(model, params, (x, jnp.zeros(50, int)))]
+    ['rescaling', 'softmax']
+    """
+    with jax.enable_x64(True):
+        params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
+        network = describe(model, params, inputs[:1], state=state)
+        flat, unflatten = ravel_pytree(params)
+        numbered = unflatten(jnp.arange(float(flat.size)))
+        places = []
+        for one in network.maps:
+            kernel = np.asarray(one.kernel.of(numbered), int)
+            bias = None if one.bias is None else np.asarray(one.bias.of(numbered), int)
+            places.append((kernel, bias))
+        found: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+        for cause, label, where, values in _all(network, params, state, inputs, places, flat.size):
+            found.setdefault(cause, []).append((label, where, values))
+    return tuple(_family(cause, found[cause], flat.size) for cause in CAUSES if cause in found)
+
+
+Entries = tuple[str, str, np.ndarray, np.ndarray]
+
+
+def _all(
+    network: Network, params: Any, state: Any, inputs: Any, places: list[Any], size: int
+) -> Iterator[Entries]:
+    """Cause, label, places and values of every direction."""
+    walk = network.walk(params, state, inputs)
+    effects = network.effects(params, state, inputs)
+    for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
+        rows = np.asarray(one.rows(x))
+        rows = rows.reshape(-1, rows.shape[-1])
+        active = np.asarray((moves != 0).any(1)).reshape(len(rows), -1)
+        kernel, bias = places[number]
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        for target in range(active.shape[1]):
+            where = kernel[:, target]
+            where = where if bias is None else np.append(where, bias[target])
+            for cause, vector in target_directions(
+                rows, active[:, target], bias=bias is not None, is_input=number == 0
+            ):
+                yield cause, f"{one.name}: unit {target}", where, vector
+    if network.rescalable:
+        yield from _symmetries(network, params, state, walk, places, size)
+    kernel, bias = places[-1]
+    width = kernel.shape[-1]
+    for source, row in enumerate(kernel):
+        yield "softmax", f"source {source}", row, np.full(width, width**-0.5)
+    if bias is not None:
+        yield "softmax", "constant", bias, np.full(width, width**-0.5)
+
+
+def _symmetries(
+    network: Network, params: Any, state: Any, walk: Any, places: list[Any], size: int
+) -> Iterator[Entries]:
+    weights = host_weights(network, params, state)
+    always = tuple(np.asarray(z > 0).all(0) for z in walk.preactivations[:-1])
+    for cause, family in (
+        ("rescaling", rescaling(weights)),
+        ("translation", translation(weights, always)),
+        ("mixing", mixing(weights, always)),
+    ):
+        for label, change in family:
+            vector = flattened(change, places, size)
+            where = np.flatnonzero(vector)
+            if len(where):
+                yield cause, label, where, vector[where]
+
+
+def _family(
+    cause: str, made: list[tuple[str, np.ndarray, np.ndarray]], size: int
+) -> DirectionFamily:
+    ends = np.cumsum([0] + [len(where) for _, where, _ in made])
+    where = np.concatenate([where for _, where, _ in made])
+    values = np.concatenate([values for _, _, values in made])
+    vectors = sparse.csr_array((values, where, ends), shape=(len(made), size))
+    return DirectionFamily(cause, tuple(label for label, _, _ in made), vectors)
+
+
+def check_directions(
+    families: Iterable[DirectionFamily], model: Any, params: Any, batch: Any, *, state: Any = None
+) -> tuple[Check, ...]:
+    """‖Gd‖ and ‖Hd‖ of each direction beside ‖∇L‖, by one product each, in float64.
+
+    Parameters
+    ----------
+    families
+        Made by ``null_directions``.
+    model, params, batch, state
+        As given there; L is the mean softmax cross-entropy.
+
+    Returns
+    -------
+    One for each family.
+    """
+    with jax.enable_x64(True):
+        params, state, inputs = jax.tree.map(in_float64, (params, state or {}, batch[0]))
+        whole = (inputs, jnp.asarray(batch[1]))
+        logits, loss = logits_of(model), softmax_cross_entropy(model)
+        gauss_newton = ggn(
+            _on_pairs(logits), _mean_loss, params, whole, state=state, check=False
+        ).linearized()
+        curvature = hessian(loss, params, whole, state=state, check=False).linearized()
+        gradient = ravel_pytree(jax.grad(loss)(params, state, whole))[0]
+        size = gradient.size
+        random = jax.random.normal(jax.random.key(num_examples(whole)), (size, 1), gradient.dtype)
+        scale = float(jnp.linalg.norm(gauss_newton.matmat(random)))
+        found = []
+        for family in families:
+            norms: list[list[np.ndarray]] = [[], []]
+            for start in range(0, len(family), _BLOCK):
+                block = jnp.asarray(family.vectors[start : start + _BLOCK].toarray().T)
+                for op, into in zip((gauss_newton, curvature), norms, strict=True):
+                    into.append(np.linalg.norm(np.asarray(op.matmat(block)), axis=0))
+            both = [np.concatenate(n) if n else np.zeros(0) for n in norms]
+            found.append(Check(family.cause, *both, float(jnp.linalg.norm(gradient)), scale))
+    return tuple(found)
+
+
+@functools.cache
+def _on_pairs(logits: Any) -> Any:
+    """A function of inputs as one of (inputs, labels)."""
+    return lambda params, state, batch: logits(params, state, batch[0])
+
+
+def _mean_loss(outputs: Any, batch: Any) -> Any:
+    return example_losses(outputs, batch[1]).mean()
+
+
+def in_float64(leaf: Any) -> Any:
+    """A leaf with its floating numbers in float64; call it under ``jax.enable_x64``."""
+    floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
+    return jnp.asarray(leaf, jnp.float64) if floating else jnp.asarray(leaf)

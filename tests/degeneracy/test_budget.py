@@ -1,0 +1,215 @@
+"""Budgets of networks with singularities planted in random combinations, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from landscape.degeneracy import (
+    check_directions,
+    degeneracy_budget,
+    hidden_layers,
+    null_directions,
+)
+from landscape.errors import InputError
+from landscape.models import MLP, ResNet
+
+RUNS = settings(
+    max_examples=70,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+COUNTED = ("elimination", "constant input", "overlap", "dependence")
+
+
+def plant(planted, draw, skip):
+    """A generic network, the same with planted singularities, and what they add by cause."""
+    seed = draw(st.integers(0, 10**6))
+    depth, n = planted.depth, planted.width
+    kinds = [
+        [draw(st.sampled_from(["none", "none", "dead", "twin", "near"])) for _ in range(2)]
+        for _ in range(depth)
+    ]
+    constants = draw(st.integers(0, 2))
+    for attempt in range(50):
+        model, params, state, (x, y) = planted.network(skip, seed + 10**6 * attempt)
+        x = x.at[:, :constants].set(jnp.array([0.0, 1.5])[None, :constants])
+        dead = set()
+        changed = params
+        # Units 0 and 1 are dead, or twins of 2 and 3; unit 4 is left alone.
+        for layer, pair in enumerate(kinds):
+            for unit, kind in enumerate(pair):
+                w, b = planted.column(changed, layer, unit + 2)
+                if kind == "dead":
+                    changed = planted.changed(changed, layer, bias={unit: -1e3})
+                    dead.add((layer, unit))
+                elif kind in ("twin", "near"):
+                    shift = 1e-3 if kind == "near" else 0.0
+                    changed = planted.changed(
+                        changed, layer, columns={unit: w + shift}, bias={unit: b}
+                    )
+        found = planted.responses(model, changed, state, x)[0]
+        if planted.is_generic(found, dead):
+            break
+    else:
+        return None
+    expected = dict.fromkeys((*COUNTED, "rescaling", "softmax"), 0)
+    for layer in range(depth + 1):
+        width = planted.classes if layer == depth else n
+        fan_in = planted.features if layer == 0 else n
+        gone = 0 if layer == depth else kinds[layer].count("dead")
+        live = width - gone
+        expected["elimination"] += gone * (fan_in + 1)
+        if layer == 0:
+            expected["constant input"] += live * constants
+            continue
+        # With skips only the first layer's units, which receive none, are zero or twins.
+        if skip == "none" or layer == 1:
+            expected["elimination"] += live * kinds[layer - 1].count("dead")
+            expected["overlap"] += live * kinds[layer - 1].count("twin")
+    last = kinds[-1]
+    if skip == "none":
+        expected["rescaling"] = depth * n - len(dead)
+        expected["softmax"] = n + 1 - last.count("dead") - last.count("twin")
+    else:
+        expected["rescaling"] = n if skip == "identity" else 1
+        expected["softmax"] = n + 1
+    return model, changed, state, (x, y), expected
+
+
+def exact_nullity(model, params, state, x):
+    """By numpy's singular values of the centered Jacobian."""
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    rows = jax.jacobian(lambda v: model.apply({"params": unflatten(v), **state}, x))(flat)
+    rows = np.asarray(rows - rows.mean(1, keepdims=True)).reshape(-1, flat.size)
+    return flat.size - np.linalg.matrix_rank(rows)
+
+
+@pytest.mark.parametrize("skip", ["none", "identity", "hyper"])
+def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
+    seen = []
+
+    @RUNS
+    @given(st.data())
+    def check(data):
+        made = plant(planted, data.draw, skip)
+        if made is None:
+            return
+        model, params, state, batch, expected = made
+        budget = degeneracy_budget(model, params, batch, state=state)
+        counts = budget.counts
+        assert sum(counts.values()) == budget.total == exact_nullity(model, params, state, batch[0])
+        assert counts["unexplained"] >= 0
+        assert all(count >= 0 for count in counts.values())
+        for cause in ("elimination", "constant input", "overlap"):
+            assert counts[cause] == expected[cause], (cause, counts)
+        if skip == "none":
+            # No unit is always active: nothing is left over.
+            assert counts["unexplained"] == counts["translation"] == counts["mixing"] == 0
+            if not counts["dependence"]:
+                assert counts["rescaling"] == expected["rescaling"]
+                assert counts["softmax"] == expected["softmax"]
+        seen.append(sum(expected[cause] > 0 for cause in COUNTED))
+
+    check()
+    # Most were made, and several of them with more than one cause.
+    assert len(seen) > 50
+    assert sum(count > 1 for count in seen) > 10
+
+
+def test_few_data_are_told_apart(planted, x64):
+    model, params, state, (x, y) = planted.network("none", 5)
+    whole = degeneracy_budget(model, params, (x, y), state=state)
+    few = degeneracy_budget(model, params, (x[:12], y[:12]), state=state, reference=(x, y))
+    assert few.counts["few data"] == few.total - whole.total > 0
+    assert few.total == exact_nullity(model, params, state, x[:12]) >= 133 - 12 * 2
+    assert {**few.counts, "few data": 0} == whole.counts
+    assert few.num_examples == 12
+
+
+@pytest.mark.parametrize("skip", ["none", "identity", "hyper"])
+def test_directions_are_null_for_the_real_matrices(skip, planted, x64):
+    model, params, state, (x, y) = planted.network(skip, 3, always=((1, 0), (1, 1), (2, 4)))
+    params = planted.changed(params, 0, bias={2: -1e3})
+    w, b = planted.column(params, 0, 3)
+    params = planted.changed(params, 0, columns={4: w}, bias={4: b})
+    x = x.at[:, 0].set(2.0)
+    families = null_directions(model, params, (x, y), state=state)
+    causes = {family.cause: len(family) for family in families}
+    assert causes["elimination"] == planted.features + 1 + planted.width
+    assert causes["overlap"] == planted.width
+    assert causes["constant input"] == planted.width - 1
+    assert causes["translation"] == 3
+    assert causes.get("mixing", 0) == (2 if skip == "none" else 0)
+    assert causes["softmax"] == planted.width + 1
+    for family in families:
+        dense = family.vectors.toarray()
+        np.testing.assert_allclose(np.linalg.norm(dense, axis=1), 1)
+        assert np.linalg.matrix_rank(dense) == len(family)
+    checks = check_directions(families, model, params, (x, y), state=state)
+    for check in checks:
+        assert check.gauss_newton_norms.max() < 1e-13 * check.scale
+        # Away from zero residuals only dead units and the softmax are null for the Hessian.
+        if check.cause == "softmax":
+            assert check.hessian_norms.max() < 1e-12 * check.scale
+        else:
+            assert check.hessian_norms.max() < 30 * check.gradient_norm
+        if check.cause == "rescaling" and skip == "none":
+            assert check.hessian_norms.max() > 1e-3 * check.gradient_norm
+    assert "‖Gd‖ ≤" in repr(checks[0])
+    # Budget and directions agree on what belongs to one unit.
+    budget = degeneracy_budget(model, params, (x, y), state=state)
+    for cause in ("elimination", "overlap", "constant input"):
+        assert budget.counts[cause] == causes[cause]
+
+
+def test_a_budget_can_be_read(planted, x64):
+    model, params, state, batch = planted.network("none", 3)
+    params = planted.changed(params, 1, bias={0: -1e3, 3: -1e3})
+    budget = degeneracy_budget(model, params, batch, state=state, eps=1e-6)
+    text, page = repr(budget), budget._repr_html_()
+    assert f"{budget.total} of 133 directions are null" in text
+    assert "hidden/0: units 0, 3 never active" in text
+    assert "elimination" in text
+    assert "hidden/0: units 0, 3 never active" in page
+    assert "unexplained" not in page
+    assert float(budget.nearly_flat.estimate) > 0.1
+    assert "of the Hessian's eigenvalues" in text
+    assert sum(share for _, _, share in budget.rows()) == pytest.approx(budget.total / 133)
+    assert sum(budget.by_layer["elimination"]) == budget.counts["elimination"]
+    assert len(budget.layer_names) == len(budget.by_layer["elimination"]) == planted.depth + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skip", ["none", "identity"])
+def test_channels_of_a_convolutional_network(skip, x64):
+    model = ResNet(8, 3, width=2, skip=skip)
+    x = jax.random.normal(jax.random.key(0), (40, 8, 8, 1), jnp.float64)
+    variables = jax.jit(model.init)(jax.random.key(1), x)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    # A channel that no block passes on.
+    norm = params["block_1"]["first_norm"]
+    norm["bias"] = norm["bias"].at[1].set(-1e3)
+    batch = (x, jnp.zeros(40, int))
+    budget = degeneracy_budget(model, params, batch, state=state)
+    counts = budget.counts
+    assert sum(counts.values()) == budget.total == exact_nullity(model, params, state, x)
+    assert all(count >= 0 for count in counts.values())
+    # Its own filter of 3·3·4 weights, and the four filters of 3·3 that read it.
+    assert counts["elimination"] >= 36 + 4 * 9
+    assert budget.counts["unexplained"] <= budget.total
+
+
+def test_refusals(planted):
+    model = MLP(2, 3, 2)
+    x = jnp.ones((4, 5))
+    params = model.init(jax.random.key(0), x)["params"]
+    with pytest.raises(InputError, match="batch must be"):
+        degeneracy_budget(model, params, x)
+    with pytest.raises(InputError, match="the budget needs a Linen module"):
+        degeneracy_budget(lambda p, x: x, params, (x, jnp.zeros(4, int)))
+    assert len(hidden_layers(model, params)) == 2
