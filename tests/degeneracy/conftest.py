@@ -1,25 +1,25 @@
 """Small networks in float64, generic or with singularities planted in them."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from landscape.models import MLP
 
-DEPTH, WIDTH, FEATURES, CLASSES, EXAMPLES = 4, 5, 4, 3, 80
+DEPTH, WIDTH, FEATURES, CLASSES, EXAMPLES = 3, 5, 4, 3, 120
 
 
 def network(skip="none", seed=0, always=(), examples=EXAMPLES, depth=DEPTH):
-    """Model, parameters, state, (inputs, labels); ``always``: (layer, unit) pairs made active."""
+    """Model, parameters, state, (inputs, labels) in numpy; ``always``: pairs (layer, unit)."""
     model = MLP(depth, WIDTH, CLASSES, skip=skip)
-    x = jax.random.normal(jax.random.key(seed), (examples, FEATURES), jnp.float64)
-    variables = dict(model.init(jax.random.key(seed + 1000), x))
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
-    params = variables.pop("params")
     rng = np.random.default_rng(seed)
+    x = rng.normal(size=(examples, FEATURES))
+    variables = dict(initialised(model)(jax.random.key(seed), x[:1]))
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+    params = variables.pop("params")
     for layer in range(depth):
         # Biases such that each unit is active on about half of the examples.
         z = responses(model, params, variables, x)[0][layer]
@@ -29,28 +29,32 @@ def network(skip="none", seed=0, always=(), examples=EXAMPLES, depth=DEPTH):
             if number == layer:
                 bias[unit] = 1.0 - z[:, unit].min()
         params = changed(params, layer, bias=dict(enumerate(bias)))
-    y = jnp.asarray(rng.integers(0, CLASSES, examples))
-    return model, params, variables, (x, y)
+    return model, params, variables, (x, rng.integers(0, CLASSES, examples))
+
+
+@functools.cache
+def initialised(model):
+    """Compiled once."""
+    return jax.jit(model.init)
 
 
 def changed(params, layer, columns=None, bias=None, rows=None):
     """Columns of a layer's kernel, entries of its bias, rows of the kernel that reads it."""
-    params = {name: dict(leaves) for name, leaves in params.items()}
+    params = {name: {k: v.copy() for k, v in leaves.items()} for name, leaves in params.items()}
 
     def place(number):
         if number == 0:
-            return "input", ()
-        last = params["hidden"]["bias"].shape[0] + 1
-        return ("output", ()) if number == last else ("hidden", (number - 1,))
+            return params["input"]
+        if number > len(params["hidden"]["bias"]):
+            return params["output"]
+        return {name: leaf[number - 1] for name, leaf in params["hidden"].items()}
 
-    name, index = place(layer)
-    for unit, column in (columns or {}).items():
-        params[name]["kernel"] = params[name]["kernel"].at[(*index, slice(None), unit)].set(column)
+    for unit, entries in (columns or {}).items():
+        place(layer)["kernel"][:, unit] = entries
     for unit, value in (bias or {}).items():
-        params[name]["bias"] = params[name]["bias"].at[(*index, unit)].set(value)
-    name, index = place(layer + 1)
+        place(layer)["bias"][unit] = value
     for unit, row in (rows or {}).items():
-        params[name]["kernel"] = params[name]["kernel"].at[(*index, unit)].set(row)
+        place(layer + 1)["kernel"][unit] = row
     return params
 
 
@@ -83,12 +87,29 @@ def responses(model, params, state, x):
 
 
 def is_generic(before, dead=(), always=()):
-    """Whether units are active on some examples and not on others, but for those named."""
+    """Whether units are active on some examples and not on others, but for those named.
+
+    Any two that are not dead, of one layer and the next, are active together on some examples, and
+    one without the other on some: a skip could trade between units that are always active together.
+    """
     for layer, z in enumerate(before):
+        active = z > 0
         for unit in range(z.shape[1]):
-            share = (z[:, unit] > 0).mean()
+            share = active[:, unit].mean()
             wanted = 0 if (layer, unit) in dead else 1 if (layer, unit) in always else None
             if (share != wanted) if wanted is not None else not 0.2 < share < 0.9:
+                return False
+        if layer:
+            earlier = before[layer - 1] > 0
+            together = earlier.T.astype(float) @ active / len(z)
+            same = (earlier[:, :, None] == active[:, None, :]).all(0)
+            alive = [
+                [(l, unit) not in dead for unit in range(z.shape[1])] for l in (layer - 1, layer)
+            ]
+            bound = [(l, unit) in always for l in (layer - 1, layer) for unit in range(z.shape[1])]
+            if (together[np.ix_(*alive)] < 0.1).any():
+                return False
+            if not any(bound) and same[np.ix_(*alive)].any():
                 return False
     return True
 

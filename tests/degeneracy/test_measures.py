@@ -23,7 +23,7 @@ SKIPS = ["none", "identity", "hyper"]
 def network(skip="none", depth=4, width=5, features=6, seed=0, dtype=jnp.float64):
     model = MLP(depth, width, 3, skip=skip)
     x = jax.random.normal(jax.random.key(seed), (40, features), dtype)
-    variables = dict(model.init(jax.random.key(seed + 1), x))
+    variables = dict(jax.jit(model.init)(jax.random.key(seed + 1), x))
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
     params = variables.pop("params")
     for name in params:
@@ -207,10 +207,11 @@ def test_vmapped_and_compiled_equal_looped(skip, x64):
             np.testing.assert_allclose(a[i], b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_channels_are_units(x64):
     model = ResNet(8, 4, width=2)
     x = jax.random.normal(jax.random.key(0), (3, 8, 8, 3), jnp.float64)
-    variables = model.init(jax.random.key(1), x)
+    variables = jax.jit(model.init)(jax.random.key(1), x)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     layers = hidden_layers(model, params, x[:1], state=state)

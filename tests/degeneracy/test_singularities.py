@@ -37,6 +37,7 @@ def functions(model):
 def nullities(model, params, state, x):
     """Of the Gauss–Newton matrix and of the Hessian with the network's own targets."""
     outputs, loss = functions(model)
+    params, state, x = jax.tree.map(jnp.asarray, (params, state, x))
     batch = (x, jax.nn.softmax(logits_of(model)(params, state, x)))
     found = []
     for op in (
@@ -128,8 +129,11 @@ def test_a_unit_that_nobody_reads(planted, n, x64):
     assert added == n
     assert budget.counts["elimination"] == n + 1
     assert "hidden/0: unit 2 read by nobody" in budget.findings
-    with_skip, _, budget = compared(planted, "identity", unread_unit(planted))
-    assert with_skip == budget.counts["elimination"] == 0
+    # With a skip it is still carried on. Two of its branches, with nobody between that reads it,
+    # can trade by chance what both compute: that is another cause.
+    with_skip, base, budget = compared(planted, "identity", unread_unit(planted))
+    assert budget.counts["elimination"] == 0
+    assert with_skip == budget.counts["compensation"] - base.counts["compensation"]
 
 
 def test_overlap_frees_the_difference_of_outgoing_weights(planted, n, x64):
@@ -165,7 +169,7 @@ def test_skips_break_nothing_in_the_first_layer(planted, n, x64):
 def test_at_the_ghost_of_elimination_a_unit_is_a_second_bias(planted, n, x64):
     def ghost(params, x, found):
         inputs = found[1][LAYER - 1]
-        w = -jnp.eye(n)[2]
+        w = -np.eye(n)[2]
         return planted.changed(params, LAYER, columns={2: w}, bias={2: inputs[:, 2].max() + 0.5})
 
     added, base, budget = compared(planted, "identity", ghost, always=((LAYER, 2),))
@@ -177,7 +181,7 @@ def test_at_the_ghost_of_overlap_two_units_are_one(planted, n, x64):
     def ghost(params, x, _):
         w, b = planted.column(params, LAYER, 3)
         return planted.changed(
-            params, LAYER, columns={1: w + jnp.eye(n)[3] - jnp.eye(n)[1]}, bias={1: b}
+            params, LAYER, columns={1: w + np.eye(n)[3] - np.eye(n)[1]}, bias={1: b}
         )
 
     always = ((LAYER, 1), (LAYER, 3))

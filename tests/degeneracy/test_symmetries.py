@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from landscape.curvature import jacobian
+from landscape.degeneracy.compensation import compensated
 from landscape.degeneracy.networks import describe
 from landscape.degeneracy.symmetries import (
+    activity_patterns,
     flattened,
     host_weights,
     mixing,
@@ -40,9 +42,10 @@ def case(request, x64):
     network = describe(model, params, x[:1], state=variables)
     weights = host_weights(network, params, variables)
     walk = network.run(params, variables, x, None)
-    always = tuple((np.asarray(z) > 0).all(0) for z in walk.preactivations[:-1])
+    patterns = activity_patterns(walk)
     op = jacobian(lambda p, s, x: model.apply({"params": p, **s}, x), params, x, state=variables)
-    return request.param, weights, always, np.asarray(op.to_dense()), params
+    inputs = [np.asarray(x) for x in walk.inputs]
+    return request.param, weights, patterns, np.asarray(op.to_dense()), params, inputs
 
 
 def places(params, maps):
@@ -60,17 +63,17 @@ def places(params, maps):
 
 @pytest.mark.parametrize("family", ["rescaling", "translation", "mixing"])
 def test_directions_are_null_and_as_many_as_counted(case, family):
-    name, weights, always, dense, params = case
+    name, weights, patterns, dense, params, _ = case
     where, size = places(params, len(weights.kernels))
-    active = [int(a.sum()) for a in always]
+    active = [int(a.all(0).sum()) for a in patterns]
     assert sum(active) > 4
     if family == "rescaling":
         made = list(rescaling(weights))
         expected = {"none": 16, "identity": 4, "hyper": 1, "blocks": 2, "dense": 1}[name]
     elif family == "translation":
-        made, expected = list(translation(weights, always)), sum(active)
+        made, expected = list(translation(weights, patterns)), sum(active)
     else:
-        made = list(mixing(weights, always))
+        made = list(mixing(weights, patterns))
         expected = sum(k * (k - 1) for k in active) if name == "none" else 0
     vectors = np.array([flattened(change, where, size) for _, change in made]).reshape(-1, size)
     assert len(made) == len({label for label, _ in made}) == expected
@@ -81,3 +84,25 @@ def test_directions_are_null_and_as_many_as_counted(case, family):
     # A direction that no symmetry gives is not null.
     other = np.random.default_rng(0).normal(size=size)
     assert np.abs(dense @ other).max() > 1e-3
+
+
+def test_compensations_are_null_and_hold_the_symmetries(case):
+    name, weights, patterns, dense, params, inputs = case
+    where, size = places(params, len(weights.kernels))
+    counts = [np.ones(len(inputs[0]), bool)] * len(patterns)
+    made = list(compensated(weights, inputs, patterns, counts))
+    if name not in ("none", "identity"):
+        assert not made
+        return
+
+    def vectors(family):
+        return np.array([flattened(change, where, size) for _, change in family])
+
+    found = vectors(made)
+    assert np.abs(dense @ found.T).max() < 1e-11 * np.linalg.norm(dense, 2)
+    known = [*rescaling(weights), *translation(weights, patterns), *mixing(weights, patterns)]
+    both = np.concatenate([found, vectors(known)])
+    assert np.linalg.matrix_rank(both, tol=1e-9) == np.linalg.matrix_rank(found, tol=1e-9)
+    # Branches that are active on every example take up their own skips.
+    if name == "identity":
+        assert np.linalg.matrix_rank(found, tol=1e-9) > len(known)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ EPSILON = 1e-5
 
 def variables(model, size=8, seed=0):
     """Variables away from their start, so that every part of them matters."""
-    found = dict(model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3))))
+    found = dict(jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, size, size, 3))))
     leaves, treedef = jax.tree.flatten(found)
     rng = np.random.default_rng(1)
     shifted = [leaf + 0.1 * np.abs(rng.normal(size=leaf.shape)) for leaf in leaves]
@@ -59,13 +61,12 @@ def reference(model, values, images):
     return np.array(logits)
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("skip", ["identity", "none"])
+@pytest.mark.parametrize(("skip", "norm"), [("identity", "batch"), ("none", "none")])
 def test_forward_follows_the_equations(skip, norm, x64):
     model = ResNet(8, 5, width=2, skip=skip, norm=norm)
     values = variables(model)
     images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3), jnp.float64)
-    found = model.apply(values, images)
+    found = jax.jit(model.apply)(values, images)
     np.testing.assert_allclose(found, reference(model, values, images), rtol=1e-10)
 
 
@@ -81,9 +82,7 @@ def test_twenty_layers_have_the_papers_number_of_parameters():
 
 def test_skips_have_no_parameters():
     shapes = [
-        jax.tree.map(
-            jnp.shape, ResNet(14, 4, 2, skip=skip).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-        )
+        jax.eval_shape(ResNet(14, 4, 2, skip=skip).init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
         for skip in ("identity", "none")
     ]
     assert shapes[0] == shapes[1]
@@ -92,12 +91,14 @@ def test_skips_have_no_parameters():
 def test_frozen_statistics_make_examples_independent_and_training_updates_them():
     model = ResNet(8, 4, width=2)
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    values = model.init(jax.random.key(0), images[:1])
+    values = jax.jit(model.init)(jax.random.key(0), images[:1])
+    apply = jax.jit(model.apply)
     np.testing.assert_allclose(
-        model.apply(values, images)[:2], model.apply(values, images[:2]), rtol=1e-5, atol=1e-6
+        apply(values, images)[:2], apply(values, images[:2]), rtol=1e-5, atol=1e-6
     )
-    trained, updated = model.apply(values, images, train=True, mutable=["batch_stats"])
-    assert not np.allclose(trained[:2], model.apply(values, images[:2]))
+    train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    trained, updated = train(values, images)
+    assert not np.allclose(trained[:2], apply(values, images[:2]))
     before, after = (jax.tree.leaves(v["batch_stats"]) for v in (values, updated))
     assert all(not np.allclose(a, b) for a, b in zip(before, after, strict=True))
 
@@ -105,7 +106,7 @@ def test_frozen_statistics_make_examples_independent_and_training_updates_them()
 def test_without_normalisation_a_residual_network_starts_as_its_skips():
     model = ResNet(14, 4, width=2, norm="none")
     images = jnp.abs(jax.random.normal(jax.random.key(1), (2, 8, 8, 3)))
-    values = model.init(jax.random.key(0), images)
+    values = jax.jit(model.init)(jax.random.key(0), images)
     blocks = [p for name, p in values["params"].items() if name.startswith("block")]
     assert all(not np.any(p["second"]["kernel"]) and np.any(p["first"]["kernel"]) for p in blocks)
 

@@ -10,7 +10,8 @@ adds, so that nothing is counted twice:
 1. within the incoming weights of one unit: *elimination*, *constant input*, *overlap*,
    *dependence* (``targets``);
 2. within one layer: targets whose effects coincide, *dependence from above*;
-3. across layers: *rescaling*, *translation*, *mixing* (``symmetries``);
+3. across layers: *rescaling*, *translation*, *mixing* (``symmetries``), and *compensation*: all
+   else that changes each layer's activities linearly in themselves (``compensation``);
 4. *softmax*: the constant that the readout can add to all logits, rank [x_L, 1];
 5. what the chain does not reach is *unexplained*;
 6. *few data*: null on the batch, and not on a reference set that holds it. The other causes are
@@ -31,14 +32,18 @@ import numpy as np
 
 from landscape.curvature import hessian, jacobian
 from landscape.degeneracy.blocks import Block, increments, make_block
+from landscape.degeneracy.compensation import compensated
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
-from landscape.degeneracy.networks import Network, describe
+from landscape.degeneracy.networks import Network, Walk, describe
 from landscape.degeneracy.null_directions import in_float64
 from landscape.degeneracy.symmetries import (
+    activity_patterns,
+    examples_that_count,
     flattened,
     host_weights,
     mixing,
     rescaling,
+    restricted,
     translation,
 )
 from landscape.degeneracy.targets import TargetCounts, count_targets, leading_columns
@@ -56,6 +61,7 @@ CAUSES = (
     "rescaling",
     "translation",
     "mixing",
+    "compensation",
     "softmax",
     "unexplained",
     "few data",
@@ -139,10 +145,10 @@ class Budget:
 def degeneracy_budget(
     model: Any,
     params: Any,
-    batch: tuple[Any, Any],
+    batch: Any,
     *,
     state: Any = None,
-    reference: tuple[Any, Any] | None = None,
+    reference: Any = None,
     eps: float | None = None,
 ) -> Budget:
     """Null directions of a classifier's Gauss–Newton matrix, by cause.
@@ -185,7 +191,7 @@ def degeneracy_budget(
     >>> model = MLP(depth=2, width=3, num_classes=2)
     >>> x = jax.random.normal(jax.random.key(0), (50, 4))
     >>> params = model.init(jax.random.key(1), x)["params"]
-    >>> budget = degeneracy_budget(model, params, (x, jnp.zeros(50, int)))
+    >>> budget = degeneracy_budget(model, params, (x, np.zeros(50, int)))
     >>> sum(budget.counts.values()) == budget.total
     True
     """
@@ -259,8 +265,7 @@ def _chain(network: Network, params: Any, state: Any, inputs: Any) -> _Chain:
     )
     counts = {name: sum(values) for name, values in by_layer.items()}
     if network.rescalable:
-        always = tuple(np.asarray(z > 0).all(0) for z in walk.preactivations[:-1])
-        counts |= _across(network, params, state, always, blocks)
+        counts |= _across(network, params, state, walk, effects, blocks)
     last = np.asarray(walk.inputs[-1]).reshape(len(inputs), -1)
     readout = np.concatenate([last, np.ones((len(last), 1))], 1)
     bias = network.maps[-1].bias is not None
@@ -269,11 +274,7 @@ def _chain(network: Network, params: Any, state: Any, inputs: Any) -> _Chain:
 
 
 def _across(
-    network: Network,
-    params: Any,
-    state: Any,
-    always: tuple[np.ndarray, ...],
-    blocks: list[Block],
+    network: Network, params: Any, state: Any, walk: Walk, effects: Any, blocks: list[Block]
 ) -> dict[str, int]:
     """Symmetries, in the coordinates of the blocks: each map's kernel, then its bias."""
     weights = host_weights(network, params, state)
@@ -285,21 +286,20 @@ def _across(
         places.append(
             (np.arange(start, middle).reshape(kernel.shape), np.arange(middle, bounds[-1]))
         )
-    families = [
+    whole, kept = activity_patterns(walk), examples_that_count(network, effects)
+    patterns = restricted(whole, kept)
+    inputs = [np.asarray(x) for x in walk.inputs]
+    families = {
+        "rescaling": rescaling(weights),
+        "translation": translation(weights, patterns),
+        "mixing": mixing(weights, patterns),
+        "compensation": compensated(weights, inputs, whole, kept),
+    }
+    vectors = [
         [flattened(change, places, bounds[-1]) for _, change in family]
-        for family in (
-            rescaling(weights),
-            translation(weights, always),
-            mixing(weights, always),
-        )
+        for family in families.values()
     ]
-    return dict(
-        zip(
-            ("rescaling", "translation", "mixing"),
-            increments(families, blocks, bounds),
-            strict=True,
-        )
-    )
+    return dict(zip(families, increments(vectors, blocks, bounds), strict=True))
 
 
 def _findings(network: Network, targets: list[TargetCounts], walk: Any) -> list[str]:

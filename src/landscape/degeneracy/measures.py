@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from landscape.degeneracy.dependence import LinearDependence, linear_dependence
 from landscape.degeneracy.elimination import Elimination, elimination
@@ -63,7 +65,11 @@ def measures(model: nn.Module, params: Any, inputs: Any, *, state: Any = None) -
     >>> measures(model, params, x).elimination.mean_incoming_norm.shape
     ()
     """
-    inputs = jnp.asarray(inputs)
+    return _measures(model, params, jnp.asarray(inputs), state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measures(model: nn.Module, params: Any, inputs: Array, state: Any) -> Measures:
     network = describe(model, params, inputs[:1], state=state)
     layers = network.layers()
     walk = network.run(params, state, inputs, None)

@@ -23,8 +23,18 @@ from scipy import sparse
 
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
+from landscape.degeneracy.compensation import compensated
 from landscape.degeneracy.networks import Network, describe
-from landscape.degeneracy.symmetries import flattened, host_weights, mixing, rescaling, translation
+from landscape.degeneracy.symmetries import (
+    activity_patterns,
+    examples_that_count,
+    flattened,
+    host_weights,
+    mixing,
+    rescaling,
+    restricted,
+    translation,
+)
 from landscape.degeneracy.targets import target_directions
 from landscape.training.losses import example_losses, logits_of, softmax_cross_entropy
 
@@ -36,6 +46,7 @@ CAUSES = (
     "rescaling",
     "translation",
     "mixing",
+    "compensation",
     "softmax",
 )
 
@@ -117,8 +128,9 @@ def null_directions(
 
     Returns
     -------
-    One family for each cause that has any. Within a cause vectors are independent; those of
-    different causes need not be: ``degeneracy_budget`` counts what each adds.
+    One family for each cause that has any. Vectors of different causes need not be independent
+    (compensations hold rescalings, translations and mixings): ``degeneracy_budget`` counts what
+    each adds.
 
     Raises
     ------
@@ -132,7 +144,7 @@ def null_directions(
     >>> x = jax.random.normal(jax.random.key(0), (50, 4))
     >>> params = model.init(jax.random.key(1), x)["params"]
     >>> [family.cause for family in null_directions(model, params, (x, jnp.zeros(50, int)))]
-    ['rescaling', 'softmax']
+    ['rescaling', 'compensation', 'softmax']
     """
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
@@ -173,7 +185,7 @@ def _all(
             ):
                 yield cause, f"{one.name}: unit {target}", where, vector
     if network.rescalable:
-        yield from _symmetries(network, params, state, walk, places, size)
+        yield from _symmetries(network, params, state, (walk, effects), places, size)
     kernel, bias = places[-1]
     width = kernel.shape[-1]
     for source, row in enumerate(kernel):
@@ -183,14 +195,18 @@ def _all(
 
 
 def _symmetries(
-    network: Network, params: Any, state: Any, walk: Any, places: list[Any], size: int
+    network: Network, params: Any, state: Any, seen: Any, places: list[Any], size: int
 ) -> Iterator[Entries]:
     weights = host_weights(network, params, state)
-    always = tuple(np.asarray(z > 0).all(0) for z in walk.preactivations[:-1])
+    walk, effects = seen
+    whole, kept = activity_patterns(walk), examples_that_count(network, effects)
+    patterns = restricted(whole, kept)
+    inputs = [np.asarray(x) for x in walk.inputs]
     for cause, family in (
         ("rescaling", rescaling(weights)),
-        ("translation", translation(weights, always)),
-        ("mixing", mixing(weights, always)),
+        ("translation", translation(weights, patterns)),
+        ("mixing", mixing(weights, patterns)),
+        ("compensation", compensated(weights, inputs, whole, kept)),
     ):
         for label, change in family:
             vector = flattened(change, places, size)
@@ -244,8 +260,16 @@ def check_directions(
                 block = jnp.asarray(family.vectors[start : start + _BLOCK].toarray().T)
                 for op, into in zip((gauss_newton, curvature), norms, strict=True):
                     into.append(np.linalg.norm(np.asarray(op.matmat(block)), axis=0))
-            both = [np.concatenate(n) if n else np.zeros(0) for n in norms]
-            found.append(Check(family.cause, *both, float(jnp.linalg.norm(gradient)), scale))
+            of_gauss_newton, of_hessian = (np.concatenate([np.zeros(0), *n]) for n in norms)
+            found.append(
+                Check(
+                    family.cause,
+                    of_gauss_newton,
+                    of_hessian,
+                    float(jnp.linalg.norm(gradient)),
+                    scale,
+                )
+            )
     return tuple(found)
 
 

@@ -7,19 +7,21 @@ network's parameters, of a family of networks that compute the same on the batch
 - *rescaling*: what goes into a unit is multiplied by s and what comes out by 1/s. Under a skip the
   unit of that number has to be rescaled in every layer at once, and with it all others that the
   skip couples to it: one direction for each connected component of the skip's matrix.
-- *translation*: a unit that is active on every example (so that it is linear) has its bias moved,
-  and all that read it, in the next layer or by way of skips, take the constant off their biases.
-- *mixing*, plain networks: of units of one layer that are active on every example, one is added to
-  another, and taken off again where they are read.
+- *translation*: a unit that is active on every example has its bias moved, and all that read it, in
+  the next layer or by way of skips, take the constant off their biases.
+- *mixing*, plain networks: of two units of one layer that are active on the same examples, one is
+  added to the other, and taken off again where they are read.
 
-Each is checked against the Jacobian in the tests; what they add to the null directions within
-layers is counted in ``degeneracy_budget``.
+Of a plain network only those examples count on which the layer moves the logits at all. Each is
+checked against the Jacobian in the tests; what they add to the null directions within layers is
+counted in ``degeneracy_budget``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,15 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from landscape.degeneracy.networks import Network, Walk
+
 CAUSES = ("rescaling", "translation", "mixing")
 
 # A direction by map: changes of the kernel and of the bias.
 Change = dict[int, tuple[np.ndarray, np.ndarray]]
+
+# By hidden map: which units are active on which examples.
+Patterns = tuple[Bool[np.ndarray, "_ _"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,36 +114,62 @@ def _components(weights: Weights, width: int) -> list[np.ndarray]:
     return [(labels == number).astype(float) for number in range(count)]
 
 
-def translation(
-    weights: Weights, always: tuple[Bool[np.ndarray, " n"], ...]
-) -> Iterator[tuple[str, Change]]:
-    """One for each always active unit; ``always`` says which they are, by hidden map."""
-    for l, active in enumerate(always):
-        for j in np.flatnonzero(active):
+def translation(weights: Weights, patterns: Patterns) -> Iterator[tuple[str, Change]]:
+    """One for each unit that is always active."""
+    for l, active in enumerate(patterns):
+        for j in np.flatnonzero(active.all(0)):
             moved = weights.none(l)
             moved[1][j] = 1
             change: Change = {l: moved}
-            for reader, shift in weights.carried(l, np.eye(len(active))[j]):
+            for reader, shift in weights.carried(l, np.eye(active.shape[1])[j]):
                 taken = weights.none(reader)
                 taken[1][:] = -shift @ weights.kernels[reader]
                 change[reader] = taken
             yield f"map {l}: unit {j}", change
 
 
-def mixing(
-    weights: Weights, always: tuple[Bool[np.ndarray, " n"], ...]
-) -> Iterator[tuple[str, Change]]:
-    """One for each ordered pair of always active units of a layer; plain networks only."""
+def mixing(weights: Weights, patterns: Patterns) -> Iterator[tuple[str, Change]]:
+    """One for each ordered pair of units of a layer that are active together; plain networks."""
     if weights.skip != "none":
         return
-    for l, active in enumerate(always):
-        units = np.flatnonzero(active)
-        for i in units:
-            for j in units[units != i]:
-                first, second = weights.none(l), weights.none(l + 1)
-                first[0][:, j], first[1][j] = weights.kernels[l][:, i], weights.biases[l][i]
-                second[0][i] = -weights.kernels[l + 1][j]
-                yield f"map {l}: unit {i} into unit {j}", {l: first, l + 1: second}
+    for l, active in enumerate(patterns):
+        _, group = np.unique(active, axis=1, return_inverse=True)
+        for i, j in itertools.permutations(np.flatnonzero(active.any(0)), 2):
+            if group[i] != group[j]:
+                continue
+            first, second = weights.none(l), weights.none(l + 1)
+            first[0][:, j], first[1][j] = weights.kernels[l][:, i], weights.biases[l][i]
+            second[0][i] = -weights.kernels[l + 1][j]
+            yield f"map {l}: unit {i} into unit {j}", {l: first, l + 1: second}
+
+
+def activity_patterns(walk: Walk) -> Patterns:
+    """Which units of each hidden map are active, (N, n) for each."""
+    return tuple(np.asarray(z > 0) for z in walk.preactivations[:-1])
+
+
+def examples_that_count(network: Network, effects: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """For each hidden map, (N,): the examples on which what it gives can move the logits.
+
+    Parameters
+    ----------
+    network, effects
+        A network and its ``effects`` on a batch.
+
+    Returns
+    -------
+    All examples for a network with skips; of a plain one those on which a unit that reads the layer
+    moves the logits.
+    """
+    readers = [np.asarray((moves != 0).any((1, 2, 3))) for moves in effects[1:]]
+    if network.skip != "none":
+        readers = [np.ones_like(reader) for reader in readers]
+    return tuple(readers)
+
+
+def restricted(patterns: Patterns, counts: Sequence[np.ndarray]) -> Patterns:
+    """Patterns on the examples that count."""
+    return tuple(active[kept] for active, kept in zip(patterns, counts, strict=True))
 
 
 def flattened(
@@ -154,10 +187,12 @@ def flattened(
     return vector / length if length else vector
 
 
-def host_weights(network: Any, params: Any, state: Any) -> Weights:
+def host_weights(network: Network, params: Any, state: Any) -> Weights:
     """Of an ``MLP``, in float64."""
     kernels = tuple(np.asarray(one.kernel.of(params), float) for one in network.maps)
-    biases = tuple(np.asarray(one.bias.of(params), float) for one in network.maps)
+    biases = tuple(
+        np.asarray(one.bias.of(params), float) for one in network.maps if one.bias is not None
+    )
     fixed = (state or {}).get("fixed", {}).get("skip")
     return Weights(
         kernels, biases, network.skip, None if fixed is None else np.asarray(fixed, float)

@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int
 # Sources whose unit vectors differ by no more are the same.
 _SAME = 1e-10
 
-# A source that varies by no more than this share of itself is constant: at a ghost, where a skip and
-# a branch add up to a constant, they do so up to rounding.
+# A source that varies by no more than this share of itself is constant: at a ghost a skip and a
+# branch add up to a constant, up to rounding.
 _STILL = 1e-13
 
 # A Gram matrix whose smallest eigenvalue is above this share of the largest has full rank.
@@ -178,7 +178,8 @@ def _one(
         return size, 0, 0, 0, 1, 0
     read = augmented if moves.all() else augmented[moves]
     relations = _relations(read, bias)
-    eliminated, constant, twice = map(len, (relations.zero, relations.still, relations.twins))
+    eliminated, constant = len(relations.zero), len(relations.still)
+    twice = len(relations.twins)
     known = eliminated + constant + twice
     rank = len(read) if generic else matrix_rank(read)
     # A rank decides how many there are; what is known of them cannot be more.
