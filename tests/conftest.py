@@ -31,3 +31,13 @@ def x64():
     """Run a test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_freed():
+    """A process keeps every program it compiles, in some memory maps each; their number is limited.
+
+    On Linux that is vm.max_map_count: beyond it, compilation ends the process.
+    """
+    yield
+    jax.clear_caches()

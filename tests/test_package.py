@@ -75,11 +75,11 @@ def test_every_public_callable_documents_its_parameters(room, name):
             assert re.search(rf"^(.*, )?{parameter}( :|,|$)", section, re.MULTILINE), parameter
 
 
-def test_public_names_are_listed_once_and_in_order():
+def test_public_names_are_listed_once():
     for room in ROOMS:
         listed = getattr(importlib.import_module(f"landscape.{room}"), "__all__", [])
         assert len(listed) == len(set(listed))
-        assert list(listed) == sorted(listed)
+        assert all(hasattr(importlib.import_module(f"landscape.{room}"), name) for name in listed)
 
 
 def test_importing_the_package_loads_none_of_what_it_uses():

@@ -151,6 +151,7 @@ def test_few_data_are_told_apart(planted, x64):
     assert few.num_examples == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", ["none", "identity"])
 def test_directions_are_null_for_the_real_matrices(skip, planted, x64):
     always = ((1, 0), (1, 1), (2, 4))

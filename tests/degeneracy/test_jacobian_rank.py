@@ -168,6 +168,7 @@ def test_a_family_has_a_rank_for_each_member(x64):
     assert "3 ranks between" in repr(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(10, 2, 60), (40, 2, 30)], ids=str)
 def test_the_interval_of_lanczos_holds_the_rank(shape, x64):
     examples, classes, columns = shape

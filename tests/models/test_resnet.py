@@ -88,6 +88,7 @@ def test_skips_have_no_parameters():
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_frozen_statistics_make_examples_independent_and_training_updates_them():
     model = ResNet(8, 4, width=2)
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
@@ -103,6 +104,7 @@ def test_frozen_statistics_make_examples_independent_and_training_updates_them()
     assert all(not np.allclose(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_without_normalisation_a_residual_network_starts_as_its_skips():
     model = ResNet(14, 4, width=2, norm="none")
     images = jnp.abs(jax.random.normal(jax.random.key(1), (2, 8, 8, 3)))

@@ -217,6 +217,7 @@ def test_moments_out_of_reach_of_any_shape_do_not_fit():
     assert abs(fit.residual[3]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_weights_error_is_that_of_repeated_runs(x64):
     quantiles = (np.arange(700) + 0.5) / 700
     values = np.r_[np.zeros(300), stats.norm.ppf(quantiles, 1.5, 1.0)]

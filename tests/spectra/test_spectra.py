@@ -727,6 +727,7 @@ def test_spectra_print_what_they_are():
     assert "3 Lanczos steps × 1 probe" in text
 
 
+@pytest.mark.slow
 def test_lanczos_on_a_trained_network_agrees_with_its_dense_spectrum():
     from landscape.data import load
     from landscape.training import TrainConfig, fit

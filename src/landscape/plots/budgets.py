@@ -1,0 +1,88 @@
+"""Where null directions come from, as stacked bars: one for each network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from landscape.degeneracy.budget import CAUSES, Budget
+from landscape.plots.style import new_axes, tidy
+
+# A family of colours for each link of the chain: within a unit, within a layer, across layers, the
+# readout; grey for what is left, white for want of data. Hatches tell neighbours apart in print.
+_LOOKS = {
+    "elimination": ("#D55E00", ""),
+    "constant input": ("#E69F00", ""),
+    "overlap": ("#F0E442", ""),
+    "dependence": ("#F5C08A", "//"),
+    "dependence from above": ("#CC79A7", ""),
+    "rescaling": ("#0072B2", ""),
+    "translation": ("#56B4E9", ""),
+    "mixing": ("#A6D3EE", "//"),
+    "compensation": ("#1B3A57", ""),
+    "softmax": ("#009E73", ""),
+    "unexplained": ("0.55", ""),
+    "few data": ("1.0", "xx"),
+}
+
+
+def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any:
+    """Draw what share of all directions is null, and why.
+
+    Parameters
+    ----------
+    budgets
+        By the name of the network.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes. Bars are in percent of P, causes from the left in the order of the chain; those that
+    reach 4 % are numbered. If all budgets have the Hessian's nearly flat share, it stands below
+    each bar as an open one: another quantity, of another matrix.
+    """
+    ax = tidy(new_axes(ax))
+    flat = all(budget.nearly_flat is not None for budget in budgets.values())
+    named: set[str] = set()
+    for place, budget in enumerate(budgets.values()):
+        left = 0.0
+        for cause in CAUSES:
+            share = 100 * budget.counts[cause] / budget.num_parameters
+            if not budget.counts[cause]:
+                continue
+            color, hatch = _LOOKS[cause]
+            label = cause if cause not in named else "_" + cause
+            named.add(cause)
+            ax.barh(
+                place,
+                share,
+                0.5,
+                left,
+                color=color,
+                hatch=hatch,
+                edgecolor="white" if color != "1.0" else "0.4",
+                linewidth=0.5,
+                label=label,
+            )
+            if share >= 4:
+                dark = cause in ("elimination", "rescaling", "compensation", "softmax")
+                ax.text(
+                    left + share / 2,
+                    place,
+                    f"{share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize="small",
+                    color="white" if dark else "black",
+                )
+            left += share
+        if flat and budget.nearly_flat is not None:
+            share = 100 * float(budget.nearly_flat.estimate)
+            label = f"Hessian within {budget.eps:g} of 0" if not place else "_flat"
+            ax.barh(place + 0.36, share, 0.16, color="none", edgecolor="0.2", label=label)
+    ax.set_yticks(range(len(budgets)), list(budgets))
+    ax.invert_yaxis()
+    ax.set_xlabel("share of all directions of parameter space (%)")
+    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
