@@ -84,5 +84,17 @@ def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any
     ax.set_yticks(range(len(budgets)), list(budgets))
     ax.invert_yaxis()
     ax.set_xlabel("share of all directions of parameter space (%)")
-    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    handles, labels = ax.get_legend_handles_labels()
+    # In the order of the chain, whatever network had a cause first; the Hessian's share last.
+    places = {cause: place for place, cause in enumerate(CAUSES)}
+    ordered = sorted(
+        zip(handles, labels, strict=True), key=lambda pair: places.get(pair[1], len(CAUSES))
+    )
+    ax.legend(
+        *zip(*ordered, strict=True),
+        frameon=False,
+        fontsize="small",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
     return ax
