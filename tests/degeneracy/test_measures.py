@@ -214,6 +214,9 @@ def test_channels_are_units(x64):
     variables = jax.jit(model.init)(jax.random.key(1), x)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    # A channel is off behind its normalisation, whatever the convolution gives.
+    norm = params["block_1"]["first_norm"]
+    norm["bias"] = norm["bias"].at[1].set(-1e3)
     layers = hidden_layers(model, params, x[:1], state=state)
     assert [layer.name for layer in layers][:3] == ["stem", "block_0/first", "block_0/second"]
     found = measures(model, params, x, state=state)
@@ -228,6 +231,9 @@ def test_channels_are_units(x64):
     readout = np.asarray(params["output"]["kernel"])
     np.testing.assert_allclose(found.elimination.outgoing_norms[-1], np.sqrt((readout**2).sum(1)))
     assert found.dependence.rank.shape == (7,)
+    assert found.elimination.never_active[3].tolist() == [False, True, False, False]
+    assert float(found.elimination.zero_probability[3][1]) == 1
+    assert float(found.elimination.distances[3][1]) == 0
 
 
 def test_layers_of_other_models_are_found_or_described_by_hand():

@@ -32,20 +32,11 @@ import numpy as np
 
 from landscape.curvature import hessian, jacobian
 from landscape.degeneracy.blocks import Block, increments, make_block
-from landscape.degeneracy.compensation import compensated
+from landscape.degeneracy.compensation import across_layers
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
 from landscape.degeneracy.networks import Network, Walk, describe
 from landscape.degeneracy.null_directions import in_float64
-from landscape.degeneracy.symmetries import (
-    activity_patterns,
-    examples_that_count,
-    flattened,
-    host_weights,
-    mixing,
-    rescaling,
-    restricted,
-    translation,
-)
+from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import TargetCounts, count_targets, leading_columns
 from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
@@ -277,24 +268,15 @@ def _across(
     network: Network, params: Any, state: Any, walk: Walk, effects: Any, blocks: list[Block]
 ) -> dict[str, int]:
     """Symmetries, in the coordinates of the blocks: each map's kernel, then its bias."""
-    weights = host_weights(network, params, state)
-    bounds, places = [0], []
-    for kernel, bias in zip(weights.kernels, weights.biases, strict=True):
-        start = bounds[-1]
-        middle = start + kernel.size
-        bounds.append(middle + bias.size)
-        places.append(
-            (np.arange(start, middle).reshape(kernel.shape), np.arange(middle, bounds[-1]))
-        )
-    whole, kept = activity_patterns(walk), examples_that_count(network, effects)
-    patterns = restricted(whole, kept)
-    inputs = [np.asarray(x) for x in walk.inputs]
-    families = {
-        "rescaling": rescaling(weights),
-        "translation": translation(weights, patterns),
-        "mixing": mixing(weights, patterns),
-        "compensation": compensated(weights, inputs, whole, kept),
-    }
+    bounds: list[int] = [0]
+    places = []
+    for one in network.maps:
+        kernel, bias = one.kernel.of(params), one.bias.of(params) if one.bias else None
+        middle = bounds[-1] + kernel.size
+        end = middle + (0 if bias is None else bias.size)
+        places.append((np.arange(bounds[-1], middle).reshape(kernel.shape), np.arange(middle, end)))
+        bounds.append(end)
+    families = across_layers(network, params, state, walk, effects)
     vectors = [
         [flattened(change, places, bounds[-1]) for _, change in family]
         for family in families.values()
@@ -306,18 +288,21 @@ def _findings(network: Network, targets: list[TargetCounts], walk: Any) -> list[
     """Which units: silent ones, constant ones, pairs that overlap."""
     found = []
     for number, (one, counts) in enumerate(zip(network.maps[:-1], targets[:-1], strict=True)):
-        z = np.asarray(walk.preactivations[number])
-        z = z.reshape(-1, z.shape[-1])
         response = np.asarray(walk.activities[number])
-        response = response.reshape(-1, response.shape[-1]) if response.ndim > 1 else response
-        never = np.flatnonzero((z <= 0).all(0))
-        unread = np.setdiff1d(np.flatnonzero(counts.silent), never)
+        response = response.reshape(-1, response.shape[-1])
+        silent = np.flatnonzero(counts.silent)
+        never = np.zeros(0, int)
+        if network.rescalable:
+            never = np.flatnonzero(np.asarray(walk.preactivations[number] <= 0).all(0))
+        unread = np.setdiff1d(silent, never)
         parts = []
         if len(never):
             parts.append(f"{_units(never)} never active")
         if len(unread):
-            parts.append(f"{_units(unread)} read by nobody")
-        if response.shape[-1] == z.shape[-1]:
+            # Of what is between a map and its readers nothing is known but for an MLP of ReLUs.
+            why = "read by nobody" if network.rescalable else "without effect"
+            parts.append(f"{_units(unread)} {why}")
+        if response.shape[-1] == len(counts.silent):
             for first, second in _twins(response):
                 parts.append(f"{first} and {second} overlap")
         if parts:

@@ -26,14 +26,54 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import linalg
 
-from landscape.degeneracy.symmetries import Change, Patterns, Weights
+from landscape.degeneracy.networks import Network, Walk
+from landscape.degeneracy.symmetries import (
+    Change,
+    Patterns,
+    Weights,
+    activity_patterns,
+    examples_that_count,
+    host_weights,
+    mixing,
+    rescaling,
+    translation,
+)
 
 # Singular values of a system whose columns are of length 1, below which it is solved.
 _SOLVED = 1e-11
+
+
+def across_layers(
+    network: Network, params: Any, state: Any, walk: Walk, effects: Sequence[Any]
+) -> dict[str, Iterator[tuple[str, Change]]]:
+    """Every family of null directions across layers, in the order of the budget's chain.
+
+    Parameters
+    ----------
+    network, params, state
+        Of an ``MLP`` of ReLUs.
+    walk, effects
+        Its walk and its ``effects`` on a batch.
+
+    Returns
+    -------
+    By cause: label and change of each direction.
+    """
+    weights = host_weights(network, params, state)
+    whole, counts = activity_patterns(walk), examples_that_count(network, effects)
+    patterns = tuple(active[kept] for active, kept in zip(whole, counts, strict=True))
+    inputs = [np.asarray(x) for x in walk.inputs]
+    return {
+        "rescaling": rescaling(weights),
+        "translation": translation(weights, patterns),
+        "mixing": mixing(weights, patterns),
+        "compensation": compensated(weights, inputs, whole, counts),
+    }
 
 
 def compensated(

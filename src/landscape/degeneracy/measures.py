@@ -77,10 +77,11 @@ def _measures(model: nn.Module, params: Any, inputs: Array, state: Any) -> Measu
         one.rows(x).reshape(-1, layer.incoming_weights(params).shape[0])
         for one, layer, x in zip(network.maps, layers, walk.inputs, strict=False)
     ]
+    # Of what lies between a map and the ReLU after it (normalisation, a skip) nothing is known but
+    # for an MLP: there the response tells whether a unit is ever active, and how far from off.
+    before = walk.activities if network.skip == "unknown" else walk.preactivations[:-1]
     return Measures(
-        elimination(
-            layers, params, walk.activities, walk.preactivations[:-1], inputs=walk.inputs[:-1]
-        ),
+        elimination(layers, params, walk.activities, before, inputs=walk.inputs[:-1]),
         overlap(layers, params),
         linear_dependence(walk.activities, inputs=rows),
     )

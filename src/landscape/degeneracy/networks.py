@@ -273,7 +273,9 @@ def _linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Ne
         found.append(AffineMap(name, Leaf(f"{name}/kernel"), bias, window))
 
     run = _runner(model)
-    run(params, state, jnp.asarray(inputs)[:1], None, look)
+    jax.eval_shape(
+        lambda p, s, x: run(p, s, x, None, look).logits, params, state, jnp.asarray(inputs)[:1]
+    )
     paths = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     known = {one.kernel.path for one in found}
     others = [path for path in paths if path.endswith("kernel") and path not in known]
@@ -287,9 +289,7 @@ def _linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Ne
             f"the structure of {type(model).__name__} is not understood: {what}. Describe its "
             "layers by hand as HiddenLayer: the measures take those"
         )
-    return Network(
-        tuple(found), lambda p, s, x, shifts: run(p, s, x, shifts, None), False, "unknown"
-    )
+    return Network(tuple(found), run, False, "unknown")
 
 
 def _window(module: nn.Conv) -> tuple[Any, Any, Any]:
@@ -307,15 +307,16 @@ def _window(module: nn.Conv) -> tuple[Any, Any, Any]:
     return shape, each(strides), padding
 
 
+@functools.cache
 def _runner(model: nn.Module) -> Callable[..., Walk]:
-    """The module as it is, with its affine maps looked into."""
+    """The module as it is, with its affine maps looked into; one function for one model."""
 
     def run(
         params: Any,
         state: Mapping[str, Any] | None,
         inputs: Array,
         shifts: Sequence[Array] | None,
-        look: Callable[[Any], None] | None,
+        look: Callable[[Any], None] | None = None,
     ) -> Walk:
         read: list[Array] = []
         given: list[Array] = []

@@ -23,18 +23,9 @@ from scipy import sparse
 
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
-from landscape.degeneracy.compensation import compensated
+from landscape.degeneracy.compensation import across_layers
 from landscape.degeneracy.networks import Network, describe
-from landscape.degeneracy.symmetries import (
-    activity_patterns,
-    examples_that_count,
-    flattened,
-    host_weights,
-    mixing,
-    rescaling,
-    restricted,
-    translation,
-)
+from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
 from landscape.training.losses import example_losses, logits_of, softmax_cross_entropy
 
@@ -185,34 +176,18 @@ def _all(
             ):
                 yield cause, f"{one.name}: unit {target}", where, vector
     if network.rescalable:
-        yield from _symmetries(network, params, state, (walk, effects), places, size)
+        for cause, family in across_layers(network, params, state, walk, effects).items():
+            for label, change in family:
+                vector = flattened(change, places, size)
+                where = np.flatnonzero(vector)
+                if len(where):
+                    yield cause, label, where, vector[where]
     kernel, bias = places[-1]
     width = kernel.shape[-1]
     for source, row in enumerate(kernel):
         yield "softmax", f"source {source}", row, np.full(width, width**-0.5)
     if bias is not None:
         yield "softmax", "constant", bias, np.full(width, width**-0.5)
-
-
-def _symmetries(
-    network: Network, params: Any, state: Any, seen: Any, places: list[Any], size: int
-) -> Iterator[Entries]:
-    weights = host_weights(network, params, state)
-    walk, effects = seen
-    whole, kept = activity_patterns(walk), examples_that_count(network, effects)
-    patterns = restricted(whole, kept)
-    inputs = [np.asarray(x) for x in walk.inputs]
-    for cause, family in (
-        ("rescaling", rescaling(weights)),
-        ("translation", translation(weights, patterns)),
-        ("mixing", mixing(weights, patterns)),
-        ("compensation", compensated(weights, inputs, whole, kept)),
-    ):
-        for label, change in family:
-            vector = flattened(change, places, size)
-            where = np.flatnonzero(vector)
-            if len(where):
-                yield cause, label, where, vector[where]
 
 
 def _family(

@@ -31,8 +31,6 @@ from scipy.sparse.csgraph import connected_components
 
 from landscape.degeneracy.networks import Network, Walk
 
-CAUSES = ("rescaling", "translation", "mixing")
-
 # A direction by map: changes of the kernel and of the bias.
 Change = dict[int, tuple[np.ndarray, np.ndarray]]
 
@@ -165,11 +163,6 @@ def examples_that_count(network: Network, effects: Sequence[Any]) -> tuple[np.nd
     if network.skip != "none":
         readers = [np.ones_like(reader) for reader in readers]
     return tuple(readers)
-
-
-def restricted(patterns: Patterns, counts: Sequence[np.ndarray]) -> Patterns:
-    """Patterns on the examples that count."""
-    return tuple(active[kept] for active, kept in zip(patterns, counts, strict=True))
 
 
 def flattened(
