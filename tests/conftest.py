@@ -23,6 +23,9 @@ install_import_hook([f"landscape.{room}" for room in ROOMS], "beartype.beartype"
 import jax
 import pytest
 
+# Before JAX is used: it chooses flags for the compiler.
+import landscape  # noqa: F401
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -11,6 +11,9 @@ import importlib
 from typing import Any
 
 from landscape._version import __version__
+from landscape._xla import switch_wrong_sums_off
+
+switch_wrong_sums_off()
 
 _ROOMS = (
     "curvature",

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Selection
+from landscape.curvature.sums import warn_of_wrong_sums
 from landscape.errors import InputError
 
 PRECISIONS = ("highest", "high", "default")
@@ -154,6 +155,7 @@ def check_options(precision: str, chunk_size: int | None) -> None:
     InputError
         For an unknown precision, or a chunk size below 1.
     """
+    warn_of_wrong_sums()
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     if chunk_size is not None and chunk_size < 1:

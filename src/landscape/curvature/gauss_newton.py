@@ -128,8 +128,7 @@ class MonteCarloFisherOperator(_OutputOperator):
             count = z.shape[0] * noise.shape[1]
 
             def product(v: Array) -> Array:
-                # As two contractions: a vmapped sum of outer products, followed by the transposed
-                # network, is compiled wrongly on a CPU for many vectors (jax 0.10.2).
+                # As two contractions: outer products would hold S N C numbers for every vector.
                 along = jnp.einsum("snc,nc->sn", slopes, push(v))
                 return pull(jnp.einsum("snc,sn->nc", slopes, along)) / count
 
