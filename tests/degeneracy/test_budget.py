@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from landscape.degeneracy import (
+    blocks,
     check_directions,
     degeneracy_budget,
     hidden_layers,
@@ -20,7 +21,7 @@ from landscape.errors import InputError
 from landscape.models import MLP, ResNet
 
 RUNS = settings(
-    max_examples=80,
+    max_examples=70,
     deadline=None,
     derandomize=True,
     # A failing network is told by its seed; to look for a smaller one takes minutes.
@@ -136,9 +137,8 @@ def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
     # Of three architectures, more than 200 networks; several of them with more than one cause.
     assert len(seen) > 60
     assert sum(count > 1 for count in seen) > 10
-    # Relations that hold by chance, on the few examples that some targets count on, leave a little
-    # unexplained in some.
-    assert np.mean(np.array(remainders) > 0) < 0.2
+    # Without skips nothing is left; with them a little is in some.
+    assert np.mean(np.array(remainders) > 0) <= (0 if skip == "none" else 0.1)
 
 
 def test_few_data_are_told_apart(planted, x64):
@@ -196,6 +196,59 @@ def test_directions_are_null_for_the_real_matrices(skip, planted, x64):
         assert budget.counts[cause] == causes[cause]
 
 
+@pytest.mark.parametrize("skip", ["none", "identity"])
+@pytest.mark.parametrize("sketched", [False, True])
+def test_a_structural_budget_bounds_the_exact_one(skip, sketched, planted, x64, monkeypatch):
+    always = ((1, 0), (1, 1), (2, 4))
+    model, params, state, (x, y) = planted.network(skip, 11, always)
+    params = planted.changed(params, 0, bias={2: -1e3})
+    exact = degeneracy_budget(model, params, (x, y), state=state)
+    assert exact.method == "exact"
+    assert exact.upper == exact.total
+    if sketched:
+        # Fewer rows than N·C, so that the images are mixed.
+        monkeypatch.setattr(blocks, "_MORE", 1)
+    rtol = 1e-3
+    found = degeneracy_budget(
+        model, params, (x, y), state=state, method="structural", rtol=rtol, num_probes=1
+    )
+    assert found.method == "structural"
+    for cause in (*COUNTED, "rescaling", "translation", "mixing", "softmax"):
+        assert found.counts[cause] == exact.counts[cause], cause
+    assert found.counts["unexplained"] == found.counts["few data"] == 0
+    assert found.total == sum(found.counts.values()) <= exact.total <= found.upper
+    values = exact.rank.singular_values
+    assert found.upper >= exact.num_parameters - (values > rtol * values[0]).sum()
+    assert found.explained == found.total / found.upper
+    assert f"at least {found.total} of" in repr(found)
+    few = degeneracy_budget(model, params, (x[:20], y[:20]), state=state, method="structural")
+    assert few.total >= exact.num_parameters - 20 * 2
+    assert few.counts["few data"] > 0
+
+
+def test_images_tell_what_row_spaces_tell(x64):
+    rng = np.random.default_rng(0)
+    rows, effects = rng.normal(size=(40, 1, 5)), rng.normal(size=(40, 3, 1, 4))
+    rows[:, :, 3] = 2 * rows[:, :, 1]
+    effects[..., 2] = 0
+    block = blocks.make_block(rows, effects)
+    # Five weights of a target that moves nothing, and the twin once for each of the others.
+    assert block.nullity == 5 + 3
+    vectors = rng.normal(size=(12, 20))
+    # In the kernel: a weight of target 2; twice the one twin less the other.
+    vectors[0], vectors[1] = 0, 0
+    vectors[0, 2], vectors[1, [4, 12]] = 1, [2, -1]
+    vectors[2] = vectors[3] + vectors[0]
+    for number in (6, 12, 500):
+        action = blocks.make_action(rows[:, 0], effects[:, :, 0], number)
+        images = np.array([action.coordinates(v) for v in vectors])
+        spaces = np.array([block.coordinates(v) for v in vectors])
+        assert np.abs(images[:2]).max() < 1e-14
+        np.testing.assert_allclose(images[2], images[3], atol=1e-14)
+        for count in (4, 6) if number == 6 else (4, 6, 12):
+            assert np.linalg.matrix_rank(images[:count]) == np.linalg.matrix_rank(spaces[:count])
+
+
 def test_a_budget_can_be_read(planted, x64):
     model, params, state, batch = planted.network("none", 3)
     params = planted.changed(params, 1, bias={0: -1e3, 3: -1e3})
@@ -243,3 +296,8 @@ def test_refusals(planted):
     with pytest.raises(InputError, match="the budget needs a Linen module"):
         degeneracy_budget(lambda p, x: x, params, (x, jnp.zeros(4, int)))
     assert len(hidden_layers(model, params)) == 2
+    batch = (x, jnp.zeros(4, int))
+    with pytest.raises(InputError, match="method must be one of auto, exact, structural"):
+        degeneracy_budget(model, params, batch, method="guess")
+    with pytest.raises(InputError, match="compared by exact totals"):
+        degeneracy_budget(model, params, batch, method="structural", reference=batch)

@@ -12,6 +12,7 @@ adds, so that nothing is counted twice:
 2. within one layer: targets whose effects coincide, *dependence from above*;
 3. across layers: *rescaling*, *translation*, *mixing* (``symmetries``), and *compensation*: all
    else that changes each layer's activities linearly in themselves (``compensation``);
+   *neighbours*: all other changes of two neighbouring layers, of which one undoes the other;
 4. *softmax*: the constant that the readout can add to all logits, rank [x_L, 1];
 5. what the chain does not reach is *unexplained*;
 6. *few data*: null on the batch, and not on a reference set that holds it. The other causes are
@@ -19,28 +20,45 @@ adds, so that nothing is counted twice:
 
 The total is the nullity by singular values in float64, on its own route: through the model as it is
 and no layer of it.
+
+Of a network that is too large for that, the *structural* budget counts what needs no block of a
+layer to be decomposed: all of 1., rescaling, translation and mixing of 3., and 4. These directions
+are null and independent, and so are those that the number of equations leaves, N (C − 1) for P
+parameters: both are lower bounds of the nullity. From above it is bounded by the certified number
+of singular values of the centered Jacobian that are greater than τ σ₁.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from landscape.curvature import hessian, jacobian
-from landscape.degeneracy.blocks import Block, increments, make_block
+from landscape.degeneracy.blocks import (
+    MapKernel,
+    coordinates,
+    increments,
+    make_action,
+    make_block,
+    of_neighbours,
+)
 from landscape.degeneracy.compensation import across_layers
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
-from landscape.degeneracy.networks import Network, Walk, describe
+from landscape.degeneracy.networks import Network, describe
 from landscape.degeneracy.null_directions import in_float64
-from landscape.degeneracy.symmetries import flattened
+from landscape.degeneracy.symmetries import Change, by_map
 from landscape.degeneracy.targets import TargetCounts, count_targets, leading_columns
 from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.fractions import Fraction, degenerate_fraction
+from landscape.spectra.slq import slq
 from landscape.training.losses import logits_of, softmax_cross_entropy
 
 CAUSES = (
@@ -53,10 +71,21 @@ CAUSES = (
     "translation",
     "mixing",
     "compensation",
+    "neighbours",
     "softmax",
     "unexplained",
     "few data",
 )
+
+
+METHODS = ("auto", "exact", "structural")
+
+# Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
+# the structural one is taken: some minutes of two cores.
+_EXACT_OPERATIONS = 1e13
+
+# Bytes of the effects of a chunk of examples on their way.
+_CHUNK_BYTES = 2**27
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +97,10 @@ class Budget:
     counts
         Null directions of the Gauss–Newton matrix by cause; they add up to ``total``.
     total
-        Its nullity on the batch, exact.
+        Its nullity on the batch, exact; of a structural budget the directions that are surely null.
+    upper
+        The exact nullity again; of a structural budget P less the lower end of the interval for the
+        number of singular values above τ σ₁.
     num_parameters, num_examples
         P, and N of the batch.
     by_layer
@@ -78,7 +110,10 @@ class Budget:
     findings
         The units behind the counts, in words.
     rank
-        Of the centered Jacobian on the batch, with the gap at its cut.
+        Of the centered Jacobian on the batch, with the gap at its cut; of a structural budget the
+        interval for the singular values above τ σ₁.
+    method
+        ``"exact"`` or ``"structural"``.
     nearly_flat
         Share of the Hessian's eigenvalues within ε of 0, another quantity than the null directions
         of G; None if no ε was given.
@@ -88,36 +123,54 @@ class Budget:
 
     counts: dict[str, int]
     total: int
+    upper: int
     num_parameters: int
     num_examples: int
     by_layer: dict[str, tuple[int, ...]]
     layer_names: tuple[str, ...]
     findings: tuple[str, ...]
     rank: Rank
+    method: str
     nearly_flat: Fraction | None
     eps: float | None
 
     @property
     def explained(self) -> float:
-        """Share of the null directions with a cause; 1 if there is none."""
-        return 1 - self.counts["unexplained"] / self.total if self.total else 1.0
+        """Share of the null directions with a cause; 1 if there is none.
+
+        Of a structural budget the least that it can be.
+        """
+        with_cause = self.total - self.counts["unexplained"]
+        return with_cause / self.upper if self.upper else 1.0
 
     def rows(self) -> list[tuple[str, int, float]]:
         """Cause, count, share of P; those that are zero left out."""
         return [(c, n, n / self.num_parameters) for c, n in self.counts.items() if n]
 
     def __repr__(self) -> str:
-        lines = [
-            f"{self.total:,} of {self.num_parameters:,} directions are null for the Gauss–Newton "
-            f"matrix of this batch (N = {self.num_examples:,}); {self.explained:.1%} have a cause",
-        ]
+        lines = [f"{self._headline()}; {self._with_cause()}"]
         lines += [f"  {cause:24s}{count:8,d}  {share:7.2%}" for cause, count, share in self.rows()]
-        gap = f"σ/σ₁ {float(self.rank.above):.1e} | {float(self.rank.below):.1e}"
-        lines.append(f"  singular values at the cut: {gap} ({self.rank.status})")
+        if self.method == "exact":
+            gap = f"σ/σ₁ {float(self.rank.above):.1e} | {float(self.rank.below):.1e}"
+            lines.append(f"  singular values at the cut: {gap} ({self.rank.status})")
         if self.nearly_flat is not None:
             share = float(self.nearly_flat.estimate)
             lines.append(f"  of the Hessian's eigenvalues {share:.2%} lie within {self.eps:g} of 0")
         return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
+
+    def _headline(self) -> str:
+        matrix = f"the Gauss–Newton matrix of this batch (N = {self.num_examples:,})"
+        if self.method == "exact":
+            many = f"{self.total:,} of {self.num_parameters:,} directions are null"
+            return f"{many} for {matrix}"
+        return (
+            f"at least {self.total:,} of {self.num_parameters:,} directions are null for {matrix}, "
+            f"and at most {self.upper:,} (95 %) have σ ≤ {self.rank.rtol:g} σ₁"
+        )
+
+    def _with_cause(self) -> str:
+        least = "" if self.method == "exact" else "at least "
+        return f"{least}{self.explained:.1%} have a cause"
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -126,8 +179,7 @@ class Budget:
         )
         told = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
         return (
-            f"<p>{self.total:,} of {self.num_parameters:,} directions are null for the "
-            f"Gauss–Newton matrix of this batch (N = {self.num_examples:,}).</p>"
+            f"<p>{html.escape(self._headline())}; {self._with_cause()}.</p>"
             "<table><tr><th>cause</th><th>directions</th><th>share of P</th></tr>"
             f"{cells}</table><ul>{told}</ul>"
         )
@@ -141,6 +193,11 @@ def degeneracy_budget(
     state: Any = None,
     reference: Any = None,
     eps: float | None = None,
+    method: str = "auto",
+    rtol: float = 1e-3,
+    key: Array | None = None,
+    num_steps: int = 200,
+    num_probes: int = 2,
 ) -> Budget:
     """Null directions of a classifier's Gauss–Newton matrix, by cause.
 
@@ -157,7 +214,12 @@ def degeneracy_budget(
         Examples that hold the batch: what is null for the batch and not for them, is for want of
         data. Default the batch itself.
     eps
-        If given, the share of the loss's Hessian within ε of 0 is taken too, all eigenvalues.
+        If given, the share of the loss's Hessian within ε of 0 is taken too: all eigenvalues, or of
+        a structural budget certified bounds.
+    method
+        ``"exact"``, ``"structural"``, or ``"auto"``: exact up to 10¹³ operations.
+    rtol, key, num_steps, num_probes
+        Of a structural budget: τ, and as for ``slq``; the key is 0 by default.
 
     Returns
     -------
@@ -166,8 +228,9 @@ def degeneracy_budget(
     Raises
     ------
     InputError
-        If the structure of the model is not understood: ``measures`` of layers described by hand
-        still work.
+        For an unknown method; if the structure of the model is not understood (``measures`` of
+        layers described by hand still work); for a reference with a structural budget; if τ or ε
+        lie below the noise floor.
     ResourceError
         If the Jacobian is too large for an exact rank.
 
@@ -187,6 +250,8 @@ def degeneracy_budget(
     True
     """
     expect_classifier(batch)
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     inputs, labels = batch
     whole = inputs if reference is None else reference[0]
     with jax.enable_x64(True):
@@ -194,34 +259,62 @@ def degeneracy_budget(
             in_float64, (params, state, inputs, whole)
         )
         network = describe(model, params64, whole64[:1], state=state64)
-        chain = _chain(network, params64, state64, whole64)
+    op = jacobian(logits_of(model), params, inputs, state=state or {})
+    if method == "auto":
+        least, most = sorted(op.shape)
+        method = "exact" if 4 * least**2 * most <= _EXACT_OPERATIONS else "structural"
+    exact = method == "exact"
+    if reference is not None and not exact:
+        raise InputError("a reference is compared by exact totals: use method='exact'")
+    with jax.enable_x64(True):
+        chain = _chain(network, params64, state64, whole64, exact)
 
-        def nullity(x: Any) -> Rank:
+        def exact_rank(x: Any) -> Rank:
             op = jacobian(logits_of(model), params64, x, state=state64 or {})
             return jacobian_rank(op, centered=True)
 
-        rank = nullity(inputs64)
-        held = rank if reference is None else nullity(whole64)
+        if exact:
+            rank = exact_rank(inputs64)
+            held = rank if reference is None else exact_rank(whole64)
     counts = dict.fromkeys(CAUSES, 0) | chain.counts
-    counts["unexplained"] = int(held.nullity) - sum(chain.counts.values())
-    counts["few data"] = int(rank.nullity) - int(held.nullity)
+    caused = sum(chain.counts.values())
+    if exact:
+        total = upper = int(rank.nullity)
+        counts["unexplained"] = int(held.nullity) - caused
+        counts["few data"] = int(rank.nullity) - int(held.nullity)
+    else:
+        key = jax.random.key(0) if key is None else key
+        lanczos: dict[str, Any] = {"key": key, "num_steps": num_steps, "num_probes": num_probes}
+        rank = jacobian_rank(op, centered=True, method="lanczos", rtol=rtol, **lanczos)
+        size = op.shape[1]
+        counts["few data"] = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
+        total = caused + counts["few data"]
+        upper = max(total, size - int(rank.lower))
     flat = None
     if eps is not None:
         loss = softmax_cross_entropy(model)
-        op = hessian(loss, params, (inputs, labels), state=state or {}, check=False)
-        flat = degenerate_fraction(dense_spectrum(op), eps)
+        curvature = hessian(loss, params, (inputs, labels), state=state or {}, check=False)
+        spectrum = dense_spectrum(curvature) if exact else slq(curvature, **lanczos)
+        flat = degenerate_fraction(spectrum, eps)
     return Budget(
         counts=counts,
-        total=int(rank.nullity),
-        num_parameters=rank.shape[1],
+        total=total,
+        upper=upper,
+        num_parameters=op.shape[1],
         num_examples=len(inputs),
         by_layer=chain.by_layer,
         layer_names=tuple(one.name for one in network.maps),
         findings=chain.findings,
         rank=rank,
+        method=method,
         nearly_flat=flat,
         eps=eps,
     )
+
+
+def _num_equations(num_rows: int, num_examples: int) -> int:
+    """N (C − 1): centered rows of an example add up to zero."""
+    return num_rows - num_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,12 +324,12 @@ class _Chain:
     findings: tuple[str, ...]
 
 
-def _chain(network: Network, params: Any, state: Any, inputs: Any) -> _Chain:
-    """All links but the totals, on one set of examples."""
+def _chain(network: Network, params: Any, state: Any, inputs: Any, exact: bool) -> _Chain:
+    """All links but the totals, on one set of examples; structural ones only if not exact."""
     walk = network.walk(params, state, inputs)
-    effects = [np.asarray(b) for b in network.effects(params, state, inputs)]
+    effects = _effects(network, params, state, inputs)
     targets: list[TargetCounts] = []
-    blocks: list[Block] = []
+    maps: list[tuple[np.ndarray, np.ndarray]] = []
     for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
         rows = np.asarray(one.rows(x))
         flat = rows.reshape(-1, rows.shape[-1])
@@ -244,44 +337,60 @@ def _chain(network: Network, params: Any, state: Any, inputs: Any) -> _Chain:
         bias = one.bias is not None
         targets.append(count_targets(flat, active, bias=bias, is_input=number == 0))
         augmented = np.concatenate([rows, np.ones((*rows.shape[:2], 1))], 2) if bias else rows
-        blocks.append(make_block(augmented, moves))
+        maps.append((augmented, moves - moves.mean(1, keepdims=True)))
     names = ("elimination", "constant input", "overlap", "dependence")
     fields = ("elimination", "constant", "overlap", "dependence")
     by_layer = {
         name: tuple(int(getattr(t, field).sum()) for t in targets)
         for name, field in zip(names, fields, strict=True)
     }
-    by_layer["dependence from above"] = tuple(
-        block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=True)
-    )
-    counts = {name: sum(values) for name, values in by_layer.items()}
-    if network.rescalable:
-        counts |= _across(network, params, state, walk, effects, blocks)
-    last = np.asarray(walk.inputs[-1]).reshape(len(inputs), -1)
-    readout = np.concatenate([last, np.ones((len(last), 1))], 1)
-    bias = network.maps[-1].bias is not None
-    counts["softmax"] = int(np.linalg.matrix_rank(readout if bias else last))
+    blocks = [make_block(rows, moves) for rows, moves in maps if exact]
+    # What the readout adds to all logits; any other relation among its targets is counted above.
+    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1][0][:, 0]))}
+    if exact:
+        above = [
+            block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=True)
+        ]
+        above[-1] -= counts["softmax"]
+        by_layer["dependence from above"] = tuple(above)
+    counts |= {name: sum(values) for name, values in by_layer.items()}
+
+    def across() -> dict[str, Iterator[tuple[str, Change]]]:
+        if not network.rescalable:
+            return {}
+        found = across_layers(network, params, state, walk, effects)
+        return found if exact else {k: found[k] for k in found if k != "compensation"}
+
+    kernels: Sequence[MapKernel] = blocks
+    if not exact:
+        touched = Counter(number for f in across().values() for _, c in f for number in c)
+        kernels = [
+            make_action(rows[:, 0], moves[:, :, 0], touched[number])
+            for number, (rows, moves) in enumerate(maps)
+            if network.rescalable
+        ]
+    families: dict[str, Iterable[list[np.ndarray]]] = {
+        cause: (coordinates(by_map(change), kernels) for _, change in family)
+        for cause, family in across().items()
+    }
+    if exact:
+        families["neighbours"] = of_neighbours(maps, blocks)
+    counts |= dict(zip(families, increments(families.values()), strict=True))
     return _Chain(counts, by_layer, tuple(_findings(network, targets, walk)))
 
 
-def _across(
-    network: Network, params: Any, state: Any, walk: Walk, effects: Any, blocks: list[Block]
-) -> dict[str, int]:
-    """Symmetries, in the coordinates of the blocks: each map's kernel, then its bias."""
-    bounds: list[int] = [0]
-    places = []
-    for one in network.maps:
-        kernel, bias = one.kernel.of(params), one.bias.of(params) if one.bias else None
-        middle = bounds[-1] + kernel.size
-        end = middle + (0 if bias is None else bias.size)
-        places.append((np.arange(bounds[-1], middle).reshape(kernel.shape), np.arange(middle, end)))
-        bounds.append(end)
-    families = across_layers(network, params, state, walk, effects)
-    vectors = [
-        [flattened(change, places, bounds[-1]) for _, change in family]
-        for family in families.values()
-    ]
-    return dict(zip(families, increments(vectors, blocks, bounds), strict=True))
+def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.ndarray]:
+    """B of every map, chunk by chunk of the examples; the last chunk is filled up."""
+    shapes = jax.eval_shape(network.effects, params, state, inputs)
+    count = len(inputs)
+    step = max(1, min(count, _CHUNK_BYTES * count // sum(8 * b.size for b in shapes)))
+    found = [np.empty(b.shape, b.dtype) for b in shapes]
+    for start in range(0, count, step):
+        places = np.minimum(np.arange(start, start + step), count - 1)
+        part = network.effects(params, state, inputs[places])
+        for whole, piece in zip(found, part, strict=True):
+            whole[start : start + step] = np.asarray(piece)[: count - start]
+    return found
 
 
 def _findings(network: Network, targets: list[TargetCounts], walk: Any) -> list[str]:

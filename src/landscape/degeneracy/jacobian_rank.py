@@ -15,12 +15,17 @@ Three routes:
 - *lanczos*: past the size of both, an interval for the rank at a larger tolerance, from the
   certified distribution function of the smaller Gram matrix. It is positive semi-definite, so the
   mass to the left of 0 is known, and one of the two bounds is for free.
+
+The Gauss–Newton matrix is ``G = (1/N) Σ J_iᵀ Λ_i J_i`` with the output Hessians ``Λ_i = ∇²ℓ_i``, so
+N times its eigenvalues are the squared singular values of the rows ``R_iᵀ J_i`` with ``R_i R_iᵀ =
+Λ_i``: the Jacobian of the outputs ``R_iᵀ z_i`` at fixed ``R_i``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -39,6 +44,9 @@ from landscape.spectra.fractions import fraction_between
 from landscape.spectra.slq import slq
 
 METHODS = ("exact", "gram", "lanczos")
+
+# Outputs and a batch to the mean loss of its examples, as ``ggn`` takes it.
+OutputLoss = Callable[[Array, Any], Array]
 
 # The two singular values around a cut that is believed are further apart than this.
 LEAST_GAP = 1e3
@@ -117,6 +125,7 @@ def jacobian_rank(
     rtol: float | None = None,
     method: str = "exact",
     centered: bool = False,
+    output_loss: OutputLoss | None = None,
     key: Array | None = None,
     num_steps: int = 200,
     num_probes: int = 1,
@@ -139,6 +148,11 @@ def jacobian_rank(
         Take the mean over an example's outputs from its rows first: what is left is null for the
         Gauss–Newton matrix of a softmax, whose kernel consists of the parameters' directions that
         move all logits of each example alike.
+    output_loss
+        As for ``ggn``: rows are weighted by its Hessian in the outputs, so that the squared
+        singular values are N times the eigenvalues of the Gauss–Newton matrix. Eigenvalues of an
+        example's Hessian that are rounding (C units of it) count as 0: for the exact nullity under
+        a softmax take ``centered``.
     key, num_steps, num_probes, level
         For ``"lanczos"``: as for ``slq``, and the level of the interval.
 
@@ -150,7 +164,8 @@ def jacobian_rank(
     ------
     InputError
         For an unknown method, a tolerance that the route cannot see, outputs that depend on other
-        examples, NaN entries.
+        examples, NaN entries, an output loss that is not convex, ``centered`` or ``output_loss``
+        for what is no Jacobian or both together.
     ResourceError
         If R does not fit in the host's memory; ``"lanczos"`` needs none.
 
@@ -172,11 +187,11 @@ def jacobian_rank(
     if isinstance(op, FamilyOperator):
         options: dict[str, Any] = {"rtol": rtol, "method": method, "centered": centered, "key": key}
         options |= {"num_steps": num_steps, "num_probes": num_probes, "level": level}
+        options |= {"output_loss": output_loss}
         return _together([jacobian_rank(member, **options) for member in op.members()])
-    if centered and not isinstance(op, JacobianOperator):
-        raise InputError("only a Jacobian's rows belong to outputs that can be centered")
+    op = _of_outputs(op, centered, output_loss)
     if method == "lanczos":
-        return _interval(op, rtol, centered, key, num_steps, num_probes, level)
+        return _interval(op, rtol, key, num_steps, num_probes, level)
     rows, columns = op.shape
     least = max(rows, columns) * float(np.finfo(np.float64).eps)
     if method == "gram":
@@ -192,17 +207,95 @@ def jacobian_rank(
         cast = op if op.dtype == np.float64 else op.astype(np.float64)
         if isinstance(cast, JacobianOperator):
             _expect_independent_examples(cast)
-        values = np.asarray(singular_values(cast, centered=centered, gram=method == "gram"))
+        values = np.asarray(singular_values(cast, gram=method == "gram"))
     if not np.isfinite(values).all():
         raise InputError("the matrix has NaN or infinite entries")
     return _cut(values, (rows, columns), rtol, method)
 
 
-@partial(jax.jit, static_argnames=("centered", "gram", "block_bytes"))
+def _of_outputs(
+    op: LinearOperator, centered: bool, output_loss: OutputLoss | None
+) -> LinearOperator:
+    """The Jacobian of what a loss sees of the outputs."""
+    if not centered and output_loss is None:
+        return op
+    if centered and output_loss is not None:
+        raise InputError("centered is the weight of a softmax at any probabilities: give one")
+    if not isinstance(op, JacobianOperator):
+        raise InputError(
+            "only a Jacobian's rows belong to outputs that can be centered or weighted"
+        )
+    if output_loss is None:
+        return dataclasses.replace(op, model_fn=_centered(op.model_fn))
+    lowest = float(_lowest_curvature(op, output_loss))
+    if lowest < -1e-5:
+        raise InputError(
+            f"the output loss is not convex: an example's Hessian has an eigenvalue {lowest:.1e} "
+            "times its largest"
+        )
+    return dataclasses.replace(op, model_fn=_weighted(op.model_fn, output_loss))
+
+
+@lru_cache(maxsize=64)
+def _centered(model_fn: Callable[..., Array]) -> Callable[..., Array]:
+    """Outputs less their mean, example by example; one function for one model."""
+
+    def outputs(params: Any, *rest: Any) -> Array:
+        z = model_fn(params, *rest)
+        z = z.reshape(len(z), -1)
+        return z - z.mean(1, keepdims=True)
+
+    return outputs
+
+
+@lru_cache(maxsize=64)
+def _weighted(model_fn: Callable[..., Array], output_loss: OutputLoss) -> Callable[..., Array]:
+    """Outputs times a root of the loss's Hessian in them, held fixed."""
+
+    def outputs(params: Any, *rest: Any) -> Array:
+        z = model_fn(params, *rest)
+        values, modes = jnp.linalg.eigh(
+            jax.lax.stop_gradient(_output_hessians(output_loss, z, rest))
+        )
+        rounding = values.shape[1] * jnp.finfo(values.dtype).eps
+        values = jnp.where(values > rounding * values[:, -1:], values, 0)
+        root = modes * jnp.sqrt(values)[:, None, :]
+        return jnp.einsum("nck,nc->nk", root, z.reshape(len(z), -1), precision="highest")
+
+    return outputs
+
+
+def _output_hessians(output_loss: OutputLoss, z: Array, rest: tuple[Any, ...]) -> Array:
+    """(N, C, C): of each example's loss, that of a batch of one."""
+
+    def one(row: Array, example: Any) -> Array:
+        alone = jax.tree.map(lambda leaf: leaf[None], example)
+
+        def loss(flat: Array) -> Array:
+            return output_loss(flat.reshape(1, *row.shape), alone)
+
+        found = jax.hessian(loss)(row.ravel())
+        return (found + found.T) / 2
+
+    return jax.vmap(one)(z, rest[-1])
+
+
+@partial(jax.jit, static_argnames="output_loss")
+def _lowest_curvature(op: JacobianOperator, output_loss: OutputLoss) -> Array:
+    """The lowest eigenvalue of an example's Hessian over its largest; 0 where that is 0."""
+    rest = (op.batch,) if op.state is None else (op.state, op.batch)
+    hessians = _output_hessians(output_loss, op.model_fn(op.params, *rest), rest)
+    values = jnp.linalg.eigvalsh(hessians)
+    largest = jnp.abs(values).max(1)
+    return jnp.min(jnp.where(largest > 0, values[:, 0] / jnp.where(largest > 0, largest, 1), 0))
+
+
+@partial(jax.jit, static_argnames=("centered", "output_loss", "gram", "block_bytes"))
 def singular_values(
     op: LinearOperator,
     *,
     centered: bool = False,
+    output_loss: OutputLoss | None = None,
     gram: bool = False,
     block_bytes: int = _BLOCK_BYTES,
 ) -> Float[Array, " k"]:
@@ -212,8 +305,8 @@ def singular_values(
     ----------
     op
         M × P. In which type, is the operator's: ``jacobian_rank`` gives it in float64.
-    centered, gram
-        As for ``jacobian_rank``.
+    centered, output_loss, gram
+        As for ``jacobian_rank``; whether the output loss is convex is not looked at.
     block_bytes
         Of the rows that are decomposed at a time.
 
@@ -232,19 +325,21 @@ def singular_values(
     >>> jax.vmap(values)(jnp.zeros((5, 3, 2))).shape
     (5, 6)
     """
-    if isinstance(op, JacobianOperator) and op.transposed:
-        op = op.T
+    if isinstance(op, JacobianOperator):
+        op = op.T if op.transposed else op
+        seen = _centered(op.model_fn) if centered else op.model_fn
+        seen = seen if output_loss is None else _weighted(seen, output_loss)
+        op = dataclasses.replace(op, model_fn=seen)
     rows, columns = op.shape
     with jax.named_scope("singular_values"):
         if rows < columns:
-            matrix = _whole(op, centered)
+            matrix = _whole(op)
             if gram:
                 return _roots(jnp.matmul(matrix, matrix.T, precision="highest"))
             return jnp.linalg.svd(matrix, compute_uv=False)
         if gram:
-            add = partial(_add_gram, centered=centered)
-            return _roots(_over_blocks(op, add, block_bytes))
-        triangle = _over_blocks(op, partial(_add_rows, centered=centered), block_bytes)
+            return _roots(_over_blocks(op, _add_gram, block_bytes))
+        triangle = _over_blocks(op, _add_rows, block_bytes)
         return jnp.linalg.svd(triangle, compute_uv=False)
 
 
@@ -253,28 +348,22 @@ def _roots(gram: Array) -> Array:
     return jnp.sqrt(jnp.maximum(values, 0))
 
 
-def _add_rows(triangle: Array, rows: Array, centered: bool) -> Array:
+def _add_rows(triangle: Array, rows: Array) -> Array:
     """R of the rows so far and these: QR is taken again of both."""
-    rows = _flat_rows(rows, centered)
+    rows = rows.reshape(-1, rows.shape[-1])
     return jnp.linalg.qr(jnp.concatenate([triangle, rows]), mode="r")
 
 
-def _add_gram(total: Array, rows: Array, centered: bool) -> Array:
-    rows = _flat_rows(rows, centered)
+def _add_gram(total: Array, rows: Array) -> Array:
+    rows = rows.reshape(-1, rows.shape[-1])
     return total + jnp.matmul(rows.T, rows, precision="highest")
 
 
-def _flat_rows(rows: Array, centered: bool) -> Array:
-    """(n, C, P) to (n·C, P)."""
-    if centered:
-        rows = rows - rows.mean(1, keepdims=True)
-    return rows.reshape(-1, rows.shape[-1])
-
-
-def _whole(op: LinearOperator, centered: bool) -> Array:
+def _whole(op: LinearOperator) -> Array:
     """All rows."""
     if isinstance(op, JacobianOperator):
-        return _flat_rows(_rows_of(op, op.batch), centered)
+        rows = _rows_of(op, op.batch)
+        return rows.reshape(-1, rows.shape[-1])
     return op.to_dense()
 
 
@@ -330,7 +419,6 @@ def _cut(values: np.ndarray, shape: tuple[int, int], rtol: float, method: str) -
 def _interval(
     op: LinearOperator,
     rtol: float | None,
-    centered: bool,
     key: Array | None,
     num_steps: int,
     num_probes: int,
@@ -339,8 +427,8 @@ def _interval(
     """By the distribution function of the smaller Gram matrix at (τ σ_1)²."""
     if rtol is None or key is None:
         raise InputError("method='lanczos' needs rtol, its τ, and a key for its start vectors")
-    if not isinstance(op, JacobianOperator) or centered:
-        raise InputError("method='lanczos' takes a Jacobian as it is, not centered")
+    if not isinstance(op, JacobianOperator):
+        raise InputError("method='lanczos' takes a Jacobian, which has a transpose")
     expect_key(key)
     rows, columns = op.shape
     gram = op.gram() if rows <= columns else op.T.gram()

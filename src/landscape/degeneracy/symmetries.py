@@ -180,6 +180,16 @@ def flattened(
     return vector / length if length else vector
 
 
+def by_map(change: Change) -> dict[int, np.ndarray]:
+    """A direction of unit length as a vector for each map that it changes: its kernel, its bias.
+
+    A direction that is no change at all is empty.
+    """
+    vectors = {n: np.concatenate([kernel.ravel(), bias]) for n, (kernel, bias) in change.items()}
+    length = np.sqrt(sum(float(vector @ vector) for vector in vectors.values()))
+    return {number: vector / length for number, vector in vectors.items()} if length else {}
+
+
 def host_weights(network: Network, params: Any, state: Any) -> Weights:
     """Of an ``MLP``, in float64."""
     kernels = tuple(np.asarray(one.kernel.of(params), float) for one in network.maps)
