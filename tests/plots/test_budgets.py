@@ -6,7 +6,7 @@ from landscape.plots import plot_budgets
 from landscape.plots.budgets import _LOOKS
 
 
-def budget(**counts):
+def budget(beyond=0, **counts):
     counts = {name.replace("_", " "): count for name, count in counts.items()}
     total = sum(counts.values())
     one, nothing = np.asarray(100 - total), np.asarray(0.0)
@@ -17,12 +17,14 @@ def budget(**counts):
     return Budget(
         counts=dict.fromkeys(CAUSES, 0) | counts,
         total=total,
+        upper=total + beyond,
         num_parameters=100,
         num_examples=20,
         by_layer={},
         layer_names=(),
         findings=(),
         rank=rank,
+        method="structural" if beyond else "exact",
         nearly_flat=None,
         eps=None,
     )
@@ -41,6 +43,14 @@ def test_bars_add_up_to_the_null_share_in_the_order_of_the_chain():
     assert [text.get_text() for text in ax.get_yticklabels()] == ["plain", "residual"]
     assert [text.get_text() for text in ax.texts] == ["30", "5", "10", "4", "6"]
     assert "%" in ax.get_xlabel()
+
+
+def test_what_is_nearly_null_follows_what_is_surely_null():
+    ax = plot_budgets({"exact": budget(overlap=10), "large": budget(overlap=20, beyond=30)})
+    bars = [(round(b.get_y() + b.get_height() / 2), b.get_x(), b.get_width()) for b in ax.patches]
+    assert bars == [(0, 0, 10), (1, 0, 20), (1, 20, 30)]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["overlap", "null or σ ≤ 1e-12 σ₁"]
 
 
 def test_every_cause_has_a_look_of_its_own():

@@ -40,8 +40,9 @@ def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any
     Returns
     -------
     The axes. Bars are in percent of P, causes from the left in the order of the chain; those that
-    reach 4 % are numbered. If all budgets have the Hessian's nearly flat share, it stands below
-    each bar as an open one: another quantity, of another matrix.
+    reach 4 % are numbered. Of a structural budget a dotted bar goes on to the upper bound. If all
+    budgets have the Hessian's nearly flat share, it stands below each bar as an open one: another
+    quantity, of another matrix.
     """
     ax = tidy(new_axes(ax))
     flat = all(budget.nearly_flat is not None for budget in budgets.values())
@@ -78,6 +79,12 @@ def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any
                     color="white" if dark else "black",
                 )
             left += share
+        if budget.method == "structural":
+            share = 100 * (budget.upper - budget.total) / budget.num_parameters
+            label = f"null or σ ≤ {budget.rank.rtol:g} σ₁"
+            look = {"color": "none", "edgecolor": "0.2", "linestyle": ":"}
+            ax.barh(place, share, 0.5, left, label="_" * (label in named) + label, **look)
+            named.add(label)
         if flat and budget.nearly_flat is not None:
             share = 100 * float(budget.nearly_flat.estimate)
             label = f"Hessian within {budget.eps:g} of 0" if not place else "_flat"
