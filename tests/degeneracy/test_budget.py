@@ -241,8 +241,7 @@ def test_images_tell_what_row_spaces_tell(x64):
     vectors[2] = vectors[3] + vectors[0]
     for number in (6, 12, 500):
         action = blocks.make_action(rows[:, 0], effects[:, :, 0], number)
-        images = np.array([action.coordinates(v) for v in vectors])
-        spaces = np.array([block.coordinates(v) for v in vectors])
+        images, spaces = action.coordinates(vectors), block.coordinates(vectors)
         assert np.abs(images[:2]).max() < 1e-14
         np.testing.assert_allclose(images[2], images[3], atol=1e-14)
         for count in (4, 6) if number == 6 else (4, 6, 12):

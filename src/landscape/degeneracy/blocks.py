@@ -6,24 +6,32 @@ kernels of all blocks, ``K = ⊕ ker J_l``, are the null directions that change 
 
 Where a block is too large to be decomposed it is known by its action: a vector of the map's
 parameters is told from those of the kernel by ``Ω J_l v`` with a random Ω of more rows than there
-are vectors, which keeps their rank with probability one (N. Halko, P.-G. Martinsson and
-J. A. Tropp, *Finding structure with randomness*, SIAM Review 53, 2011).
+are vectors, a few entries in each column (J. Nelson and H. L. Nguyễn, *OSNAP: faster numerical
+linear algebra algorithms via sparser subspace embeddings*, FOCS 2013). It cannot add to their rank.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg
+from scipy import linalg, sparse
 
 # Singular values of unit vectors' coordinates below this are rounding.
 _INSIDE = 1e-9
 
-# Rows of a random matrix beyond the vectors whose rank it keeps.
-_MORE = 16
+# Beyond all maps.
+_NOWHERE = 2**31
+
+# Vectors whose coordinates are taken at once.
+_AT_ONCE = 32
+
+# Rows of a random matrix beyond twice the vectors whose rank it keeps, and entries in each column.
+_MORE = 64
+_ENTRIES = 4
 
 # Bytes of a block's rows at a time.
 _ROW_BYTES = 2**27
@@ -63,9 +71,9 @@ class Block:
         """The rank."""
         return len(self.basis)
 
-    def coordinates(self, vector: np.ndarray) -> np.ndarray:
-        """Of the projection onto the row space."""
-        return self.basis @ vector
+    def coordinates(self, vectors: Float[np.ndarray, "k columns"]) -> Float[np.ndarray, "k rank"]:
+        """Of the projections onto the row space."""
+        return vectors @ self.basis.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +94,23 @@ class Action:
 
     rows: Float[np.ndarray, "N fan_in"]
     effects: Float[np.ndarray, "N C n"]
-    sketch: Float[np.ndarray, "s rows"] | None
+    sketch: sparse.csr_array | None
     scale: float
 
     @property
     def length(self) -> int:
         """s, or N·C."""
         count, classes, _ = self.effects.shape
-        return count * classes if self.sketch is None else len(self.sketch)
+        return count * classes if self.sketch is None else int(self.sketch.shape[0])
 
-    def coordinates(self, vector: np.ndarray) -> np.ndarray:
+    def coordinates(self, vectors: Float[np.ndarray, "k columns"]) -> Float[np.ndarray, "k s"]:
         """``Ω J_l v``, scaled."""
-        weights = vector.reshape(self.rows.shape[1], -1)
-        sources, targets = (np.flatnonzero(weights.any(axis)) for axis in (1, 0))
-        moved = self.rows[:, sources] @ weights[np.ix_(sources, targets)]
-        image = np.einsum("nj,ncj->nc", moved, self.effects[:, :, targets]).ravel()
-        return (image if self.sketch is None else self.sketch @ image) / self.scale
+        weights = vectors.reshape(len(vectors), self.rows.shape[1], -1)
+        sources, targets = weights.any((0, 2)), weights.any((0, 1))
+        weights = weights[:, sources][:, :, targets]
+        moved = np.tensordot(self.rows[:, sources], weights, (1, 1)).swapaxes(1, 2)
+        images = (self.effects[:, :, targets] @ moved).reshape(-1, len(vectors))
+        return (images if self.sketch is None else self.sketch @ images).T / self.scale
 
 
 # What tells a vector of a map's parameters from the kernel of the map's block: it has a length and
@@ -126,12 +135,19 @@ def make_action(
     Action
     """
     total = effects.shape[0] * effects.shape[1]
-    wanted = num_vectors + _MORE
-    sketch = None
-    if wanted < total:
-        sketch = np.random.default_rng(0).normal(size=(wanted, total)) / np.sqrt(wanted)
+    wanted = 2 * num_vectors + _MORE
+    sketch = _sparse_signs(wanted, total) if wanted < total else None
     lengths = np.linalg.norm(rows, axis=1) * np.sqrt((effects**2).sum((1, 2)))
     return Action(rows, effects, sketch, float(np.sqrt((lengths**2).sum())) or 1.0)
+
+
+def _sparse_signs(rows: int, columns: int) -> sparse.csr_array:
+    """A random matrix with a few entries of random signs in each column."""
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, rows, (columns, _ENTRIES))
+    signs = rng.choice([-1.0, 1.0], places.shape) / np.sqrt(_ENTRIES)
+    pairs = (places.ravel(), np.repeat(np.arange(columns), _ENTRIES))
+    return sparse.csr_array((signs.ravel(), pairs), shape=(rows, columns))
 
 
 def make_block(rows: MapRows, effects: MapEffects) -> Block:
@@ -161,7 +177,7 @@ def make_block(rows: MapRows, effects: MapEffects) -> Block:
 
 def of_neighbours(
     maps: Sequence[tuple[MapRows, MapEffects]], blocks: Sequence[Block]
-) -> Iterator[list[np.ndarray]]:
+) -> Iterator[dict[int, np.ndarray]]:
     """Null directions of two maps at once, for each map and the next one, modulo K.
 
     Parameters
@@ -173,7 +189,7 @@ def of_neighbours(
 
     Yields
     ------
-    Coordinates in every block: not zero in two of them, and orthonormal for each pair.
+    Coordinates in two blocks, orthonormal for each pair.
     """
     for l in range(len(maps) - 1):
         pair = slice(l, l + 2)
@@ -183,9 +199,7 @@ def of_neighbours(
         triangle = _triangle(maps[pair], bases, size)
         values, modes = linalg.svd(triangle, check_finite=False)[1:]
         for mode in modes[_numerical_rank(values, max(count * classes, size)) :]:
-            whole = [np.zeros(block.length) for block in blocks]
-            whole[pair] = np.split(mode, [len(bases[0])])
-            yield whole
+            yield {l: mode[: len(bases[0])], l + 1: mode[len(bases[0]) :]}
 
 
 def _triangle(
@@ -221,37 +235,66 @@ def _numerical_rank(values: np.ndarray, size: int) -> int:
     return int((values > size * np.finfo(float).eps * largest).sum())
 
 
-def coordinates(vector: Mapping[int, np.ndarray], kernels: Sequence[MapKernel]) -> list[np.ndarray]:
-    """In every map, of a vector given by the maps that it changes."""
-    return [
-        kernel.coordinates(vector[number]) if number in vector else np.zeros(kernel.length)
-        for number, kernel in enumerate(kernels)
-    ]
+def coordinates(
+    vectors: Iterable[Mapping[int, np.ndarray]], kernels: Sequence[MapKernel]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Of vectors that are given by the maps that they change, in those maps."""
+    remaining = iter(vectors)
+    while chunk := list(itertools.islice(remaining, _AT_ONCE)):
+        found: list[dict[int, np.ndarray]] = [{} for _ in chunk]
+        for number, kernel in enumerate(kernels):
+            places = [place for place, vector in enumerate(chunk) if number in vector]
+            if places:
+                images = kernel.coordinates(np.stack([chunk[place][number] for place in places]))
+                for place, image in zip(places, images, strict=True):
+                    found[place][number] = image
+        yield from found
 
 
-def increments(families: Iterable[Iterable[Sequence[np.ndarray]]]) -> list[int]:
+def increments(families: Iterable[Iterable[dict[int, np.ndarray]]]) -> list[int]:
     """How many dimensions each family of vectors adds to K and to the families before it.
 
     Parameters
     ----------
     families
-        Coordinates of unit vectors of R^P, in every map.
+        Coordinates of unit vectors of R^P, in the maps that they change.
 
     Returns
     -------
     One number for each family.
     """
     found: list[int] = []
-    parts: list[np.ndarray] = []
+    parts: list[dict[int, np.ndarray]] = []
     for family in families:
-        parts += [np.concatenate(pieces) for pieces in family]
+        parts += family
         found.append(_rank(parts) - sum(found))
     return found
 
 
-def _rank(vectors: list[np.ndarray]) -> int:
-    """Of vectors of length about 1 and less: what is left of one that K holds is rounding."""
-    if not vectors:
-        return 0
-    values = linalg.svd(np.array(vectors), compute_uv=False, check_finite=False)
-    return int((values > _INSIDE).sum())
+def _rank(vectors: list[dict[int, np.ndarray]]) -> int:
+    """Of vectors of length about 1 and less, map by map.
+
+    Those that one map tells apart are counted; combinations of them that it does not see go on to
+    the next one. What is left of a vector that K holds is rounding.
+    """
+    total = 0
+    while vectors:
+        number = min(min(vector, default=_NOWHERE) for vector in vectors)
+        if number == _NOWHERE:
+            break
+        here = [vector for vector in vectors if number in vector]
+        vectors = [vector for vector in vectors if number not in vector]
+        seen = np.stack([vector[number] for vector in here])
+        modes, values, _ = linalg.svd(seen, check_finite=False)
+        rank = int((values > _INSIDE).sum())
+        total += rank
+        unseen = modes[:, rank:].T
+        later = sorted({m for vector in here for m in vector} - {number})
+        mixed: list[dict[int, np.ndarray]] = [{} for _ in unseen]
+        for m in later if len(unseen) else ():
+            length = next(len(vector[m]) for vector in here if m in vector)
+            images = unseen @ np.stack([vector.get(m, np.zeros(length)) for vector in here])
+            for combination, image in zip(mixed, images, strict=True):
+                combination[m] = image
+        vectors += mixed
+    return total

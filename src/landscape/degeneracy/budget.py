@@ -369,8 +369,8 @@ def _chain(network: Network, params: Any, state: Any, inputs: Any, exact: bool) 
             for number, (rows, moves) in enumerate(maps)
             if network.rescalable
         ]
-    families: dict[str, Iterable[list[np.ndarray]]] = {
-        cause: (coordinates(by_map(change), kernels) for _, change in family)
+    families: dict[str, Iterable[dict[int, np.ndarray]]] = {
+        cause: coordinates((by_map(change) for _, change in family), kernels)
         for cause, family in across().items()
     }
     if exact:

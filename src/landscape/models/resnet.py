@@ -61,7 +61,7 @@ class ResNet(nn.Module):
     --------
     >>> import jax
     >>> model = ResNet(depth=8, num_classes=10, width=4)
-    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> model.apply(variables, jnp.ones((2, 32, 32, 3))).shape
     (2, 10)
     """
