@@ -6,7 +6,8 @@ the mission's network (20×128, inputs of CIFAR's size, N = 500), or the small o
 
 - ``operators``: one product of each operator, and of the Hessian with stored intermediate results,
   by chunks, and with eight vectors; in units of one gradient.
-- ``readouts``: trace, extremal eigenpairs, a spectrum of 100 steps, dense; the small network.
+- ``readouts``: trace, extremal eigenpairs, a spectrum of 100 steps; the small network.
+- ``decompositions``: dense spectrum, and the rank of a Jacobian by each route; smaller ones.
 - ``sweeps``: one Hessian product against depth, width, examples and vectors; a spectrum against its
   steps.
 - ``training``: one epoch, a network alone and eight together.
@@ -29,6 +30,7 @@ from harness import interleaved, machine, seconds, write
 
 from landscape.curvature import empirical_fisher, fisher, ggn, hessian, jacobian
 from landscape.data import load
+from landscape.degeneracy import jacobian_rank
 from landscape.models import MLP
 from landscape.spectra import dense_spectrum, extremal_eigenpairs, lanczos_run, slq, trace
 from landscape.training import TrainConfig, fit_many, softmax_cross_entropy
@@ -106,14 +108,26 @@ def readouts(repeats: int) -> dict[str, Any]:
         "trace, hutch++, 99 products": lambda: trace(op, key, num_matvecs=99).value,
         "five largest eigenpairs": lambda: extremal_eigenpairs(op, key, num_largest=5).values,
     }
-    rows = interleaved(who, repeats)
-    smaller = Case(width=12, inputs=64).hessian()
-    first, times = seconds(lambda: dense_spectrum(smaller).nodes, min(2, repeats))
-    return {
-        "parameters": op.shape[0],
-        "rows": rows,
-        "dense": {"parameters": smaller.shape[0], "first_seconds": first, "seconds": times},
+    return {"parameters": op.shape[0], "rows": interleaved(who, repeats)}
+
+
+def decompositions(repeats: int) -> dict[str, Any]:
+    """What needs all of a matrix."""
+    case = Case(depth=10, width=12, inputs=64, examples=100)
+    op, rectangle = case.hessian(), jacobian(case.outputs, case.params, case.batch)
+    lanczos = {"method": "lanczos", "rtol": 1e-2, "key": jax.random.key(0)}
+    who = {
+        "dense spectrum, float32": lambda: dense_spectrum(op).nodes,
+        "dense spectrum, float64": lambda: dense_spectrum(op, dtype=np.float64).nodes,
+        "rank, exact": lambda: jacobian_rank(rectangle).rank,
+        "rank, exact, of the Gauss–Newton matrix": lambda: (
+            jacobian_rank(rectangle, output_loss=case.output_loss).rank
+        ),
+        "rank, gram": lambda: jacobian_rank(rectangle, method="gram").rank,
+        "rank, lanczos, 200 steps": lambda: jacobian_rank(rectangle, **lanczos).rank,
     }
+    rows = interleaved(who, min(repeats, 3))
+    return {"parameters": op.shape[0], "outputs": rectangle.shape[0], "rows": rows}
 
 
 def sweeps(repeats: int) -> dict[str, Any]:
@@ -170,6 +184,7 @@ def training(repeats: int) -> dict[str, Any]:
 TABLES = {
     "operators": operators,
     "readouts": readouts,
+    "decompositions": decompositions,
     "sweeps": sweeps,
     "training": training,
 }

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import matplotlib as mpl
@@ -135,12 +135,17 @@ def operators(record: dict[str, Any], figures: Path) -> list[str]:
     for name, title in (
         ("operators", "One product of each operator"),
         ("readouts", "What is read from an operator"),
+        ("decompositions", "What needs all of a matrix"),
         ("training", "Training"),
     ):
         if name in record:
             rows = record[name]["rows"]
-            size = record[name].get("parameters")
-            lines += [f"### {title}" + (f" (P = {size:,})" if size else ""), ""]
+            sizes = [
+                f"{letter} = {record[name][key]:,}"
+                for letter, key in (("P", "parameters"), ("N·C", "outputs"))
+                if key in record[name]
+            ]
+            lines += [f"### {title}" + (f" ({', '.join(sizes)})" if sizes else ""), ""]
             lines += table(
                 ["", "seconds", f"in units of {next(iter(rows))}", "first call"],
                 [
@@ -168,6 +173,66 @@ def operators(record: dict[str, Any], figures: Path) -> list[str]:
             _save(figure, figures, "sweeps"),
         ]
     return lines
+
+
+def budgets(record: dict[str, Any], _: Path) -> list[str]:
+    """Null directions by cause."""
+    lines = []
+    if "exact" in record:
+        lines += ["### Null directions of trained networks, by cause", ""]
+        lines += [
+            f"The digits, all {record['examples']:,} images, {record['epochs']} epochs; mean and "
+            "standard deviation over seeds. Exact counts in float64; `gap` is the least ratio of "
+            "the two singular values at the cut of the total.",
+            "",
+        ]
+        causes = [c for c in record["causes"] if any(r["counts"][c] for r in record["exact"])]
+        rows = []
+        for name in dict.fromkeys(r["network"] for r in record["exact"]):
+            found = [r for r in record["exact"] if r["network"] == name]
+            shares = [100 * r["explained"] for r in found]
+            gaps = [r["above"] / max(r["below"], 1e-18) for r in found]
+            rows.append(
+                (
+                    name,
+                    f"{found[0]['parameters']:,}",
+                    _spread([r["total"] for r in found]),
+                    *(_spread([r["counts"][c] for r in found]) for c in causes),
+                    f"{_spread(shares, 2)} %",
+                    f"{min(gaps):.0e}",
+                    time_in_words(median(r["seconds"] for r in found)),
+                )
+            )
+        lines += table(["network", "P", "null", *causes, "with a cause", "gap", "seconds"], rows)
+    if "large" in record:
+        lines += ["### Budgets of large networks", ""]
+        lines += table(
+            ["network", "P", "N", "measures", "structure", "interval", "surely null", "at most",
+             "with a cause", "peak memory"],
+            [
+                (
+                    r["network"],
+                    f"{r['parameters']:,}",
+                    f"{r['examples']:,}",
+                    time_in_words(r["measures_seconds"]),
+                    time_in_words(r["structure_seconds"]),
+                    time_in_words(r["interval_seconds"]),
+                    f"{r['total']:,}",
+                    f"{r['upper']:,}",
+                    f"at least {r['explained']:.1%}",
+                    f"{r['peak_bytes'] / 1e9:.1f} GB",
+                )
+                for r in record["large"]
+            ],
+        )  # fmt: skip
+    return lines
+
+
+def _spread(values: Sequence[float], digits: int = 0) -> str:
+    """Mean ± standard deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{max(digits, 1)}f}"
 
 
 def limits(record: dict[str, Any], _: Path) -> list[str]:
@@ -424,6 +489,7 @@ def _save(figure: Any, figures: Path, name: str) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "kernels": ("The kernels", kernels),
     "operators": ("Every operator", operators),
+    "budgets": ("Why it is degenerate", budgets),
     "limits": ("Limits", limits),
     "resolve": ("Certified answers", resolve),
     "schemes": ("Schemes", schemes),

@@ -32,12 +32,17 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     ),
     "operators": (
         "every operator and read-out, sweeps",
-        ["operators", "readouts", "training", "--repeats", "3"],
+        ["operators", "readouts", "decompositions", "training", "--repeats", "3"],
         ["--repeats", "10"],
     ),
     "resolve": (
         "a certified answer beside dense",
         ["small", "--epochs", "10", "--no-dense", "--max-steps", "2000"],
+        [],
+    ),
+    "budgets": (
+        "where null directions come from, on trained networks",
+        ["large", "--inputs", "random", "--examples", "500", "--epochs", "0"],
         [],
     ),
     "limits": (

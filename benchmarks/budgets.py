@@ -1,0 +1,149 @@
+"""Where the null directions of trained networks come from, and what it takes to know.
+
+- ``exact``: plain, residual and hyper-residual networks on the digits, some seeds each: counts by
+  cause, the gap at the cut of the total, the share with a cause.
+- ``large``: 20×128 networks with inputs of CIFAR's size: seconds of the measures, of the structural
+  counts and of the certified interval for the total, and the process's peak memory.
+
+    python benchmarks/budgets.py exact --shapes 10x16 --seeds 5 --out budgets.json
+    LANDSCAPE_DATA=~/data python benchmarks/budgets.py large
+
+``--inputs random`` needs no data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from harness import machine, write
+
+from landscape.curvature import jacobian
+from landscape.data import load
+from landscape.degeneracy import degeneracy_budget, jacobian_rank, measures
+from landscape.degeneracy.budget import CAUSES
+from landscape.models import MLP
+from landscape.training import TrainConfig, fit
+from landscape.training.losses import logits_of
+
+SKIPS = {"plain": "none", "residual": "identity", "hyper-residual": "hyper"}
+
+
+def exact(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Counts by cause of small networks, seed by seed."""
+    data = load("digits").standardized()
+    batch = data.arrays()
+    found = []
+    for shape in options.shapes:
+        depth, width = map(int, shape.split("x"))
+        for name, skip in SKIPS.items():
+            model = MLP(depth, width, 10, skip=skip)
+            for seed in range(options.seeds):
+                config = TrainConfig(options.epochs, 100, 5e-4)
+                run = fit(model, data, config, jax.random.key(seed))
+                begun = time.perf_counter()
+                budget = degeneracy_budget(
+                    model, run.params, batch, state=run.state, method="exact"
+                )
+                row = {
+                    "network": f"{name} {shape}",
+                    "seed": seed,
+                    "parameters": budget.num_parameters,
+                    "loss": float(run.loss[-1]),
+                    "total": budget.total,
+                    "counts": budget.counts,
+                    "explained": budget.explained,
+                    "above": float(budget.rank.above),
+                    "below": float(budget.rank.below),
+                    "seconds": time.perf_counter() - begun,
+                }
+                found.append(row)
+                print(
+                    f"{row['network']:22s} seed {seed}: {budget.total:,} null, "
+                    f"{budget.explained:.2%} with a cause, {row['seconds']:.0f} s",
+                    flush=True,
+                )
+    return found
+
+
+def large(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Structural budgets at P = 0.71 M."""
+    count = options.examples
+    if options.inputs == "random":
+        x = np.asarray(jax.random.normal(jax.random.key(0), (count, 32, 32, 3)))
+        batch, data = (x, np.arange(count) % 20), None
+    else:
+        data = load("cifar100").standardized()
+        inputs, labels = data.arrays()
+        batch = (np.asarray(inputs)[:count], np.asarray(labels)[:count])
+    found = []
+    for name in options.networks:
+        model = MLP(20, 128, 20, skip=SKIPS[name])
+        if data is None or not options.epochs:
+            variables = dict(jax.jit(model.init)(jax.random.key(0), batch[0][:1]))
+            params, state = variables.pop("params"), variables
+        else:
+            config = TrainConfig(options.epochs, 500, 5e-4)
+            run = fit(model, data, config, jax.random.key(0))
+            params, state = run.params, run.state
+        begun = [time.perf_counter()]
+        jax.block_until_ready(measures(model, params, batch[0], state=state))
+        begun.append(time.perf_counter())
+        budget = degeneracy_budget(model, params, batch, state=state, method="structural")
+        begun.append(time.perf_counter())
+        # Of the budget's seconds those of its interval, which is taken once more.
+        op = jacobian(logits_of(model), params, batch[0], state=state)
+        options_of_rank = {"rtol": budget.rank.rtol, "key": jax.random.key(0), "num_probes": 2}
+        jacobian_rank(op, centered=True, method="lanczos", **options_of_rank)
+        begun.append(time.perf_counter())
+        told, whole, interval = np.diff(begun)
+        found.append(
+            {
+                "network": name,
+                "parameters": budget.num_parameters,
+                "examples": count,
+                "measures_seconds": float(told),
+                "structure_seconds": float(whole - interval),
+                "interval_seconds": float(interval),
+                "total": budget.total,
+                "upper": budget.upper,
+                "explained": budget.explained,
+                "counts": budget.counts,
+                "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            }
+        )
+        print(budget, flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=["exact", "large", []], help="default both")
+    parser.add_argument("--shapes", nargs="+", default=["10x16", "20x16"], help="DEPTHxWIDTH")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", default=list(SKIPS), choices=SKIPS)
+    parser.add_argument("--inputs", choices=["cifar100", "random"], default="cifar100")
+    parser.add_argument("--examples", type=int, default=2000, help="of the large networks")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    record: dict[str, Any] = {
+        "environment": machine(),
+        "causes": CAUSES,
+        "epochs": options.epochs,
+        "examples": len(load("digits").arrays()[0]),
+    }
+    for name, function in (("exact", exact), ("large", large)):
+        if not options.tables or name in options.tables:
+            record[name] = function(options)
+            write(options.out, record)
+
+
+if __name__ == "__main__":
+    main()
