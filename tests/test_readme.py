@@ -30,3 +30,4 @@ def test_the_readmes_code_runs_for_a_users_model(capsys):
     assert "certified [" in printed
     assert "reached: " in printed
     assert "residuals at most" in printed
+    assert "directions are null for the Gauss–Newton matrix" in printed

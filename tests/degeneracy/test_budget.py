@@ -231,7 +231,7 @@ def test_images_tell_what_row_spaces_tell(x64):
     rows, effects = rng.normal(size=(40, 1, 5)), rng.normal(size=(40, 3, 1, 4))
     rows[:, :, 3] = 2 * rows[:, :, 1]
     effects[..., 2] = 0
-    block = blocks.make_block(rows, effects)
+    block = blocks.make_block(blocks.LayerRows(rows, effects))
     # Five weights of a target that moves nothing, and the twin once for each of the others.
     assert block.nullity == 5 + 3
     vectors = rng.normal(size=(12, 20))
@@ -251,7 +251,13 @@ def test_images_tell_what_row_spaces_tell(x64):
 def test_a_budget_can_be_read(planted, x64):
     model, params, state, batch = planted.network("none", 3)
     params = planted.changed(params, 1, bias={0: -1e3, 3: -1e3})
+    w, b = planted.column(params, 2, 1)
+    near = {4: w + 1e-2 * np.linalg.norm(w) * np.eye(len(w))[2]}
+    params = planted.changed(params, 2, columns=near, bias={4: b})
+    cosine = np.append(w, b) @ np.append(near[4], b)
+    cosine /= np.linalg.norm(np.append(w, b)) * np.linalg.norm(np.append(near[4], b))
     budget = degeneracy_budget(model, params, batch, state=state, eps=1e-6)
+    assert f"hidden/1: 1 and 4 nearly overlap, cosine {cosine:.4f}" in repr(budget)
     text, page = repr(budget), budget._repr_html_()
     assert f"{budget.total} of 103 directions are null" in text
     assert "hidden/0: units 0, 3 never active" in text
@@ -292,8 +298,8 @@ def test_refusals(planted):
     params = model.init(jax.random.key(0), x)["params"]
     with pytest.raises(InputError, match="batch must be"):
         degeneracy_budget(model, params, x)
-    with pytest.raises(InputError, match="the budget needs a Linen module"):
-        degeneracy_budget(lambda p, x: x, params, (x, jnp.zeros(4, int)))
+    with pytest.raises(InputError, match="a Linen or NNX module, or a function of parameters"):
+        degeneracy_budget("MLP", params, (x, jnp.zeros(4, int)))
     assert len(hidden_layers(model, params)) == 2
     batch = (x, jnp.zeros(4, int))
     with pytest.raises(InputError, match="method must be one of auto, exact, structural"):

@@ -7,7 +7,7 @@ import pytest
 
 from landscape.curvature import jacobian
 from landscape.degeneracy.compensation import compensated
-from landscape.degeneracy.networks import describe
+from landscape.degeneracy.describe import describe
 from landscape.degeneracy.symmetries import (
     activity_patterns,
     flattened,

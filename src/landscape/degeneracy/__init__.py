@@ -2,11 +2,11 @@
 
 from landscape.degeneracy.budget import Budget, degeneracy_budget
 from landscape.degeneracy.dependence import LinearDependence, linear_dependence
+from landscape.degeneracy.describe import hidden_layers
 from landscape.degeneracy.elimination import Elimination, elimination
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, singular_values
 from landscape.degeneracy.layers import HiddenLayer, Leaf
 from landscape.degeneracy.measures import Measures, measures
-from landscape.degeneracy.networks import hidden_layers
 from landscape.degeneracy.null_directions import (
     Check,
     DirectionFamily,

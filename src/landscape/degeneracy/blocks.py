@@ -37,10 +37,59 @@ _ENTRIES = 4
 _ROW_BYTES = 2**27
 
 
-# What a map reads, (N, places, fan_in), and how its pre-activations move the logits, (N, C, places,
-# n).
-MapRows = Float[np.ndarray, "_ _ _"]
-MapEffects = Float[np.ndarray, "_ _ _ _"]
+@dataclasses.dataclass(frozen=True)
+class LayerRows:
+    """The rows of a map's block, by what it reads and what it moves.
+
+    Attributes
+    ----------
+    read
+        (N, places, fan_in), with a column of ones if the map has a bias.
+    effects
+        B, (N, C, places, n), centered over C.
+    """
+
+    read: Float[np.ndarray, "N places fan_in"]
+    effects: Float[np.ndarray, "N C places n"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, C, columns)."""
+        return (*self.effects.shape[:2], self.read.shape[2] * self.effects.shape[3])
+
+    def of(self, part: slice) -> Float[np.ndarray, "rows columns"]:
+        """Rows of some examples."""
+        read, effects = self.read[part], self.effects[part]
+        if read.shape[1] == 1:
+            block = read[:, 0, None, :, None] * effects[:, :, 0, None, :]
+        else:
+            block = np.einsum("npi,ncpj->ncij", read, effects, optimize=True)
+        return block.reshape(-1, self.shape[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenRows:
+    """The rows of a block that is no map's.
+
+    Attributes
+    ----------
+    rows
+        (N, C, columns), centered over C.
+    """
+
+    rows: Float[np.ndarray, "N C columns"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, C, columns)."""
+        return self.rows.shape
+
+    def of(self, part: slice) -> Float[np.ndarray, "rows columns"]:
+        """Rows of some examples."""
+        return self.rows[part].reshape(-1, self.rows.shape[2])
+
+
+Rows = LayerRows | GivenRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,23 +199,20 @@ def _sparse_signs(rows: int, columns: int) -> sparse.csr_array:
     return sparse.csr_array((signs.ravel(), pairs), shape=(rows, columns))
 
 
-def make_block(rows: MapRows, effects: MapEffects) -> Block:
-    """The row space of one map's block, by QR of its rows block by block and an SVD of R.
+def make_block(rows: Rows) -> Block:
+    """The row space of one block, by QR of its rows some at a time and an SVD of R.
 
     Parameters
     ----------
     rows
-        What the map reads, with a column of ones if it has a bias.
-    effects
-        B.
+        Of a map, or others.
 
     Returns
     -------
     Block
     """
-    size = rows.shape[2] * effects.shape[3]
-    count, classes = effects.shape[:2]
-    triangle = _triangle([(rows, effects)], [None], size)
+    count, classes, size = rows.shape
+    triangle = _triangle([rows], [None])
     values, modes = linalg.svd(triangle, full_matrices=False, check_finite=False)[1:]
     rank = _numerical_rank(values, max(count * classes, size))
     padded = np.concatenate([values, [0.0]]) / (values[0] if len(values) and values[0] else 1)
@@ -175,58 +221,51 @@ def make_block(rows: MapRows, effects: MapEffects) -> Block:
     )
 
 
-def of_neighbours(
-    maps: Sequence[tuple[MapRows, MapEffects]], blocks: Sequence[Block]
+def of_pairs(
+    rows: Sequence[Rows], blocks: Sequence[Block], pairs: Iterable[tuple[int, int]]
 ) -> Iterator[dict[int, np.ndarray]]:
-    """Null directions of two maps at once, for each map and the next one, modulo K.
+    """Null directions of two blocks at once, modulo K.
 
     Parameters
     ----------
-    maps
-        Rows and effects of each.
-    blocks
-        Made of them by ``make_block``.
+    rows, blocks
+        The blocks by number, made of the rows by ``make_block``.
+    pairs
+        Which two.
 
     Yields
     ------
-    Coordinates in two blocks, orthonormal for each pair.
+    Coordinates in both blocks, orthonormal for each pair.
     """
-    for l in range(len(maps) - 1):
-        pair = slice(l, l + 2)
-        bases = [block.basis for block in blocks[pair]]
-        size = sum(len(basis) for basis in bases)
-        count, classes = maps[l][1].shape[:2]
-        triangle = _triangle(maps[pair], bases, size)
+    for pair in pairs:
+        first, second = (blocks[number].basis for number in pair)
+        sources = [rows[number] for number in pair]
+        triangle = _triangle(sources, [first, second])
         values, modes = linalg.svd(triangle, check_finite=False)[1:]
-        for mode in modes[_numerical_rank(values, max(count * classes, size)) :]:
-            yield {l: mode[: len(bases[0])], l + 1: mode[len(bases[0]) :]}
+        most = max(sources[0].shape[0] * sources[0].shape[1], triangle.shape[1])
+        for mode in modes[_numerical_rank(values, most) :]:
+            yield dict(zip(pair, np.split(mode, [len(first)]), strict=True))
 
 
-def _triangle(
-    maps: Sequence[tuple[MapRows, MapEffects]], bases: Sequence[np.ndarray | None], size: int
-) -> np.ndarray:
-    """R of the maps' rows side by side, each in a basis of its own if there is one."""
-    count, classes = maps[0][1].shape[:2]
-    columns = sum(rows.shape[2] * effects.shape[3] for rows, effects in maps)
+def _triangle(sources: Sequence[Rows], bases: Sequence[np.ndarray | None]) -> np.ndarray:
+    """R of the blocks' rows side by side, each in a basis of its own if there is one."""
+    count, classes = sources[0].shape[:2]
+    columns = sum(source.shape[2] for source in sources)
+    size = sum(
+        source.shape[2] if basis is None else len(basis)
+        for source, basis in zip(sources, bases, strict=True)
+    )
     step = max(1, _ROW_BYTES // (8 * columns * classes), -(-columns // classes))
     triangle = np.zeros((0, size))
     for start in range(0, count, step):
-        parts = []
-        for (rows, effects), basis in zip(maps, bases, strict=True):
-            block = _rows_of(rows[start : start + step], effects[start : start + step])
-            parts.append(block if basis is None else block @ basis.T)
-        stacked = np.concatenate([triangle, np.concatenate(parts, 1)])
+        part = slice(start, start + step)
+        found = [
+            source.of(part) if basis is None else source.of(part) @ basis.T
+            for source, basis in zip(sources, bases, strict=True)
+        ]
+        stacked = np.concatenate([triangle, np.concatenate(found, 1)])
         triangle = linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][:size]
     return triangle
-
-
-def _rows_of(rows: MapRows, effects: MapEffects) -> np.ndarray:
-    """(n·C, columns), of some examples."""
-    if rows.shape[1] == 1:
-        block = rows[:, 0, None, :, None] * effects[:, :, 0, None, :]
-    else:
-        block = np.einsum("npi,ncpj->ncij", rows, effects, optimize=True)
-    return block.reshape(-1, rows.shape[2] * effects.shape[3])
 
 
 def _numerical_rank(values: np.ndarray, size: int) -> int:

@@ -12,7 +12,8 @@ adds, so that nothing is counted twice:
 2. within one layer: targets whose effects coincide, *dependence from above*;
 3. across layers: *rescaling*, *translation*, *mixing* (``symmetries``), and *compensation*: all
    else that changes each layer's activities linearly in themselves (``compensation``);
-   *neighbours*: all other changes of two neighbouring layers, of which one undoes the other;
+   *normalisation*: changes of a layer that a normalisation's scales and shifts undo, and theirs
+   alone; *neighbours*: all other changes of two neighbouring layers, of which one undoes the other;
 4. *softmax*: the constant that the readout can add to all logits, rank [x_L, 1];
 5. what the chain does not reach is *unexplained*;
 6. *few data*: null on the batch, and not on a reference set that holds it. The other causes are
@@ -23,17 +24,18 @@ and no layer of it.
 
 Of a network that is too large for that, the *structural* budget counts what needs no block of a
 layer to be decomposed: all of 1., rescaling, translation and mixing of 3., and 4. These directions
-are null and independent, and so are those that the number of equations leaves, N (C − 1) for P
-parameters: both are lower bounds of the nullity. From above it is bounded by the certified number
-of singular values of the centered Jacobian that are greater than τ σ₁.
+are null and independent; so many more are null for want of equations, N (C − 1) for P parameters,
+and called few data here. Their sum is a lower bound of the nullity. From above it is bounded by the
+certified number of singular values of the centered Jacobian that are greater than τ σ₁.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -41,17 +43,28 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature import hessian, jacobian
+from landscape.curvature.parameters import path_name
 from landscape.degeneracy.blocks import (
-    MapKernel,
+    Block,
+    GivenRows,
+    LayerRows,
+    Rows,
     coordinates,
     increments,
     make_action,
     make_block,
-    of_neighbours,
+    of_pairs,
 )
 from landscape.degeneracy.compensation import across_layers
-from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
-from landscape.degeneracy.networks import Network, describe
+from landscape.degeneracy.describe import (
+    Logits,
+    describe,
+    logits_function,
+    loss_function,
+    opened,
+)
+from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, rows_of
+from landscape.degeneracy.networks import Network
 from landscape.degeneracy.null_directions import in_float64
 from landscape.degeneracy.symmetries import Change, by_map
 from landscape.degeneracy.targets import TargetCounts, count_targets, leading_columns
@@ -59,7 +72,6 @@ from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.slq import slq
-from landscape.training.losses import logits_of, softmax_cross_entropy
 
 CAUSES = (
     "elimination",
@@ -71,6 +83,7 @@ CAUSES = (
     "translation",
     "mixing",
     "compensation",
+    "normalisation",
     "neighbours",
     "softmax",
     "unexplained",
@@ -83,6 +96,10 @@ METHODS = ("auto", "exact", "structural")
 # Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
 # the structural one is taken: some minutes of two cores.
 _EXACT_OPERATIONS = 1e13
+
+# Units are named up to so many, and pairs of them from this cosine of their incoming weights.
+_LISTED = 12
+_ALIKE = 0.99
 
 # Bytes of the effects of a chunk of examples on their way.
 _CHUNK_BYTES = 2**27
@@ -205,9 +222,12 @@ def degeneracy_budget(
     ----------
     model
         ``MLP`` with any skip, ``ResNet``, or another Linen module of dense layers and convolutions;
-        symmetries across layers are counted for ``MLP``.
+        an NNX module; or a function ``f(params, inputs)`` of logits, a sequence of such layers.
+        Symmetries across layers are counted for ``MLP``; of other models they are among the
+        relations of neighbouring layers.
     params, state
-        Its parameters, and its other collections; statistics are frozen.
+        Its parameters (of an NNX module ``nnx.state(model, nnx.Param)``), and its other
+        collections; statistics are frozen.
     batch
         (inputs, labels) that the curvature is taken over.
     reference
@@ -253,13 +273,15 @@ def degeneracy_budget(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     inputs, labels = batch
+    model, state = opened(model, state)
+    logits = logits_function(model)
     whole = inputs if reference is None else reference[0]
     with jax.enable_x64(True):
         params64, state64, inputs64, whole64 = jax.tree.map(
             in_float64, (params, state, inputs, whole)
         )
         network = describe(model, params64, whole64[:1], state=state64)
-    op = jacobian(logits_of(model), params, inputs, state=state or {})
+    op = jacobian(logits, params, inputs, state=state or {})
     if method == "auto":
         least, most = sorted(op.shape)
         method = "exact" if 4 * least**2 * most <= _EXACT_OPERATIONS else "structural"
@@ -267,10 +289,10 @@ def degeneracy_budget(
     if reference is not None and not exact:
         raise InputError("a reference is compared by exact totals: use method='exact'")
     with jax.enable_x64(True):
-        chain = _chain(network, params64, state64, whole64, exact)
+        chain = _chain(network, logits, params64, state64, whole64, exact)
 
         def exact_rank(x: Any) -> Rank:
-            op = jacobian(logits_of(model), params64, x, state=state64 or {})
+            op = jacobian(logits, params64, x, state=state64 or {})
             return jacobian_rank(op, centered=True)
 
         if exact:
@@ -292,7 +314,7 @@ def degeneracy_budget(
         upper = max(total, size - int(rank.lower))
     flat = None
     if eps is not None:
-        loss = softmax_cross_entropy(model)
+        loss = loss_function(model)
         curvature = hessian(loss, params, (inputs, labels), state=state or {}, check=False)
         spectrum = dense_spectrum(curvature) if exact else slq(curvature, **lanczos)
         flat = degenerate_fraction(spectrum, eps)
@@ -324,59 +346,100 @@ class _Chain:
     findings: tuple[str, ...]
 
 
-def _chain(network: Network, params: Any, state: Any, inputs: Any, exact: bool) -> _Chain:
+def _chain(
+    network: Network, logits: Logits, params: Any, state: Any, inputs: Any, exact: bool
+) -> _Chain:
     """All links but the totals, on one set of examples; structural ones only if not exact."""
     walk = network.walk(params, state, inputs)
     effects = _effects(network, params, state, inputs)
     targets: list[TargetCounts] = []
-    maps: list[tuple[np.ndarray, np.ndarray]] = []
+    maps: list[LayerRows] = []
     for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
-        rows = np.asarray(one.rows(x))
-        flat = rows.reshape(-1, rows.shape[-1])
+        read = np.asarray(one.rows(x))
+        flat = read.reshape(-1, read.shape[-1])
         active = (moves != 0).any(1).reshape(-1, moves.shape[-1])
         bias = one.bias is not None
         targets.append(count_targets(flat, active, bias=bias, is_input=number == 0))
-        augmented = np.concatenate([rows, np.ones((*rows.shape[:2], 1))], 2) if bias else rows
-        maps.append((augmented, moves - moves.mean(1, keepdims=True)))
+        augmented = np.concatenate([read, np.ones((*read.shape[:2], 1))], 2) if bias else read
+        maps.append(LayerRows(augmented, moves - moves.mean(1, keepdims=True)))
     names = ("elimination", "constant input", "overlap", "dependence")
     fields = ("elimination", "constant", "overlap", "dependence")
     by_layer = {
         name: tuple(int(getattr(t, field).sum()) for t in targets)
         for name, field in zip(names, fields, strict=True)
     }
-    blocks = [make_block(rows, moves) for rows, moves in maps if exact]
     # What the readout adds to all logits; any other relation among its targets is counted above.
-    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1][0][:, 0]))}
+    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
+    families = {}
+    if network.rescalable:
+        families = across_layers(network, params, state, walk, effects)
     if exact:
+        rows: list[Rows] = [*maps, *_rows_of_others(network, logits, params, state, inputs)]
+        blocks = [make_block(one) for one in rows]
         above = [
-            block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=True)
+            block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=False)
         ]
         above[-1] -= counts["softmax"]
         by_layer["dependence from above"] = tuple(above)
-    counts |= {name: sum(values) for name, values in by_layer.items()}
+        found = _exact_increments(families, rows, blocks, len(maps))
+    else:
+        families.pop("compensation", None)
+        again = across_layers(network, params, state, walk, effects) if families else {}
+        found = _structural_increments(families, again, maps)
+    counts |= {name: sum(values) for name, values in by_layer.items()} | found
+    return _Chain(counts, by_layer, tuple(_findings(network, targets, walk, params)))
 
-    def across() -> dict[str, Iterator[tuple[str, Change]]]:
-        if not network.rescalable:
-            return {}
-        found = across_layers(network, params, state, walk, effects)
-        return found if exact else {k: found[k] for k in found if k != "compensation"}
 
-    kernels: Sequence[MapKernel] = blocks
-    if not exact:
-        touched = Counter(number for f in across().values() for _, c in f for number in c)
-        kernels = [
-            make_action(rows[:, 0], moves[:, :, 0], touched[number])
-            for number, (rows, moves) in enumerate(maps)
-            if network.rescalable
-        ]
-    families: dict[str, Iterable[dict[int, np.ndarray]]] = {
-        cause: coordinates((by_map(change) for _, change in family), kernels)
-        for cause, family in across().items()
+Families = dict[str, Iterator[tuple[str, Change]]]
+
+
+def _exact_increments(
+    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int
+) -> dict[str, int]:
+    """Of all links across layers; rows and blocks of the maps, and of all other parameters."""
+    links: dict[str, Iterable[dict[int, np.ndarray]]] = {
+        cause: coordinates((by_map(change) for _, change in family), blocks)
+        for cause, family in families.items()
     }
-    if exact:
-        families["neighbours"] = of_neighbours(maps, blocks)
-    counts |= dict(zip(families, increments(families.values()), strict=True))
-    return _Chain(counts, by_layer, tuple(_findings(network, targets, walk)))
+    numbers = range(num_maps)
+    scaled = itertools.product(numbers, range(num_maps, len(rows)))
+    links["normalisation"] = of_pairs(rows, blocks, scaled)
+    links["neighbours"] = of_pairs(rows, blocks, itertools.pairwise(numbers))
+    found = dict(zip(links, increments(links.values()), strict=True))
+    found["normalisation"] += sum(block.nullity for block in blocks[num_maps:])
+    return found
+
+
+def _structural_increments(
+    families: Families, again: Families, maps: list[LayerRows]
+) -> dict[str, int]:
+    """Of the symmetries, which are walked through twice: once to count."""
+    touched = Counter(
+        number for cause in families for _, change in again[cause] for number in change
+    )
+    kernels = [
+        make_action(rows.read[:, 0], rows.effects[:, :, 0], touched[number])
+        for number, rows in enumerate(maps)
+        if families
+    ]
+    links = (
+        coordinates((by_map(change) for _, change in family), kernels)
+        for family in families.values()
+    )
+    return dict(zip(families, increments(links), strict=True))
+
+
+def _rows_of_others(
+    network: Network, logits: Logits, params: Any, state: Any, inputs: Any
+) -> list[GivenRows]:
+    """Of the parameters that belong to no map: scales and shifts of normalisations."""
+    mine = {leaf.path for one in network.maps for leaf in (one.kernel, one.bias) if leaf}
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if not set(paths) - mine:
+        return []
+    op = jacobian(logits, params, inputs, state=state or {}, wrt=lambda path: path not in mine)
+    rows = np.asarray(jax.jit(rows_of)(op, inputs))
+    return [GivenRows(rows - rows.mean(1, keepdims=True))]
 
 
 def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.ndarray]:
@@ -393,8 +456,8 @@ def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.
     return found
 
 
-def _findings(network: Network, targets: list[TargetCounts], walk: Any) -> list[str]:
-    """Which units: silent ones, constant ones, pairs that overlap."""
+def _findings(network: Network, targets: list[TargetCounts], walk: Any, params: Any) -> list[str]:
+    """Which units: silent ones, pairs that overlap, pairs that nearly do."""
     found = []
     for number, (one, counts) in enumerate(zip(network.maps[:-1], targets[:-1], strict=True)):
         response = np.asarray(walk.activities[number])
@@ -412,16 +475,34 @@ def _findings(network: Network, targets: list[TargetCounts], walk: Any) -> list[
             why = "read by nobody" if network.rescalable else "without effect"
             parts.append(f"{_units(unread)} {why}")
         if response.shape[-1] == len(counts.silent):
-            for first, second in _twins(response):
-                parts.append(f"{first} and {second} overlap")
+            twins = _twins(response)
+            parts += [f"{first} and {second} overlap" for first, second in twins]
+            alike = [
+                f"{first} and {second} nearly overlap, cosine {cosine:.4f}"
+                for first, second, cosine in _alike(one.weights(params), counts.silent)
+                if (first, second) not in twins
+            ]
+            parts += [*alike[:_LISTED], *(["…"] if len(alike) > _LISTED else [])]
         if parts:
             found.append(f"{one.name}: {'; '.join(parts)}")
     return found
 
 
 def _units(numbers: np.ndarray) -> str:
-    listed = ", ".join(map(str, numbers[:12])) + (", …" if len(numbers) > 12 else "")
+    more = ", …" if len(numbers) > _LISTED else ""
+    listed = ", ".join(map(str, numbers[:_LISTED])) + more
     return f"unit{'s' if len(numbers) > 1 else ''} {listed}"
+
+
+def _alike(weights: np.ndarray, silent: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs of live units whose incoming weights, bias included, have nearly one direction."""
+    lengths = np.linalg.norm(weights, axis=0)
+    units = weights / np.where(lengths > 0, lengths, 1)
+    cosines = np.triu(units.T @ units, 1)
+    cosines[silent], cosines[:, silent] = 0, 0
+    pairs = np.argwhere(cosines > _ALIKE)
+    found = [(int(i), int(j), float(cosines[i, j])) for i, j in pairs]
+    return sorted(found, key=lambda pair: -pair[2])
 
 
 def _twins(response: np.ndarray) -> list[tuple[int, int]]:

@@ -362,13 +362,13 @@ def _add_gram(total: Array, rows: Array) -> Array:
 def _whole(op: LinearOperator) -> Array:
     """All rows."""
     if isinstance(op, JacobianOperator):
-        rows = _rows_of(op, op.batch)
+        rows = rows_of(op, op.batch)
         return rows.reshape(-1, rows.shape[-1])
     return op.to_dense()
 
 
-def _rows_of(op: JacobianOperator, examples: Any) -> Array:
-    """(n, C, P), each example by itself."""
+def rows_of(op: JacobianOperator, examples: Any) -> Array:
+    """(n, C, P), each of some examples by itself."""
     return jax.vmap(lambda one: op.example_rows(jax.tree.map(lambda leaf: leaf[None], one)))(
         examples
     )
@@ -390,7 +390,7 @@ def _over_blocks(op: LinearOperator, add: Any, block_bytes: int) -> Array:
 
     def step(total: Array, block: Any) -> tuple[Array, None]:
         place, kept = block
-        rows = _rows_of(op, jax.tree.map(lambda leaf: leaf[place], op.batch))
+        rows = rows_of(op, jax.tree.map(lambda leaf: leaf[place], op.batch))
         return add(total, rows * kept[:, None, None]), None
 
     return jax.lax.scan(step, start, (jnp.asarray(places % count), real))[0]

@@ -6,14 +6,13 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from landscape.degeneracy.dependence import LinearDependence, linear_dependence
+from landscape.degeneracy.describe import describe, opened
 from landscape.degeneracy.elimination import Elimination, elimination
-from landscape.degeneracy.networks import describe
 from landscape.degeneracy.overlap import Overlap, overlap
 
 
@@ -33,17 +32,19 @@ class Measures:
     dependence: LinearDependence
 
 
-def measures(model: nn.Module, params: Any, inputs: Any, *, state: Any = None) -> Measures:
+def measures(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Measures:
     """Elimination, overlap and linear dependence of a network's hidden layers on a batch.
 
     Parameters
     ----------
     model
-        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions. For other
+        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions; an NNX
+        module; or any function ``f(params, inputs)`` that is a sequence of such layers. For other
         models call ``elimination``, ``overlap`` and ``linear_dependence`` with layers described by
         hand.
     params, state
-        Its parameters, and its other collections.
+        Its parameters (of an NNX module ``nnx.state(model, nnx.Param)``), and its other
+        collections.
     inputs
         (N, …), without labels.
 
@@ -54,7 +55,7 @@ def measures(model: nn.Module, params: Any, inputs: Any, *, state: Any = None) -
     Raises
     ------
     InputError
-        If the module's structure is not understood.
+        If the model's structure is not understood.
 
     Examples
     --------
@@ -65,11 +66,12 @@ def measures(model: nn.Module, params: Any, inputs: Any, *, state: Any = None) -
     >>> measures(model, params, x).elimination.mean_incoming_norm.shape
     ()
     """
+    model, state = opened(model, state)
     return _measures(model, params, jnp.asarray(inputs), state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _measures(model: nn.Module, params: Any, inputs: Array, state: Any) -> Measures:
+def _measures(model: Any, params: Any, inputs: Array, state: Any) -> Measures:
     network = describe(model, params, inputs[:1], state=state)
     layers = network.layers()
     walk = network.run(params, state, inputs, None)

@@ -7,7 +7,7 @@ that the null directions of one layer depend on.
 
 ``MLP`` is walked by its equations. Any other Linen module is run as it is, and its dense layers and
 convolutions are looked into as they are called: they have to be called once each, and no other
-module of it may have a kernel.
+module of it may have a kernel. Other functions: ``functions``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,14 @@ class AffineMap:
     kernel: Leaf
     bias: Leaf | None
     window: tuple[Any, Any, Any] | None = None
+
+    def weights(self, params: Any) -> np.ndarray:
+        """Incoming weights of each unit or channel, and its bias if there is one: (size, n)."""
+        kernel = np.asarray(self.kernel.of(params))
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        if self.bias is None:
+            return kernel
+        return np.concatenate([kernel, np.asarray(self.bias.of(params))[None]])
 
     def rows(self, inputs: Array) -> Float[Array, "N places fan_in"]:
         """What each output is an affine function of: one row for each place in an image."""
@@ -89,7 +97,7 @@ class Walk:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model as its affine maps; made by ``describe``.
+    """A model as its affine maps; made by ``describe.describe``.
 
     Attributes
     ----------
@@ -148,73 +156,9 @@ class Network:
         return jax.vmap(one)(inputs)
 
 
-def describe(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Network:
-    """A model's affine maps.
-
-    Parameters
-    ----------
-    model
-        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions.
-    params, state
-        Its parameters, and its other collections.
-    inputs
-        One example is enough, (1, …): the model is traced, not run.
-
-    Returns
-    -------
-    Network
-
-    Raises
-    ------
-    InputError
-        If the module calls a layer twice, calls one of another kind that has a kernel, or does not
-        end in a dense layer.
-    """
-    if isinstance(model, MLP):
-        return _mlp_network(model)
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"layers are found in Linen modules; got {type(model).__name__}. Describe them by hand "
-            "as HiddenLayer: the measures take those, the budget needs a Linen module"
-        )
-    return _linen_network(model, params, state, inputs)
-
-
-def hidden_layers(
-    model: Any, params: Any, inputs: Any = None, *, state: Any = None
-) -> tuple[HiddenLayer, ...]:
-    """Which leaves are a layer's incoming weights, bias and outgoing weights.
-
-    Parameters
-    ----------
-    model, params, state
-        As for ``describe``.
-    inputs
-        One example; ``MLP`` needs none.
-
-    Returns
-    -------
-    One for each hidden layer, in the order in which a batch meets them.
-
-    Raises
-    ------
-    InputError
-        As ``describe``.
-
-    Examples
-    --------
-    >>> model = MLP(depth=3, width=4, num_classes=2)
-    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]
-    >>> [layer.name for layer in hidden_layers(model, params)]
-    ['input', 'hidden/0', 'hidden/1']
-    """
-    if not isinstance(model, MLP) and inputs is None:
-        raise InputError("to find a model's layers one example of its inputs is needed")
-    return describe(model, params, inputs, state=state).layers()
-
-
 @functools.cache
-def _mlp_network(model: MLP) -> Network:
+def mlp_network(model: MLP) -> Network:
+    """An ``MLP``, whose symmetries are known."""
     depth = model.depth
     names = ["input", *(f"hidden/{l}" for l in range(depth - 1)), "output"]
 
@@ -257,7 +201,15 @@ def _mlp_network(model: MLP) -> Network:
     return Network(maps, run, activation == "relu", skip)
 
 
-def _linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Network:
+def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Network:
+    """Any other Linen module, by looking into its layers as they are called.
+
+    Raises
+    ------
+    InputError
+        If it calls a layer twice, calls one of another kind that has a kernel, or does not end in a
+        dense layer.
+    """
     found: list[AffineMap] = []
 
     def look(module: Any) -> None:

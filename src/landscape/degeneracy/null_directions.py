@@ -24,10 +24,11 @@ from scipy import sparse
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
 from landscape.degeneracy.compensation import across_layers
-from landscape.degeneracy.networks import Network, describe
+from landscape.degeneracy.describe import describe, logits_function, loss_function, opened
+from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
-from landscape.training.losses import example_losses, logits_of, softmax_cross_entropy
+from landscape.training.losses import example_losses
 
 CAUSES = (
     "elimination",
@@ -110,8 +111,7 @@ def null_directions(
     Parameters
     ----------
     model
-        ``MLP``, ``ResNet``, or another Linen module of dense layers and convolutions; symmetries
-        across layers are those of ``MLP``.
+        As for ``degeneracy_budget``; symmetries across layers are those of ``MLP``.
     params, state
         Its parameters, and its other collections.
     batch
@@ -137,6 +137,7 @@ def null_directions(
     >>> [family.cause for family in null_directions(model, params, (x, jnp.zeros(50, int)))]
     ['rescaling', 'compensation', 'softmax']
     """
+    model, state = opened(model, state)
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
         network = describe(model, params, inputs[:1], state=state)
@@ -216,10 +217,11 @@ def check_directions(
     -------
     One for each family.
     """
+    model, state = opened(model, state)
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state or {}, batch[0]))
         whole = (inputs, jnp.asarray(batch[1]))
-        logits, loss = logits_of(model), softmax_cross_entropy(model)
+        logits, loss = logits_function(model), loss_function(model)
         gauss_newton = ggn(
             _on_pairs(logits), _mean_loss, params, whole, state=state, check=False
         ).linearized()

@@ -89,10 +89,12 @@ def count_targets(
     """
     augmented = np.concatenate([rows, np.ones((len(rows), 1))], 1) if bias else rows
     generic = _rows_are_independent(augmented)
-    columns = []
-    for target in range(moves.shape[1]):
-        columns.append(_one(augmented, moves[:, target], bias, is_input, generic))
-    table = np.array(columns, int).reshape(-1, 6).T
+    # Targets that move the logits on the same examples read the same.
+    known: dict[bytes, tuple[int, ...]] = {}
+    for where in moves.T:
+        if where.tobytes() not in known:
+            known[where.tobytes()] = _one(augmented, where, bias, is_input, generic)
+    table = np.array([known[where.tobytes()] for where in moves.T], int).reshape(-1, 6).T
     elimination, constant, overlap, dependence, silent, rank = table
     return TargetCounts(elimination, constant, overlap, dependence, silent.astype(bool), rank)
 

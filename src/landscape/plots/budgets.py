@@ -20,6 +20,7 @@ _LOOKS = {
     "translation": ("#56B4E9", ""),
     "mixing": ("#A6D3EE", "//"),
     "compensation": ("#1B3A57", ""),
+    "normalisation": ("#7F8FA6", ""),
     "neighbours": ("#7F8FA6", "//"),
     "softmax": ("#009E73", ""),
     "unexplained": ("0.55", ""),
