@@ -281,7 +281,7 @@ def test_structures_that_are_not_understood_are_refused():
     for model, inputs, message in (
         (Shared(), x, "called twice"),
         (Attention(), jnp.ones((2, 4, 3)), "by hand as HiddenLayer"),
-        (lambda x: x, x, "found in Linen modules; got function"),
+        (lambda params, x: x, x, "does not end in a dense layer"),
     ):
         params = model.init(jax.random.key(0), inputs)["params"] if hasattr(model, "init") else {}
         with pytest.raises(InputError, match=message):

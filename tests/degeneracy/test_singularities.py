@@ -16,6 +16,8 @@ from landscape.curvature import ggn, hessian
 from landscape.degeneracy import degeneracy_budget
 from landscape.training.losses import logits_of
 
+pytestmark = pytest.mark.slow
+
 LAYER = 1
 
 

@@ -8,6 +8,8 @@ from landscape.curvature import DenseOperator, DiagonalOperator, stack
 from landscape.errors import InputError
 from landscape.spectra import degenerate_fraction, fraction_between, fraction_curve, slq
 
+pytestmark = pytest.mark.slow
+
 EPS = 1e-2
 
 

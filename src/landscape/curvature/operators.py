@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from landscape.curvature.lanes import by_lanes
 from landscape.curvature.memory import host_memory, readable
 from landscape.errors import InputError, ResourceError
 
@@ -105,7 +106,9 @@ class LinearOperator(abc.ABC):
 
     def _lanes(self) -> Callable[[Array], Array]:
         """The map on rows, (L, P) ↦ (L, P), one operator for all lanes or one for each."""
-        return jax.vmap(self._products())
+        product = self._products()
+        # One that recomputes its primal pass for each chunk shares it among the lanes.
+        return jax.vmap(product) if self.recomputes else partial(by_lanes, product)
 
     def matvec(self, v: ArrayLike) -> Float[Array, " rows"]:
         """Return ``A v``.
@@ -239,6 +242,9 @@ class LinearOperator(abc.ABC):
         return self * (1 / jnp.asarray(number, self.dtype))
 
     def _matmat(self, vectors: Array) -> Array:
+        if self.batch_shape:
+            # A family refuses: it has no single product.
+            self._products()
         return _matmat(self, vectors)
 
     def _expect(self, v: Any, shape: tuple[Any, ...], what: str) -> None:
@@ -444,7 +450,7 @@ def _stored(op: LinearOperator) -> jax.tree_util.Partial:
 
 @jax.jit
 def _matmat(op: LinearOperator, vectors: Array) -> Array:
-    return jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
+    return op._lanes()(vectors.T).T
 
 
 def _unit_columns(op: LinearOperator, start: Array | int, count: int) -> Array:
@@ -455,7 +461,7 @@ def _unit_columns(op: LinearOperator, start: Array | int, count: int) -> Array:
 @partial(jax.jit, static_argnames="block_size")
 def _dense(op: LinearOperator, block_size: int) -> Array:
     num_rows, num_columns = op.shape
-    product = jax.vmap(op._products())
+    product = op._lanes()
     starts = jnp.arange(0, num_columns, block_size)
 
     def columns(start: Array) -> Array:

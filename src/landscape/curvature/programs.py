@@ -18,3 +18,18 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         ):
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
+
+
+def product_bytes(jaxpr: Any) -> int:
+    """Bytes of all results of matrix products and convolutions, each turn of a scan's counted."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            total += sum(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars)
+        inner = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        )
+        turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += turns * sum(product_bytes(part) for part in inner if hasattr(part, "eqns"))
+    return total

@@ -161,7 +161,8 @@ def hidden_layers(
     Of a function:
 
     >>> def outputs(params, x):
-    ...     return jax.nn.relu(x @ params["into"]["w"] + params["into"]["b"]) @ params["out"]
+    ...     hidden = x @ params["into"]["w"] + params["into"]["b"][None]
+    ...     return jax.nn.relu(hidden) @ params["out"]
     >>> params = {"into": {"w": jnp.ones((5, 4)), "b": jnp.zeros(4)}, "out": jnp.ones((4, 2))}
     >>> hidden_layers(outputs, params, jnp.zeros((1, 5)))[0].bias.path
     'into/b'

@@ -24,6 +24,7 @@ from typing import Any
 
 import xarray as xr
 
+from landscape._xla import computes_sums_wrongly
 from landscape.errors import (
     LandscapeError,
     ResourceError,
@@ -242,8 +243,11 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
 def _worker_settings(cache: str) -> dict[str, str]:
     """Environment variables that JAX reads when a worker starts."""
     # Workers share the cores; threads inside each would make them wait for one another (small
-    # networks: 1.8 times as long).
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    # networks: 1.8 times as long). Not where products depend on the number of threads: a unit has
+    # the same bits wherever it is computed.
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not computes_sums_wrongly():
+        flags += " --xla_cpu_multi_thread_eigen=false"
     settings = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
