@@ -14,7 +14,7 @@ def product(v):
     return jnp.tanh(jnp.eye(5, 4)) @ (jnp.ones((4, 3)) @ v)
 
 
-@pytest.mark.parametrize(("cached", "turns"), [(2**20, 1), (150, 3), (40, 6), (1, 6)])
+@pytest.mark.parametrize(("cached", "turns"), [(2**20, 1), (150, 2), (100, 3), (40, 6), (1, 6)])
 def test_every_row_has_its_image_whatever_is_cached(cached, turns, monkeypatch):
     monkeypatch.setattr(lanes, "_CACHED_BYTES", cached)
     rows = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)

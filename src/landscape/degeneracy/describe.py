@@ -153,6 +153,7 @@ def hidden_layers(
 
     Examples
     --------
+    >>> import jax
     >>> model = MLP(depth=3, width=4, num_classes=2)
     >>> params = model.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]
     >>> [layer.name for layer in hidden_layers(model, params)]
