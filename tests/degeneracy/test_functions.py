@@ -215,3 +215,17 @@ def test_what_is_no_sequence_of_layers_is_refused(match):
         hidden_layers(function, params, x)
     with pytest.raises(InputError, match=match):
         degeneracy_budget(function, params, (x, np.zeros(5, int)))
+
+
+def test_logits_have_two_axes():
+    def outputs(params, x):
+        return (jnp.tanh(x @ params["a"]) @ params["b"])[:, None]
+
+    def tokens(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    params = {"a": np.ones((3, 4), np.float32), "b": np.ones((4, 2), np.float32)}
+    with pytest.raises(InputError, match="does not end in a dense layer"):
+        degeneracy_budget(outputs, params, (np.ones((5, 3), np.float32), np.zeros(5, int)))
+    with pytest.raises(InputError, match=r"logits of shape \(N, C\); got \(5, 7, 2\)"):
+        degeneracy_budget(tokens, params, (np.ones((5, 7, 3), np.float32), np.zeros(5, int)))

@@ -63,11 +63,12 @@ from landscape.degeneracy.describe import (
     loss_function,
     opened,
 )
+from landscape.degeneracy.findings import findings
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, rows_of
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.null_directions import in_float64
 from landscape.degeneracy.symmetries import Change, by_map
-from landscape.degeneracy.targets import TargetCounts, count_targets, leading_columns
+from landscape.degeneracy.targets import TargetCounts, count_targets
 from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.fractions import Fraction, degenerate_fraction
@@ -96,10 +97,6 @@ METHODS = ("auto", "exact", "structural")
 # Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
 # the structural one is taken: some minutes of two cores.
 _EXACT_OPERATIONS = 1e13
-
-# Units are named up to so many, and pairs of them from this cosine of their incoming weights.
-_LISTED = 12
-_ALIKE = 0.99
 
 # Bytes of the effects of a chunk of examples on their way.
 _CHUNK_BYTES = 2**27
@@ -250,14 +247,16 @@ def degeneracy_budget(
     InputError
         For an unknown method; if the structure of the model is not understood (``measures`` of
         layers described by hand still work); for a reference with a structural budget; if τ or ε
-        lie below the noise floor.
+        lie below the noise floor; for outputs of another shape than (N, C).
     ResourceError
         If the Jacobian is too large for an exact rank.
 
     Notes
     -----
-    Exact, in float64, at the cost of the singular values of J: minutes for P = 6,000. The counting
-    is described in the module; that skips of the identity leave a remainder *unexplained* is known.
+    An exact budget is taken in float64, at the cost of the singular values of J: minutes for
+    P = 6,000. The counting is described in the module; under skips of the identity a few directions
+    may stay *unexplained*. Of a structural one the counts are in float64, the interval in the
+    parameters' type.
 
     Examples
     --------
@@ -311,6 +310,7 @@ def degeneracy_budget(
         size = op.shape[1]
         counts["few data"] = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
         total = caused + counts["few data"]
+        # The interval holds at its level: one that ends below what is surely null has missed.
         upper = max(total, size - int(rank.lower))
     flat = None
     if eps is not None:
@@ -351,6 +351,8 @@ def _chain(
 ) -> _Chain:
     """All links but the totals, on one set of examples; structural ones only if not exact."""
     walk = network.walk(params, state, inputs)
+    if walk.logits.ndim != 2:
+        raise InputError(f"a budget needs logits of shape (N, C); got {walk.logits.shape}")
     effects = _effects(network, params, state, inputs)
     targets: list[TargetCounts] = []
     maps: list[LayerRows] = []
@@ -387,7 +389,7 @@ def _chain(
         again = across_layers(network, params, state, walk, effects) if families else {}
         found = _structural_increments(families, again, maps)
     counts |= {name: sum(values) for name, values in by_layer.items()} | found
-    return _Chain(counts, by_layer, tuple(_findings(network, targets, walk, params)))
+    return _Chain(counts, by_layer, tuple(findings(network, targets, walk, params)))
 
 
 Families = dict[str, Iterator[tuple[str, Change]]]
@@ -454,66 +456,6 @@ def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.
         for whole, piece in zip(found, part, strict=True):
             whole[start : start + step] = np.asarray(piece)[: count - start]
     return found
-
-
-def _findings(network: Network, targets: list[TargetCounts], walk: Any, params: Any) -> list[str]:
-    """Which units: silent ones, pairs that overlap, pairs that nearly do."""
-    found = []
-    for number, (one, counts) in enumerate(zip(network.maps[:-1], targets[:-1], strict=True)):
-        response = np.asarray(walk.activities[number])
-        response = response.reshape(-1, response.shape[-1])
-        silent = np.flatnonzero(counts.silent)
-        never = np.zeros(0, int)
-        if network.rescalable:
-            never = np.flatnonzero(np.asarray(walk.preactivations[number] <= 0).all(0))
-        unread = np.setdiff1d(silent, never)
-        parts = []
-        if len(never):
-            parts.append(f"{_units(never)} never active")
-        if len(unread):
-            # Of what is between a map and its readers nothing is known but for an MLP of ReLUs.
-            why = "read by nobody" if network.rescalable else "without effect"
-            parts.append(f"{_units(unread)} {why}")
-        if response.shape[-1] == len(counts.silent):
-            twins = _twins(response)
-            parts += [f"{first} and {second} overlap" for first, second in twins]
-            alike = [
-                f"{first} and {second} nearly overlap, cosine {cosine:.4f}"
-                for first, second, cosine in _alike(one.weights(params), counts.silent)
-                if (first, second) not in twins
-            ]
-            parts += [*alike[:_LISTED], *(["…"] if len(alike) > _LISTED else [])]
-        if parts:
-            found.append(f"{one.name}: {'; '.join(parts)}")
-    return found
-
-
-def _units(numbers: np.ndarray) -> str:
-    more = ", …" if len(numbers) > _LISTED else ""
-    listed = ", ".join(map(str, numbers[:_LISTED])) + more
-    return f"unit{'s' if len(numbers) > 1 else ''} {listed}"
-
-
-def _alike(weights: np.ndarray, silent: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs of live units whose incoming weights, bias included, have nearly one direction."""
-    lengths = np.linalg.norm(weights, axis=0)
-    units = weights / np.where(lengths > 0, lengths, 1)
-    cosines = np.triu(units.T @ units, 1)
-    cosines[silent], cosines[:, silent] = 0, 0
-    pairs = np.argwhere(cosines > _ALIKE)
-    found = [(int(i), int(j), float(cosines[i, j])) for i, j in pairs]
-    return sorted(found, key=lambda pair: -pair[2])
-
-
-def _twins(response: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of units whose responses are multiples of one another."""
-    varying = np.flatnonzero(np.ptp(response, axis=0) > 0)
-    leaders = leading_columns(response[:, varying])
-    return [
-        (int(varying[leader]), int(varying[place]))
-        for place, leader in enumerate(leaders)
-        if leader != place
-    ]
 
 
 def expect_classifier(batch: Any) -> None:

@@ -24,8 +24,7 @@ N times its eigenvalues are the squared singular values of the rows ``R_iᵀ J_i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,14 +38,17 @@ from landscape.curvature.jacobian import JacobianOperator
 from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_key
+from landscape.degeneracy.outputs import (
+    OutputLoss,
+    centered_outputs,
+    weighted_jacobian,
+    weighted_outputs,
+)
 from landscape.errors import InputError, ResourceError
 from landscape.spectra.fractions import fraction_between
 from landscape.spectra.slq import slq
 
 METHODS = ("exact", "gram", "lanczos")
-
-# Outputs and a batch to the mean loss of its examples, as ``ggn`` takes it.
-OutputLoss = Callable[[Array, Any], Array]
 
 # The two singular values around a cut that is believed are further apart than this.
 LEAST_GAP = 1e3
@@ -189,7 +191,7 @@ def jacobian_rank(
         options |= {"num_steps": num_steps, "num_probes": num_probes, "level": level}
         options |= {"output_loss": output_loss}
         return _together([jacobian_rank(member, **options) for member in op.members()])
-    op = _of_outputs(op, centered, output_loss)
+    op = weighted_jacobian(op, centered, output_loss)
     if method == "lanczos":
         return _interval(op, rtol, key, num_steps, num_probes, level)
     rows, columns = op.shape
@@ -211,83 +213,6 @@ def jacobian_rank(
     if not np.isfinite(values).all():
         raise InputError("the matrix has NaN or infinite entries")
     return _cut(values, (rows, columns), rtol, method)
-
-
-def _of_outputs(
-    op: LinearOperator, centered: bool, output_loss: OutputLoss | None
-) -> LinearOperator:
-    """The Jacobian of what a loss sees of the outputs."""
-    if not centered and output_loss is None:
-        return op
-    if centered and output_loss is not None:
-        raise InputError("centered is the weight of a softmax at any probabilities: give one")
-    if not isinstance(op, JacobianOperator):
-        raise InputError(
-            "only a Jacobian's rows belong to outputs that can be centered or weighted"
-        )
-    if output_loss is None:
-        return dataclasses.replace(op, model_fn=_centered(op.model_fn))
-    lowest = float(_lowest_curvature(op, output_loss))
-    if lowest < -1e-5:
-        raise InputError(
-            f"the output loss is not convex: an example's Hessian has an eigenvalue {lowest:.1e} "
-            "times its largest"
-        )
-    return dataclasses.replace(op, model_fn=_weighted(op.model_fn, output_loss))
-
-
-@lru_cache(maxsize=64)
-def _centered(model_fn: Callable[..., Array]) -> Callable[..., Array]:
-    """Outputs less their mean, example by example; one function for one model."""
-
-    def outputs(params: Any, *rest: Any) -> Array:
-        z = model_fn(params, *rest)
-        z = z.reshape(len(z), -1)
-        return z - z.mean(1, keepdims=True)
-
-    return outputs
-
-
-@lru_cache(maxsize=64)
-def _weighted(model_fn: Callable[..., Array], output_loss: OutputLoss) -> Callable[..., Array]:
-    """Outputs times a root of the loss's Hessian in them, held fixed."""
-
-    def outputs(params: Any, *rest: Any) -> Array:
-        z = model_fn(params, *rest)
-        values, modes = jnp.linalg.eigh(
-            jax.lax.stop_gradient(_output_hessians(output_loss, z, rest))
-        )
-        rounding = values.shape[1] * jnp.finfo(values.dtype).eps
-        values = jnp.where(values > rounding * values[:, -1:], values, 0)
-        root = modes * jnp.sqrt(values)[:, None, :]
-        return jnp.einsum("nck,nc->nk", root, z.reshape(len(z), -1), precision="highest")
-
-    return outputs
-
-
-def _output_hessians(output_loss: OutputLoss, z: Array, rest: tuple[Any, ...]) -> Array:
-    """(N, C, C): of each example's loss, that of a batch of one."""
-
-    def one(row: Array, example: Any) -> Array:
-        alone = jax.tree.map(lambda leaf: leaf[None], example)
-
-        def loss(flat: Array) -> Array:
-            return output_loss(flat.reshape(1, *row.shape), alone)
-
-        found = jax.hessian(loss)(row.ravel())
-        return (found + found.T) / 2
-
-    return jax.vmap(one)(z, rest[-1])
-
-
-@partial(jax.jit, static_argnames="output_loss")
-def _lowest_curvature(op: JacobianOperator, output_loss: OutputLoss) -> Array:
-    """The lowest eigenvalue of an example's Hessian over its largest; 0 where that is 0."""
-    rest = (op.batch,) if op.state is None else (op.state, op.batch)
-    hessians = _output_hessians(output_loss, op.model_fn(op.params, *rest), rest)
-    values = jnp.linalg.eigvalsh(hessians)
-    largest = jnp.abs(values).max(1)
-    return jnp.min(jnp.where(largest > 0, values[:, 0] / jnp.where(largest > 0, largest, 1), 0))
 
 
 @partial(jax.jit, static_argnames=("centered", "output_loss", "gram", "block_bytes"))
@@ -327,8 +252,8 @@ def singular_values(
     """
     if isinstance(op, JacobianOperator):
         op = op.T if op.transposed else op
-        seen = _centered(op.model_fn) if centered else op.model_fn
-        seen = seen if output_loss is None else _weighted(seen, output_loss)
+        seen = centered_outputs(op.model_fn) if centered else op.model_fn
+        seen = seen if output_loss is None else weighted_outputs(seen, output_loss)
         op = dataclasses.replace(op, model_fn=seen)
     rows, columns = op.shape
     with jax.named_scope("singular_values"):

@@ -243,8 +243,8 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
 def _worker_settings(cache: str) -> dict[str, str]:
     """Environment variables that JAX reads when a worker starts."""
     # Workers share the cores; threads inside each would make them wait for one another (small
-    # networks: 1.8 times as long). Not where products depend on the number of threads: a unit has
-    # the same bits wherever it is computed.
+    # networks: 1.8 times as long). Not under the flag of ``_xla``: there units that were computed
+    # without such threads came out with other bits than those of this process.
     flags = os.environ.get("XLA_FLAGS", "")
     if not computes_sums_wrongly():
         flags += " --xla_cpu_multi_thread_eigen=false"
