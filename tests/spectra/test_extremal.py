@@ -174,8 +174,20 @@ def test_a_budget_spent_before_the_check_is_told():
     op = DiagonalOperator(jnp.asarray(outliers(), jnp.float32))
     found = extremal_eigenpairs(op, jax.random.key(0), num_largest=1)
     assert found.status == "converged"
-    short = extremal_eigenpairs(op, jax.random.key(0), num_largest=1, max_matvecs=22)
-    assert short.status in ("unverified", "max_matvecs")
+    for budget, status in ((3, "max_matvecs"), (6, "unverified")):
+        short = extremal_eigenpairs(
+            op, jax.random.key(0), num_largest=1, subspace=budget, max_matvecs=budget
+        )
+        assert short.status == status
+        assert short.num_matvecs == budget + 1
+
+
+def test_few_steps_are_made_where_few_are_enough():
+    """A gap as wide as that needs no full basis, and no more is spent than between two looks."""
+    op = DiagonalOperator(jnp.asarray(np.r_[np.linspace(-1, 1, 400), 100.0], jnp.float32))
+    found = extremal_eigenpairs(op, jax.random.key(0), num_largest=1, tol=1e-3, verify=False)
+    assert found.num_matvecs == 7
+    assert abs(found.values[0] - 100) <= 1e-3
 
 
 def test_norms_that_cannot_be_squared_are_refused_by_name():

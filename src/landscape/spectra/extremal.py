@@ -38,6 +38,10 @@ ASYMMETRY = 30.0
 # Columns whose residuals are taken together.
 _BLOCK = 16
 
+# Steps after which the residuals are looked at, and at most so many times while the basis fills:
+# a look costs a wait for the device.
+_FEWEST_STEPS, _LOOKS = 5, 4
+
 
 @dataclasses.dataclass(frozen=True)
 class EigenPairs:
@@ -163,24 +167,26 @@ def extremal_eigenpairs(
     if room <= count and room < size:
         raise InputError(f"subspace must exceed the number of pairs, {count}; got {subspace}")
     _check_memory(op, room + 1 + count)
+    stride = max(_FEWEST_STEPS, room // _LOOKS)
     wanted = partial(
         _choose, largest=num_largest, smallest=num_smallest, magnitude=num_by_magnitude
     )
     tol = max(tol, 4 * unit)
     space = _begin(op, key, room)
-    spent, verified, before_fresh = 0, False, None
+    first, filled, spent, verified, before_fresh = 0, 0, 0, False, None
     while True:
-        before = int(space.filled)
-        space = _extend(op, space)
-        spent += room - before
-        projection = np.asarray(space.projection, float)
+        # A fresh start is given all the steps that there is room for.
+        stop = room if before_fresh is not None else min(max(filled, count) + stride, room)
+        space = _extend(op, space, stop)
+        spent, filled = spent + stop - filled, stop
+        projection = np.asarray(space.projection, float)[: filled + 1, :filled]
         if not np.isfinite(projection).all():
             raise InputError("a product with the operator is NaN or infinite")
-        upper = np.triu(projection[:room])
+        upper = np.triu(projection[:filled])
         expect_range(np.abs(upper).max(), op)
-        _expect_symmetric(projection, before, float(space.scale), unit)
+        _expect_symmetric(projection, first, float(space.scale), unit)
         theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
-        residuals = np.abs(projection[room, room - 1] * s[-1])
+        residuals = np.abs(projection[filled, filled - 1] * s[-1])
         chosen = wanted(theta, 0)
         small = tol * np.abs(theta).max()
         enough = residuals[chosen] <= small
@@ -189,21 +195,26 @@ def extremal_eigenpairs(
             verified = bool((np.abs(theta[chosen] - before_fresh) <= small).all())
             before_fresh = None
         fresh = bool(enough.all())
-        if spent >= max_matvecs or (fresh and (verified or not verify or room == size)):
+        if fresh and (verified or not verify or filled == size):
+            break
+        if not fresh and filled < room:
+            continue
+        if spent >= max_matvecs:
             break
         # Neighbours of the wanted pairs are kept too: they keep convergence fast.
         kept = chosen if fresh else wanted(theta, (room - count) // 3)
-        space = _restart(space, jnp.asarray(s[:, kept], op.dtype), jnp.asarray(theta[kept]))
+        space = _restart(space, _filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
+        first = filled = len(kept)
         if fresh:
             space, before_fresh = _start_anew(space, size), theta[chosen]
     chosen = chosen[np.argsort(-theta[chosen])]
-    vectors = rows_of(_combine(space.block, jnp.asarray(s[:, chosen], op.dtype)), size)[0]
+    vectors = rows_of(_combine(space.block, _filled_up(s[:, chosen], room, op)), size)[0]
     values, norms = _residuals(op, vectors)
     order = np.argsort(-values)
     status = "max_matvecs"
     if enough.all():
         status = "unverified"
-        if verified or room == size:
+        if verified or filled == size:
             status = "converged" if (norms <= small).all() else "rounding"
     return EigenPairs(
         values=values[order],
@@ -263,21 +274,26 @@ def _begin(op: LinearOperator, key: Array, room: int) -> _Space:
     )
 
 
-def _extend(op: LinearOperator, space: _Space) -> _Space:
-    """Make Lanczos steps until the basis is full."""
+def _filled_up(s: np.ndarray, room: int, op: LinearOperator) -> Array:
+    """Coordinates of Ritz vectors in the whole basis, zero where none has been made yet."""
+    return jnp.asarray(np.pad(s, ((0, room - len(s)), (0, 0))), op.dtype)
+
+
+def _extend(op: LinearOperator, space: _Space, stop: int) -> _Space:
+    """Make Lanczos steps until the basis holds so many vectors."""
     if op.traceable:
-        return _extend_compiled(op, space)
-    for row in range(int(space.filled), space.projection.shape[1]):
+        return _extend_compiled(op, space, stop)
+    for row in range(int(space.filled), stop):
         space = _grow_compiled(space, op.matvec(_row(space, row, op.shape[0])))
     return space
 
 
 @partial(jax.jit, donate_argnums=1)
-def _extend_compiled(op: LinearOperator, space: _Space) -> _Space:
+def _extend_compiled(op: LinearOperator, space: _Space, stop: Array | int) -> _Space:
     product = op._products()
 
     def unfinished(space: _Space) -> Array:
-        return space.filled < space.projection.shape[1]
+        return space.filled < stop
 
     def step(space: _Space) -> _Space:
         return _grow(space, product(_row(space, space.filled, op.shape[0])))
@@ -332,9 +348,10 @@ def _restart(space: _Space, s: Array, theta: Array) -> _Space:
     """Keep some Ritz vectors, and the last Lanczos vector behind them."""
     kept = s.shape[1]
     rows, room = space.projection.shape
+    last = space.block[:, :, space.filled]
     block = jnp.zeros_like(space.block)
     block = block.at[:, :, :kept].set(_combine(space.block, s))
-    block = block.at[:, :, kept].set(space.block[:, :, rows - 1])
+    block = block.at[:, :, kept].set(last)
     diagonal = jnp.zeros((rows, room), s.dtype)
     diagonal = diagonal.at[jnp.arange(kept), jnp.arange(kept)].set(theta.astype(s.dtype))
     return dataclasses.replace(

@@ -174,7 +174,7 @@ def trace(
         return _exact(op, _exact_diagonal(op, plan).sum())
     sketch_key, probe_key = jax.random.split(key)
     basis, known = _captured(op, sketch_key, plan)
-    samples = (np.asarray(probe @ image) for _, probe, image in _probed(op, probe_key, basis, plan))
+    samples = (_inner(probe, image) for _, probe, image in _probed(op, probe_key, basis, plan))
     rest, stderr = _mean_and_stderr(samples)
     return Estimate(np.asarray(known.sum() + rest), stderr, num_matvecs, plan.num_probes, method)
 
@@ -219,7 +219,7 @@ def diagonal(
     sketch_key, probe_key = jax.random.split(key)
     basis, known = _captured(op, sketch_key, plan)
     samples = (
-        signs * image
+        np.multiply(signs, image, dtype=float)
         for signs, _, image in _probed(op, probe_key, basis, plan, project_images=True)
     )
     rest, stderr = _mean_and_stderr(samples)
@@ -267,7 +267,7 @@ def frobenius_norm(
     # The key that trace gives to its probes, so that the probes are the same.
     _, probe_key = jax.random.split(key)
     basis = jnp.zeros((op.shape[0], 0), op.dtype)
-    samples = (np.asarray(image @ image) for _, _, image in _probed(op, probe_key, basis, plan))
+    samples = (_inner(image, image) for _, _, image in _probed(op, probe_key, basis, plan))
     square, stderr = _mean_and_stderr(samples)
     root = np.sqrt(square)
     # All products zero: no spread either.
@@ -363,10 +363,10 @@ def _captured(op: LinearOperator, key: Array, plan: _Plan) -> tuple[Array, np.nd
 def _probed(
     op: LinearOperator, key: Array, basis: Array, plan: _Plan, *, project_images: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Each probe's signs v, Πv and AΠv or ΠAΠv, in float64 on the host."""
+    """Each probe's signs v, Πv and AΠv or ΠAΠv, on the host."""
     count, width = plan.num_probes, plan.width
     for start in range(0, count, width):
-        signs = _columns(key, width, op, jax.random.rademacher, start)
+        signs = _columns(key, width, op, _signs, start)
         probes = _outside(basis, signs)
         images = _image(op, probes)
         if project_images:
@@ -374,8 +374,13 @@ def _probed(
         # One after the other in memory: columns would be gathered number by number.
         on_host = [np.asarray(x.T) for x in (signs, probes, images)]
         for i in range(min(width, count - start)):
-            v, probe, image = (x[i].astype(np.float64) for x in on_host)
+            v, probe, image = (x[i] for x in on_host)
             yield v, probe, image
+
+
+def _inner(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """An inner product, its sums in float64."""
+    return np.asarray(np.einsum("i,i", first, second, dtype=np.float64))
 
 
 def _identity_images(op: LinearOperator, plan: _Plan) -> Iterator[tuple[int, np.ndarray]]:
@@ -432,26 +437,34 @@ def _mean_and_stderr(samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndar
     return mean, np.asarray(np.sqrt(squares / (count - 1) / count))
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _drawn(
+    key: Array,
+    width: int,
+    size: int,
+    dtype: np.dtype,
+    distribution: Callable[..., Array],
+    start: Int[Array, ""] | int,
+) -> Array:
+    def row(number: Array) -> Array:
+        return distribution(jax.random.fold_in(key, number), (size,), dtype)
+
+    return jax.vmap(row)(start + jnp.arange(width)).T
+
+
 def _columns(
     key: Array, width: int, op: LinearOperator, distribution: Callable[..., Array], start: int
 ) -> Array:
     """Random columns number start, start + 1 …, each from the key and its number alone."""
-    numbers = range(start, start + width)
-    return jnp.stack(
-        [_column(key, i, op.shape[0], op.dtype, distribution) for i in numbers], axis=1
-    )
+    return _drawn(key, width, op.shape[0], op.dtype, distribution, start)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _column(
-    key: Array,
-    number: Int[Array, ""] | int,
-    size: int,
-    dtype: np.dtype,
-    distribution: Callable[..., Array],
-) -> Array:
-    # By itself: a program that drew a block would be compiled anew for each width.
-    return distribution(jax.random.fold_in(key, number), (size,), dtype)
+def _signs(key: Array, shape: tuple[int], dtype: np.dtype) -> Array:
+    """Random signs, a bit for each: ``jax.random.rademacher`` draws 32, ten times as long."""
+    (size,) = shape
+    words = jax.random.bits(key, (-(-size // 32),), np.uint32)
+    bits = (words[:, None] >> jnp.arange(32, dtype=np.uint32)[None]) & 1
+    return (1 - 2 * bits.reshape(-1)[:size].astype(np.int8)).astype(dtype)
 
 
 def _from(basis: Array, width: int, start: int) -> Array:
@@ -467,5 +480,7 @@ def _unit_vectors(width: int, size: int, dtype: np.dtype, start: Int[Array, ""] 
 @jax.jit
 def _outside(basis: Array, vectors: Array) -> Array:
     """``(I − QQᵀ)V``."""
+    if not basis.shape[1]:
+        return vectors
     inner = jnp.matmul(basis.T, vectors, precision="highest")
     return vectors - jnp.matmul(basis, inner, precision="highest")
