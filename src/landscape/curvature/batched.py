@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,11 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape._convolutions import channels_last
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.parameters import Selection
+from landscape.curvature.parameters import Selection, on_vectors
 from landscape.curvature.sums import warn_of_wrong_sums
 from landscape.errors import InputError
+
+Leaves = list[Array]
+LinearMap = Callable[[Leaves], Leaves]
 
 PRECISIONS = ("highest", "high", "default")
 
@@ -115,10 +120,8 @@ class BatchOperator(LinearOperator):
         return self.selection.flatten(zeros)[1](jnp.asarray(vector, self.dtype))
 
     @abc.abstractmethod
-    def _on(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> Callable[[Array], Array]:
-        """The map v ↦ Av of a chunk, linearised."""
+    def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
+        """The map v ↦ Av of a chunk, linearised, on leaves like those that are differentiated."""
 
     def _mine(self) -> list[Array]:
         return self.selection.split(self.params)[0]
@@ -128,23 +131,22 @@ class BatchOperator(LinearOperator):
         return () if self.state is None else (self.state,)
 
     def _products(self) -> Callable[[Array], Array]:
-        flat, unflatten = self.selection.flatten(self.params)
+        mine, others = self.selection.split(self.params)
+        merge = partial(self.selection.merge, others=others)
         # The precision is read when the products are traced: both here and in the closure.
         if self.chunk_size is None:
             with jax.default_matmul_precision(self.precision):
-                return self._on(flat, unflatten, self.batch)
+                return on_vectors(channels_last(self._on(mine, merge, self.batch)), mine)
         chunk_size = self.chunk_size
 
-        def by_chunks(v: Array) -> Array:
-            with jax.default_matmul_precision(self.precision):
-                return weighted_mean(
-                    lambda chunk: self._on(flat, unflatten, chunk)(v),
-                    self.batch,
-                    chunk_size,
-                    self.weight,
-                )
+        def by_chunks(v: Leaves) -> Leaves:
+            def image(chunk: Any) -> Leaves:
+                return self._on(mine, merge, chunk)(v)
 
-        return by_chunks
+            with jax.default_matmul_precision(self.precision):
+                return weighted_mean(channels_last(image), self.batch, chunk_size, self.weight)
+
+        return on_vectors(by_chunks, mine)
 
 
 def check_options(precision: str, chunk_size: int | None) -> None:

@@ -169,8 +169,10 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
     return outputs
 
 
-def linearize_gradient(loss: Callable[[Array], Array], flat: Array) -> Callable[[Array], Array]:
-    """The map v ↦ Hv of a loss of a flat vector.
+def linearize_gradient(
+    loss: Callable[[list[Array]], Array], leaves: list[Array]
+) -> Callable[[list[Array]], list[Array]]:
+    """The map v ↦ Hv of a loss of some leaves.
 
     Raises
     ------
@@ -178,10 +180,10 @@ def linearize_gradient(loss: Callable[[Array], Array], flat: Array) -> Callable[
         If the loss has a gradient, and no derivative of it.
     """
     try:
-        return jax.linearize(jax.grad(loss), flat)[1]
+        return jax.linearize(jax.grad(loss), leaves)[1]
     except (NotImplementedError, TypeError, ValueError) as error:
         # What is wrong with the loss or its gradient is said as it is: it is raised again here.
-        jax.eval_shape(jax.grad(loss), flat)
+        jax.eval_shape(jax.grad(loss), leaves)
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"the loss cannot be differentiated twice: {reason[0]} Kernels that come with a first "

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from landscape.curvature.batched import BatchOperator, check_options
+from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs
 from landscape.curvature.parameters import Predicate, select
@@ -47,15 +47,15 @@ class _OutputOperator(BatchOperator):
     model_fn: Callable[..., Array] = dataclasses.field(metadata={"static": True})
 
     def _through(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]:
+        self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any
+    ) -> tuple[Array, Callable[[Leaves], Array], Callable[[Array], Leaves]]:
         """Outputs, and the maps v ↦ Jv and u ↦ Jᵀu."""
 
-        def outputs(vector: Array) -> Array:
-            return self.model_fn(unflatten(vector), *self._arguments(), chunk)
+        def outputs(mine: Leaves) -> Array:
+            return self.model_fn(merge(mine), *self._arguments(), chunk)
 
-        z, push = jax.linearize(outputs, flat)
-        transposed = jax.linear_transpose(push, flat)
+        z, push = jax.linearize(outputs, mine)
+        transposed = jax.linear_transpose(push, mine)
         return z, push, lambda u: transposed(u)[0]
 
 
@@ -72,11 +72,9 @@ class GaussNewtonOperator(_OutputOperator):
 
     output_loss: Callable[[Array, Any], Array] = dataclasses.field(metadata={"static": True})
 
-    def _on(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> Callable[[Array], Array]:
+    def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
         with jax.named_scope("gauss_newton"):
-            z, push, pull = self._through(flat, unflatten, chunk)
+            z, push, pull = self._through(mine, merge, chunk)
             _, curve = jax.linearize(jax.grad(lambda z: self.output_loss(z, chunk)), z)
             return lambda v: pull(curve(push(v)))
 
@@ -94,15 +92,14 @@ class EmpiricalFisherOperator(_OutputOperator):
 
     output_loss: Callable[[Array, Any], Array] = dataclasses.field(metadata={"static": True})
 
-    def _on(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> Callable[[Array], Array]:
+    def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
         with jax.named_scope("empirical_fisher"):
-            z, push, pull = self._through(flat, unflatten, chunk)
+            z, push, pull = self._through(mine, merge, chunk)
             count = weigh(chunk, self.weight).astype(z.dtype)
             slopes = count * jax.grad(lambda z: self.output_loss(z, chunk))(z)
             # A chunk that is masked as a whole counts for nothing.
-            return lambda v: pull(_outer(slopes, push(v))) / jnp.where(count > 0, count, 1)
+            divisor = jnp.where(count > 0, count, 1)
+            return lambda v: pull(_outer(slopes, push(v)) / divisor)
 
 
 @jax.tree_util.register_dataclass
@@ -118,19 +115,17 @@ class MonteCarloFisherOperator(_OutputOperator):
 
     distribution: str = dataclasses.field(metadata={"static": True})
 
-    def _on(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> Callable[[Array], Array]:
+    def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
         inner, noise = chunk
         with jax.named_scope("fisher"):
-            z, push, pull = self._through(flat, unflatten, inner)
+            z, push, pull = self._through(mine, merge, inner)
             slopes = _drawn_slopes(z, noise, self.distribution)
             count = z.shape[0] * noise.shape[1]
 
-            def product(v: Array) -> Array:
+            def product(v: Leaves) -> Leaves:
                 # As two contractions: outer products would hold S N C numbers for every vector.
                 along = jnp.einsum("snc,nc->sn", slopes, push(v))
-                return pull(jnp.einsum("snc,sn->nc", slopes, along)) / count
+                return pull(jnp.einsum("snc,sn->nc", slopes, along) / count)
 
             return product
 

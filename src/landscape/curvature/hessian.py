@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from landscape.curvature.batched import BatchOperator, check_options
+from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples
 from landscape.curvature.checks import check_loss, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
@@ -38,14 +38,12 @@ class HessianOperator(BatchOperator):
 
     loss: Callable[..., Array] = dataclasses.field(metadata={"static": True})
 
-    def _on(
-        self, flat: Array, unflatten: Callable[[Array], Any], chunk: Any
-    ) -> Callable[[Array], Array]:
-        def loss(vector: Array) -> Array:
-            return self.loss(unflatten(vector), *self._arguments(), chunk)
+    def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
+        def loss(mine: Leaves) -> Array:
+            return self.loss(merge(mine), *self._arguments(), chunk)
 
         with jax.named_scope("hessian"):
-            return linearize_gradient(loss, flat)
+            return linearize_gradient(loss, mine)
 
 
 def hessian(

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._convolutions import channels_last
 from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.parameters import Predicate, Selection, select
+from landscape.curvature.parameters import Predicate, Selection, ravel, select, unravel
 from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import refuse_stream
 
@@ -80,14 +81,9 @@ class JacobianOperator(LinearOperator):
         (C, P), by C backward passes over one example. It is a part of J only if the outputs of an
         example depend on no other, as with batch statistics that are frozen.
         """
-        flat, unflatten = self.selection.flatten(self.params)
-        rest = () if self.state is None else (self.state,)
-
-        def outputs(vector: Array) -> Array:
-            return self.model_fn(unflatten(vector), *rest, example).ravel()
-
+        outputs, mine = self._outputs_of(example), self._mine()
         with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
-            return jax.jacrev(outputs)(flat)
+            return jax.vmap(ravel)(channels_last(jax.jacrev(outputs))(mine))
 
     def _mine(self) -> list[Array]:
         return self.selection.split(self.params)[0]
@@ -101,16 +97,22 @@ class JacobianOperator(LinearOperator):
 
     def _maps(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
         """V ↦ Jv and u ↦ Jᵀu on flat vectors, linearised once."""
-        flat, unflatten = self.selection.flatten(self.params)
+        outputs, mine = self._outputs_of(self.batch), self._mine()
+        with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
+            _, push = jax.linearize(outputs, mine)
+            pull = channels_last(jax.linear_transpose(push, mine))
+            push = channels_last(push)
+        return lambda v: push(unravel(v, mine)), lambda u: ravel(pull(u)[0])
+
+    def _outputs_of(self, batch: Any) -> Callable[[list[Array]], Array]:
+        """All outputs as one vector, from the leaves that are differentiated."""
+        others = self.selection.split(self.params)[1]
         rest = () if self.state is None else (self.state,)
 
-        def outputs(vector: Array) -> Array:
-            return self.model_fn(unflatten(vector), *rest, self.batch).ravel()
+        def outputs(mine: list[Array]) -> Array:
+            return self.model_fn(self.selection.merge(mine, others), *rest, batch).ravel()
 
-        with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
-            _, push = jax.linearize(outputs, flat)
-            transposed = jax.linear_transpose(push, flat)
-        return push, lambda u: transposed(u)[0]
+        return outputs
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,9 @@ Side by side, vectors share what is read of the network, and small products beco
 CPU that ends where the intermediate results of all of them no longer stay in the caches: each of 16
 vectors took 1.4 to 2.3 times as long side by side as one after the other where a vector's
 intermediate results had 10 MB and more, and 0.7 times as long where they had 3 MB (residual
-networks of 20 layers, two cores). Elsewhere all go side by side.
+networks of 20 layers, two cores). Convolutions go one vector after the other there: side by side
+they become grouped ones, for which there is no fast program (470 against 160 ms for each of 4
+vectors, ResNet-20). Elsewhere all go side by side.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array
 
+from landscape._convolutions import convolves
 from landscape.curvature.programs import product_bytes
 
 # Intermediate results of all vectors that are taken side by side.
 _CACHED_BYTES = 48 * 2**20
 
 
-def by_lanes(product: Callable[[Array], Array], rows: Array) -> Array:
+def by_lanes(product: Callable[[Array], Array], rows: Array, *, recomputes: bool = False) -> Array:
     """``product`` of each row, (L, P) to (L, M), as many at a time as are fastest.
 
     Parameters
@@ -29,6 +32,8 @@ def by_lanes(product: Callable[[Array], Array], rows: Array) -> Array:
         A linear map, its primal pass done.
     rows
         (L, P).
+    recomputes
+        The primal pass is not done: the rows share it, and go side by side whatever they store.
 
     Returns
     -------
@@ -37,7 +42,7 @@ def by_lanes(product: Callable[[Array], Array], rows: Array) -> Array:
     count = len(rows)
     if count == 1:
         return product(rows[0])[None]
-    width = count if jax.default_backend() != "cpu" else _width(product, rows)
+    width = count if jax.default_backend() != "cpu" else _width(product, rows, recomputes)
     if width == count:
         return jax.vmap(product)(rows)
     if width == 1:
@@ -46,11 +51,15 @@ def by_lanes(product: Callable[[Array], Array], rows: Array) -> Array:
     return jax.lax.map(jax.vmap(product), blocks).reshape(count, -1)
 
 
-def _width(product: Callable[[Array], Array], rows: Array) -> int:
+def _width(product: Callable[[Array], Array], rows: Array, recomputes: bool) -> int:
     """The largest divisor of the number of rows whose intermediate results are cached."""
     count = len(rows)
-    one = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    most = _CACHED_BYTES // max(1, product_bytes(jax.make_jaxpr(product)(one)))
+    program = jax.make_jaxpr(product)(jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype))
+    if convolves(program):
+        return 1
+    if recomputes:
+        return count
+    most = _CACHED_BYTES // max(1, product_bytes(program))
     return max(
         width for width in range(1, count + 1) if count % width == 0 and width <= max(1, most)
     )

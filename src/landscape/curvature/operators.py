@@ -106,9 +106,7 @@ class LinearOperator(abc.ABC):
 
     def _lanes(self) -> Callable[[Array], Array]:
         """The map on rows, (L, P) ↦ (L, P), one operator for all lanes or one for each."""
-        product = self._products()
-        # One that recomputes its primal pass for each chunk shares it among the lanes.
-        return jax.vmap(product) if self.recomputes else partial(by_lanes, product)
+        return partial(by_lanes, self._products(), recomputes=self.recomputes)
 
     def matvec(self, v: ArrayLike) -> Float[Array, " rows"]:
         """Return ``A v``.

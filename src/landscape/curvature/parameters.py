@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from landscape.errors import InputError
@@ -69,8 +69,42 @@ class Selection:
     def flatten(self, params: Any) -> tuple[Array, Callable[[Array], Any]]:
         """The differentiated leaves as one vector, and the map from such a vector to a pytree."""
         mine, others = self.split(params)
-        flat, unravel = ravel_pytree(mine)
-        return flat, lambda vector: self.merge(unravel(vector), others)
+        return ravel(mine), lambda vector: self.merge(unravel(vector, mine), others)
+
+
+def ravel(leaves: Sequence[Array]) -> Array:
+    """Leaves as one vector, one after the other.
+
+    On a CPU they are written to their places: XLA's loop for a concatenation of several took 2 or
+    45 ms for 709,652 numbers, by chance, where a whole product with the Hessian of that network
+    takes 30 (jaxlib 0.10.2; a residual 20×128 network, two cores).
+    """
+    if jax.default_backend() != "cpu" or len(leaves) == 1:
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    flat = jnp.zeros(sum(map(jnp.size, leaves)), jnp.result_type(*leaves))
+    for leaf, start in zip(leaves, _starts(leaves), strict=True):
+        flat = jax.lax.dynamic_update_slice(flat, jnp.ravel(leaf), (start,))
+    return flat
+
+
+def unravel(vector: Array, leaves: Sequence[Array]) -> list[Array]:
+    """The inverse of ``ravel``, into the shapes of these leaves."""
+    return [
+        vector[start : start + jnp.size(leaf)].reshape(jnp.shape(leaf))
+        for leaf, start in zip(leaves, _starts(leaves), strict=True)
+    ]
+
+
+def on_vectors(
+    product: Callable[[list[Array]], Sequence[Array]], leaves: Sequence[Array]
+) -> Callable[[Array], Array]:
+    """A map from leaves to leaves of these shapes as one from vectors to vectors."""
+    return lambda v: ravel(product(unravel(v, leaves)))
+
+
+def _starts(leaves: Sequence[Array]) -> list[int]:
+    """Where each leaf begins in the vector."""
+    return [0, *itertools.accumulate(map(jnp.size, leaves))][:-1]
 
 
 def select(params: Any, wrt: Predicate | None) -> Selection:

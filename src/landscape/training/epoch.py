@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from landscape._convolutions import channels_last
 from landscape.training.losses import accuracy, apply, example_losses, train_logits
 
 # Examples per forward pass of an evaluation: large enough for good matrix products, small enough
@@ -99,24 +100,32 @@ def compile_program(
         params = variables.pop("params")
         return TrainState(params, variables, optimizer.init(params), key)
 
-    def update(train: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, None]:
+    def update(
+        prepare: Callable[..., Any], train: TrainState, batch: tuple[Array, Array]
+    ) -> tuple[TrainState, None]:
         inputs, labels = batch
 
         def loss(params: Any) -> tuple[Array, Any]:
             logits, state = train_logits(model, params, train.state, inputs)
             return example_losses(logits, labels).mean(), state
 
-        gradient, state = jax.grad(loss, has_aux=True)(train.params)
+        gradient, state = prepare(jax.grad(loss, has_aux=True))(train.params)
         updates, opt_state = optimizer.update(gradient, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
         return TrainState(params, state, opt_state, train.key), None
 
-    def run(train: TrainState, inputs: Array, labels: Array, epoch: Array) -> TrainState:
+    def run(
+        train: TrainState,
+        inputs: Array,
+        labels: Array,
+        epoch: Array,
+        prepare: Callable[..., Any] = channels_last,
+    ) -> TrainState:
         key = jax.random.fold_in(wrap(train.key), epoch)
         order = jax.random.permutation(key, inputs.shape[0])
         with jax.named_scope("epoch"):
             train, _ = jax.lax.scan(
-                lambda carry, rows: update(carry, (inputs[rows], labels[rows])),
+                lambda carry, rows: update(prepare, carry, (inputs[rows], labels[rows])),
                 train,
                 _blocks(order, batch_size),
             )
@@ -141,14 +150,16 @@ def compile_program(
     def logits(params: Any, state: Any, inputs: Array) -> Array:
         return apply(model, params, state, inputs)
 
+    # Without what is done for the machine at hand.
+    plain_run: Callable[..., TrainState] = functools.partial(run, prepare=lambda function: function)
     if vectorized:
         logits = jax.vmap(logits, in_axes=(0, 0, None))
         init = jax.vmap(init, in_axes=(0, None))
-        run = jax.vmap(run, in_axes=(0, None, None, None))
+        run, plain_run = (jax.vmap(f, in_axes=(0, None, None, None)) for f in (run, plain_run))
         evaluate = jax.vmap(evaluate, in_axes=(0, 0, None, None))
 
     def text(train: TrainState, inputs: Array, labels: Array) -> str:
-        jaxpr = str(jax.make_jaxpr(run)(train, inputs, labels, jnp.uint32(1)))
+        jaxpr = str(jax.make_jaxpr(plain_run)(train, inputs, labels, jnp.uint32(1)))
         return re.sub(r"0x[0-9a-f]+", "", jaxpr)
 
     return Program(
