@@ -292,6 +292,7 @@ class Bench:
         tables["trace"] = self.turns(who, problem, read=_scalars, repeats=max(2, self.repeats // 3))
         print("  top eigenvalue", flush=True)
         who = [Contender(tool, tool, "top", steps=40, **self._settings(tool)) for tool in names[:3]]
+        who.insert(1, Contender("landscape, verified", "landscape", "top", verify=True))
         tables["top"] = self.turns(who, problem, read=_scalars)
         return tables
 
