@@ -164,3 +164,53 @@ def test_no_claims_give_no_verdicts():
 def test_sides_of_different_shapes_are_refused_by_name():
     with pytest.raises(InputError, match=r"claim 'a > b' pairs arrays of shapes \(2,\) and \(3,\)"):
         decide([Claim("a > b", "", np.zeros(2), np.zeros(3))])
+
+
+def equal(differences, margin):
+    differences = np.asarray(differences, float)
+    return Claim("a ≈ b", "", differences, np.zeros_like(differences), margin=margin)
+
+
+def test_equality_holds_within_the_margin_fails_outside_and_is_undecided_across_it():
+    for effect, status in ((0.2, "holds"), (-0.2, "holds"), (3.0, "fails"), (-3.0, "fails")):
+        assert decide([equal(around(effect), 1.0)])[0].status == status
+    assert decide([equal(around(1.0), 1.0)])[0].status == "undecided"
+
+
+@pytest.mark.parametrize("effect", np.linspace(-1.6, 1.6, 33))
+def test_alone_it_is_a_statement_about_its_interval(effect):
+    verdict = decide([equal(around(effect), 1.0)])[0]
+    inside = verdict.lower > -1 and verdict.upper < 1
+    outside = verdict.lower > 1 or verdict.upper < -1
+    assert verdict.status == ("holds" if inside else "fails" if outside else "undecided")
+
+
+def test_equal_values_are_equal_unless_they_differ_by_just_the_margin():
+    inside, outside, border = decide([equal([d] * 3, 0.25) for d in (0.0, 0.5, 0.25)])
+    assert (inside.status, outside.status, border.status) == ("holds", "fails", "undecided")
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, np.nan])
+def test_a_margin_must_be_positive(margin):
+    with pytest.raises(InputError, match="a margin must be positive"):
+        decide([equal(around(0.0), margin)])
+
+
+def test_groups_of_different_networks_are_compared_by_welch():
+    rng = np.random.default_rng(0)
+    larger, smaller = rng.normal(1.0, 0.5, 10), rng.normal(0.2, 2.0, 14)
+    gaps = np.r_[larger, np.nan]
+    verdict = decide([Claim("a > b", "", gaps, smaller, paired=False)])[0]
+    truth = stats.ttest_ind(larger, smaller, equal_var=False)
+    assert verdict.effect == pytest.approx(larger.mean() - smaller.mean())
+    assert verdict.p_value == pytest.approx(truth.pvalue)
+    interval = truth.confidence_interval()
+    assert (verdict.lower, verdict.upper) == pytest.approx((interval.low, interval.high))
+    assert verdict.num_pairs == 10
+
+
+def test_groups_that_are_constant_or_too_small():
+    constant = decide([Claim("a > b", "", np.ones(3), np.zeros(4), paired=False)])[0]
+    assert (constant.status, constant.p_value) == ("holds", 0.0)
+    small = decide([Claim("a > b", "", np.ones(5), np.zeros(2), paired=False)])[0]
+    assert (small.status, small.num_pairs) == ("no verdict", 2)

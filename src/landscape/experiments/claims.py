@@ -1,10 +1,19 @@
 """Claims and how they are decided: rules fixed before any run.
 
-A directional claim *holds* if the 95 % interval of the paired effect excludes zero on the claimed
-side, *fails* if it excludes zero on the other, and is *undecided* otherwise; within a figure the
-levels are Holm's (S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J.
-Statist. 6, 1979); fewer than three pairs give no verdict. Pairs are networks with the same
-seed; the test is Student's paired t.
+A directional claim *holds* if the 95 % interval of the effect excludes zero on the claimed side,
+*fails* if it excludes zero on the other, and is *undecided* otherwise. A claim of equality *holds*
+if the interval lies within the margin, *fails* if it lies outside, and is *undecided* otherwise:
+two one-sided tests at 2.5 % (D. J. Schuirmann, *A comparison of the two one-sided tests procedure
+and the power approach for assessing the equivalence of average bioavailability*, J. Pharmacokinet.
+Biopharm. 15, 1987). Within a figure the levels are Holm's (S. Holm, *A simple sequentially
+rejective multiple test procedure*, Scand. J. Statist. 6, 1979); fewer than three pairs give no
+verdict.
+
+Pairs are networks with the same seed, and the test is Student's paired t. Two groups of different
+networks are compared by Welch's t (B. L. Welch, *The generalization of "Student's" problem when
+several different population variances are involved*, Biometrika 34, 1947). "Slightly worse, a gap
+of at most a quarter of another" is a directional claim: a quarter of the other gap is larger than
+this one. "Flat" is a claim of equality with zero.
 """
 
 from __future__ import annotations
@@ -24,7 +33,7 @@ MIN_PAIRS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A directional claim, ``larger > smaller``, and what was measured for it.
+    """A claim, ``larger > smaller`` or ``larger ≈ smaller``, and what was measured for it.
 
     Attributes
     ----------
@@ -36,6 +45,11 @@ class Claim:
         (S,) paired values, one per seed; NaN where a pair has none.
     obstacle
         Why no verdict may be given; empty if one may.
+    margin
+        Of a claim of equality: how far the two may be apart, in the measured unit. None for a
+        directional one.
+    paired
+        Whether entries of the two sides belong together. If not, they may differ in number.
     """
 
     name: str
@@ -43,6 +57,8 @@ class Claim:
     larger: np.ndarray
     smaller: np.ndarray
     obstacle: str = ""
+    margin: float | None = None
+    paired: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +70,13 @@ class Verdict:
     claim
         What was claimed.
     effect
-        Mean paired difference, larger − smaller, in the measured unit.
+        Mean difference, larger − smaller, in the measured unit.
     lower, upper
-        Its 95 % Student interval; NaN with fewer than two pairs.
+        Its 95 % interval; NaN with fewer than two pairs.
     p_value
-        Two-sided, adjusted by Holm within the figure.
+        Two-sided, of a difference from zero or from the margin, adjusted by Holm within the figure.
     num_pairs
-        Pairs with both values.
+        Pairs with both values; of two groups the number in the smaller.
     status
         ``holds``, ``fails``, ``undecided`` or ``no verdict``.
     """
@@ -90,9 +106,9 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
     Raises
     ------
     InputError
-        If the two sides of a claim have different shapes.
+        If the two sides of a paired claim have different shapes, or a margin is not positive.
     """
-    measured = [_paired(claim) for claim in claims]
+    measured = [_measured(claim) for claim in claims]
     testable = [
         index
         for index, (claim, (_, _, _, p, count)) in enumerate(zip(claims, measured, strict=True))
@@ -107,7 +123,8 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
         elif p >= LEVEL:
             status = "undecided"
         else:
-            status = "holds" if effect > 0 else "fails"
+            as_claimed = effect > 0 if claim.margin is None else abs(effect) < claim.margin
+            status = "holds" if as_claimed else "fails"
         verdicts.append(Verdict(claim, effect, lower, upper, float(p), count, status))
     return verdicts
 
@@ -136,8 +153,25 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _paired(claim: Claim) -> tuple[float, float, float, float, int]:
+def _measured(claim: Claim) -> tuple[float, float, float, float, int]:
     """Effect, its 95 % interval, the two-sided p-value and the number of pairs."""
+    if claim.margin is not None and not claim.margin > 0:
+        raise InputError(f"claim {claim.name!r}: a margin must be positive; got {claim.margin!r}")
+    effect, error, freedom, count = (_paired if claim.paired else _apart)(claim)
+    if count < 2:
+        return effect, np.nan, np.nan, np.nan, count
+    half = float(stats.t.ppf(1 - LEVEL / 2, freedom) * error)
+    away = abs(effect) if claim.margin is None else abs(claim.margin - abs(effect))
+    if error == 0:
+        # All alike: certain if that is not on the border, empty of information if it is.
+        p = 1.0 if away == 0 else 0.0
+    else:
+        p = min(1.0, float(2 * stats.t.sf(away / error, freedom)))
+    return effect, effect - half, effect + half, p, count
+
+
+def _paired(claim: Claim) -> tuple[float, float, float, int]:
+    """Mean difference of pairs, its standard error, degrees of freedom, number of pairs."""
     larger, smaller = np.asarray(claim.larger, float), np.asarray(claim.smaller, float)
     if larger.shape != smaller.shape:
         raise InputError(
@@ -147,13 +181,20 @@ def _paired(claim: Claim) -> tuple[float, float, float, float, int]:
     differences = differences[np.isfinite(differences)]
     count = len(differences)
     effect = float(differences.mean()) if count else np.nan
+    error = differences.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    return effect, float(error), float(count - 1), count
+
+
+def _apart(claim: Claim) -> tuple[float, float, float, int]:
+    """The same of two groups; degrees of freedom by Welch and Satterthwaite."""
+    groups = [np.asarray(side, float) for side in (claim.larger, claim.smaller)]
+    groups = [side[np.isfinite(side)] for side in groups]
+    count = min(map(len, groups))
+    effect = float(groups[0].mean() - groups[1].mean()) if count else np.nan
     if count < 2:
-        return effect, np.nan, np.nan, np.nan, count
-    error = differences.std(ddof=1) / np.sqrt(count)
-    half = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * error)
-    if error == 0:
-        # All differences equal: certain if they are not zero, empty of information if they are.
-        p = 1.0 if effect == 0 else 0.0
-    else:
-        p = float(2 * stats.t.sf(abs(effect) / error, count - 1))
-    return effect, effect - half, effect + half, p, count
+        return effect, np.nan, np.nan, count
+    parts = np.array([side.var(ddof=1) / len(side) for side in groups])
+    sizes = np.array([len(side) - 1 for side in groups])
+    # Where all are alike any number does.
+    freedom = parts.sum() ** 2 / (parts**2 / sizes).sum() if parts.any() else sizes.sum()
+    return effect, float(np.sqrt(parts.sum())), float(freedom), count
