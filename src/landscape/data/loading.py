@@ -31,7 +31,8 @@ def load(
     Parameters
     ----------
     name : str
-        "digits", "cifar10" or "cifar100"; :func:`landscape.data.names` lists them.
+        "digits", "cifar10", "cifar100", "svhn" or "stl10"; :func:`landscape.data.names` lists
+        them.
     split : str
         "train" or "test". digits has "train" alone, all 1,797 images. cifar10 has also "batch_1",
         the first 10,000 training images, which lie in a file of their own.
@@ -58,8 +59,9 @@ def load(
     Notes
     -----
     Sources: scikit-learn's ``load_digits``; A. Krizhevsky, *Learning Multiple Layers of Features
-    from Tiny Images*, 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Coarse labels are the
-    default because the experiments of this project use them.
+    from Tiny Images*, 2009, https://www.cs.toronto.edu/~kriz/cifar.html; for SVHN and STL-10 see
+    :mod:`landscape.data.svhn` and :mod:`landscape.data.stl10`. Coarse labels are the default
+    because the experiments of this project use them.
 
     Examples
     --------

@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from landscape.data.cifar import CIFAR10, CIFAR100
 from landscape.data.digits import DIGITS
 from landscape.data.sources import LabelKind, Source, Split
+from landscape.data.stl10 import STL10
+from landscape.data.svhn import SVHN
 from landscape.errors import DataError, InputError
 
-SOURCES: dict[str, Source] = {source.name: source for source in (DIGITS, CIFAR10, CIFAR100)}
+SOURCES: dict[str, Source] = {
+    source.name: source for source in (DIGITS, CIFAR10, CIFAR100, SVHN, STL10)
+}
 
 
 def names() -> tuple[str, ...]:
@@ -20,7 +24,7 @@ def names() -> tuple[str, ...]:
     --------
     >>> from landscape.data import names
     >>> names()
-    ('digits', 'cifar10', 'cifar100')
+    ('digits', 'cifar10', 'cifar100', 'svhn', 'stl10')
     """
     return tuple(SOURCES)
 
