@@ -1,8 +1,9 @@
 """How degenerate is a neural network's loss landscape, and why.
 
 The rooms, in the order a parameter pytree walks them: ``data``, ``models``, ``training``,
-``curvature``, ``spectra``, ``degeneracy``, then ``runs``, ``plots``, ``report`` and
-``experiments``. Importing this package imports none of them: each is loaded when it is first used.
+``curvature``, ``spectra``, ``degeneracy``, then ``theory``, ``runs``, ``plots``, ``report``,
+``experiments`` and ``analysis``. Importing this package imports none of them: each is loaded when
+it is first used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from landscape._xla import switch_wrong_sums_off
 switch_wrong_sums_off()
 
 _ROOMS = (
+    "analysis",
     "curvature",
     "data",
     "degeneracy",
@@ -25,6 +27,7 @@ _ROOMS = (
     "report",
     "runs",
     "spectra",
+    "theory",
     "training",
 )
 
