@@ -3,13 +3,16 @@
 from landscape.training.config import TrainConfig
 from landscape.training.fit import Callback, Snapshot, TrainingRun, fit, fit_many
 from landscape.training.losses import softmax_cross_entropy
+from landscape.training.penalties import BiasRegularization, penalized
 
 __all__ = [
+    "BiasRegularization",
     "Callback",
     "Snapshot",
     "TrainConfig",
     "TrainingRun",
     "fit",
     "fit_many",
+    "penalized",
     "softmax_cross_entropy",
 ]

@@ -22,10 +22,14 @@ from jaxtyping import Array
 
 from landscape._convolutions import channels_last
 from landscape.training.losses import accuracy, apply, example_losses, train_logits
+from landscape.training.penalties import COLLECTION, Penalty
 
 # Examples per forward pass of an evaluation: large enough for good matrix products, small enough
 # that its activations never matter beside the data.
 EVALUATION_CHUNK = 1024
+
+# What is folded into the key for the targets of a penalty: no number of an epoch.
+_TARGETS = 2**32 - 1
 
 
 @jax.tree_util.register_dataclass
@@ -88,16 +92,21 @@ def compile_program(
     batch_size: int,
     vectorized: bool,
     generator: str = "threefry2x32",
+    penalty: Penalty | None = None,
 ) -> Program:
     """The program of a model; ``vectorized`` adds a leading network axis to state and metrics.
 
     ``generator`` names the implementation of the random keys, whose raw data the state carries.
+    Losses are evaluated without the penalty.
     """
     wrap = functools.partial(jax.random.wrap_key_data, impl=generator)
 
     def init(key: Array, example: Array) -> TrainState:
         variables = dict(model.init(wrap(key), example))
         params = variables.pop("params")
+        if penalty is not None:
+            targets = jax.random.fold_in(wrap(key), _TARGETS)
+            variables[COLLECTION] = penalty.draw(targets, params)
         return TrainState(params, variables, optimizer.init(params), key)
 
     def update(
@@ -107,7 +116,8 @@ def compile_program(
 
         def loss(params: Any) -> tuple[Array, Any]:
             logits, state = train_logits(model, params, train.state, inputs)
-            return example_losses(logits, labels).mean(), state
+            mean = example_losses(logits, labels).mean()
+            return (mean if penalty is None else mean + penalty(params, state)), state
 
         gradient, state = prepare(jax.grad(loss, has_aux=True))(train.params)
         updates, opt_state = optimizer.update(gradient, train.opt_state, train.params)

@@ -26,6 +26,7 @@ from landscape.models import SkipMatrix
 from landscape.training.checkpoints import load_checkpoint, save_checkpoint
 from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
+from landscape.training.penalties import Penalty
 
 
 @runtime_checkable
@@ -126,6 +127,7 @@ def fit(
     key: Array,
     *,
     optimizer: optax.GradientTransformation | None = None,
+    penalty: Penalty | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -146,6 +148,8 @@ def fit(
         JAX random key: initialisation and shuffling.
     optimizer
         Any Optax optimiser; default Adam at ``config.learning_rate``.
+    penalty
+        Added to the loss that is descended, not to the one that is recorded.
     callbacks
         Computed at their epochs and recorded.
     checkpoint_dir
@@ -184,8 +188,8 @@ def fit(
     if keys.ndim != 1:
         raise InputError(f"fit takes one key; got an array of {keys.shape[0]}: use fit_many")
     return _fit(
-        model, dataset, config, keys, str(jax.random.key_impl(key)), False, optimizer, callbacks,
-        checkpoint_dir, should_stop, progress,
+        model, dataset, config, keys, str(jax.random.key_impl(key)), False, optimizer, penalty,
+        callbacks, checkpoint_dir, should_stop, progress,
     )  # fmt: skip
 
 
@@ -197,6 +201,7 @@ def fit_many(
     *,
     block_size: int | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    penalty: Penalty | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -206,7 +211,7 @@ def fit_many(
 
     Parameters
     ----------
-    model, dataset, config, optimizer, callbacks, checkpoint_dir, should_stop, progress
+    model, dataset, config, optimizer, penalty, callbacks, checkpoint_dir, should_stop, progress
         As for ``fit``. A callback is called for each network in turn.
     keys
         JAX random keys, shape (S,).
@@ -249,6 +254,7 @@ def fit_many(
                 str(jax.random.key_impl(keys)),
                 True,
                 optimizer,
+                penalty,
                 callbacks,
                 folder,
                 should_stop,
@@ -266,6 +272,7 @@ def _fit(
     generator: str,
     vectorized: bool,
     optimizer: optax.GradientTransformation | None,
+    penalty: Penalty | None,
     callbacks: Sequence[Callback],
     checkpoint_dir: str | Path | None,
     should_stop: Callable[[], bool],
@@ -274,14 +281,19 @@ def _fit(
     inputs, labels = dataset.arrays()
     _check(config, inputs.shape[0], callbacks)
     program = compile_program(
-        model, optimizer or adam(config.learning_rate), config.batch_size, vectorized, generator
+        model,
+        optimizer or adam(config.learning_rate),
+        config.batch_size,
+        vectorized,
+        generator,
+        penalty,
     )
     train = program.init(key, inputs[:1])
     _check_labels(program, train, inputs, labels)
     what = (
         None if optimizer is None and not _unnamed(model) else program.text(train, inputs, labels)
     )
-    identity = _identity(model, config, what, dataset, key, generator, callbacks)
+    identity = _identity(model, config, what, dataset, key, generator, penalty, callbacks)
     history = _History(program, callbacks, vectorized, inputs, labels)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     restored = None if folder is None else load_checkpoint(folder, train, identity)
@@ -408,6 +420,7 @@ def _identity(
     dataset: Labelled,
     key: Array,
     generator: str,
+    penalty: Penalty | None,
     callbacks: Sequence[Callback],
 ) -> str:
     """Names a run: two runs with one identity give the same numbers.
@@ -423,6 +436,7 @@ def _identity(
         program or "adam",
         dataset.digest,
         f"{generator} {np.asarray(key).tobytes().hex()}",
+        repr(penalty),
         repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

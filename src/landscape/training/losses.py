@@ -80,10 +80,10 @@ def train_logits(
 ) -> tuple[Array, Mapping[str, Any]]:
     """Logits in training mode, and the state after it.
 
-    Collections other than ``"fixed"`` (batch statistics) are updated; a model that has some is
-    called with ``train=True``.
+    Collections other than ``"fixed"`` and ``"penalty"`` (batch statistics) are updated; a model
+    that has some is called with ``train=True``.
     """
-    mutable = [name for name in state if name != "fixed"]
+    mutable = [name for name in state if name not in ("fixed", "penalty")]
     if not mutable:
         return apply(model, params, state, inputs), state
     logits: Any
