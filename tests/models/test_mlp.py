@@ -1,4 +1,5 @@
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -162,3 +163,24 @@ def test_random_orthogonal_is_orthogonal_and_haar(x64):
 def test_random_orthogonal_k_depends_on_k_alone():
     key = jax.random.key(3)
     np.testing.assert_array_equal(random_orthogonal(key, 5, 4)[:2], random_orthogonal(key, 2, 4))
+
+
+def test_the_hessian_is_symmetric_where_a_layer_is_off_and_the_next_has_no_biases():
+    """There pre-activations are exactly 0: the derivative of a ReLU at 0 has to be one number."""
+    model = MLP(4, 4, 3)
+    params = variables(model)["params"]
+    # The first layer is off on half of the examples.
+    params["input"]["kernel"] = jnp.abs(params["input"]["kernel"])
+    x = jnp.concatenate([jnp.ones((3, 5)), -jnp.ones((3, 5))])
+    labels = jnp.array([0, 1, 2, 0, 1, 1])
+
+    def loss(params):
+        log = jax.nn.log_softmax(model.apply({"params": params}, x))
+        return -jnp.take_along_axis(log, labels[:, None], 1).mean()
+
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    found = jax.hessian(lambda v: loss(unravel(v)))(flat)
+    np.testing.assert_allclose(found, found.T, atol=1e-6)
+    assert (model.apply({"params": params}, x)[3:] == 0).all()
+    # NaN stays NaN.
+    assert jnp.isnan(model.apply({"params": params}, x * jnp.nan)).all()

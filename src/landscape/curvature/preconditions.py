@@ -106,6 +106,13 @@ def expect_integer(**values: Any) -> None:
             raise InputError(f"{name} must be an integer; got {value!r}") from None
 
 
+# What to look at first where an operator is refused as not symmetric.
+KINKS = (
+    "; a loss has no Hessian where a kink is met exactly, as by max(x, 0) at 0, and jax 0.10 "
+    "differs with itself there for jax.nn.relu in a lax.scan"
+)
+
+
 def expect_positive(**values: Any) -> None:
     """Refuse what is no integer of at least 1.
 

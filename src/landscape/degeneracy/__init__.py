@@ -4,6 +4,7 @@ from landscape.degeneracy.budget import Budget, degeneracy_budget
 from landscape.degeneracy.dependence import LinearDependence, linear_dependence
 from landscape.degeneracy.describe import hidden_layers
 from landscape.degeneracy.elimination import Elimination, elimination
+from landscape.degeneracy.gradients import activity_gradient_norms
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, singular_values
 from landscape.degeneracy.layers import HiddenLayer, Leaf
 from landscape.degeneracy.measures import Measures, measures
@@ -26,6 +27,7 @@ __all__ = [
     "Measures",
     "Overlap",
     "Rank",
+    "activity_gradient_norms",
     "check_directions",
     "degeneracy_budget",
     "elimination",

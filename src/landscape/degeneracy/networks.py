@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from landscape.curvature.parameters import path_name
 from landscape.degeneracy.layers import HiddenLayer, Leaf
 from landscape.errors import InputError
-from landscape.models import ACTIVATIONS, MLP, SkipMatrix
+from landscape.models import ACTIVATIONS, MLP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,46 +159,80 @@ class Network:
 @functools.cache
 def mlp_network(model: MLP) -> Network:
     """An ``MLP``, whose symmetries are known."""
-    depth = model.depth
-    names = ["input", *(f"hidden/{l}" for l in range(depth - 1)), "output"]
+    skip = model.skip if isinstance(model.skip, str) else "matrix"
+    rescalable = model.activation == "relu"
+    if model.norm_after is not None:
+        # Symmetries reach from one map into the next, and know of nothing in between.
+        skip, rescalable = "unknown", False
+    return Network(_mlp_maps(model), functools.partial(walk_mlp, model), rescalable, skip)
+
+
+@functools.cache
+def _mlp_maps(model: MLP) -> tuple[AffineMap, ...]:
+    names = ["input", *(f"hidden/{l}" for l in range(model.depth - 1)), "output"]
 
     def leaf(name: str, kind: str) -> Leaf:
         stack, _, entry = name.partition("/")
         return Leaf(f"{stack}/{kind}", int(entry) if entry else None)
 
-    maps = tuple(AffineMap(name, leaf(name, "kernel"), leaf(name, "bias")) for name in names)
+    return tuple(AffineMap(name, leaf(name, "kernel"), leaf(name, "bias")) for name in names)
+
+
+def walk_mlp(
+    model: MLP,
+    params: Any,
+    state: Any,
+    inputs: Array,
+    shifts: Sequence[Array] | None = None,
+    moved: Sequence[Array] | None = None,
+) -> Walk:
+    """The equations of ``landscape.models.mlp``, layer by layer.
+
+    Parameters
+    ----------
+    model, params, state, inputs
+        The network, and its batch.
+    shifts
+        Added to the pre-activations, one (N, n) for each map.
+    moved
+        Added to the layers' outputs x_1 … x_L, (N, n) each.
+    """
     activation = model.activation
     f = ACTIVATIONS[activation] if isinstance(activation, str) else activation
-    skip = "matrix" if isinstance(model.skip, SkipMatrix) else str(model.skip)
+    fixed = (state or {}).get("fixed", {}).get("skip")
+    x = inputs.reshape(len(inputs), -1)
+    past, read, given = jnp.zeros(()), [], []
+    for l, one in enumerate(_mlp_maps(model)):
+        read.append(x)
+        z = jnp.matmul(x, one.kernel.of(params), precision="highest")
+        assert one.bias is not None
+        z = z + one.bias.of(params)[None]
+        z = z if shifts is None else z + shifts[l]
+        given.append(z)
+        if l == model.depth:
+            break
+        branch = f(z)
+        if l == 0 or model.skip == "none":
+            x = branch
+        elif model.skip == "identity":
+            x = branch + x
+        elif model.skip != "hyper":
+            x = branch + jnp.matmul(x, fixed.T, precision="highest")
+        else:
+            new = branch + x + (past / (l - 1) if l > 1 else 0)
+            past = past + jnp.matmul(x, fixed[l - 1].T, precision="highest")
+            x = new
+        if l + 1 == model.norm_after:
+            x = _normalized(params, state, x)
+        x = x if moved is None else x + moved[l]
+    return Walk(z, tuple(read), tuple(given))
 
-    def run(params: Any, state: Any, inputs: Array, shifts: Sequence[Array] | None) -> Walk:
-        """The equations of ``landscape.models.mlp``, layer by layer."""
-        fixed = (state or {}).get("fixed", {}).get("skip")
-        x = inputs.reshape(len(inputs), -1)
-        past, read, given = jnp.zeros(()), [], []
-        for l, one in enumerate(maps):
-            read.append(x)
-            z = jnp.matmul(x, one.kernel.of(params), precision="highest")
-            assert one.bias is not None
-            z = z + one.bias.of(params)[None]
-            z = z if shifts is None else z + shifts[l]
-            given.append(z)
-            if l == depth:
-                break
-            branch = f(z)
-            if l == 0 or skip == "none":
-                x = branch
-            elif skip == "identity":
-                x = branch + x
-            elif skip == "matrix":
-                x = branch + jnp.matmul(x, fixed.T, precision="highest")
-            else:
-                new = branch + x + (past / (l - 1) if l > 1 else 0)
-                past = past + jnp.matmul(x, fixed[l - 1].T, precision="highest")
-                x = new
-        return Walk(z, tuple(read), tuple(given))
 
-    return Network(maps, run, activation == "relu", skip)
+def _normalized(params: Any, state: Any, x: Array) -> Array:
+    """By the running statistics."""
+    variables = {"params": params["norm"], "batch_stats": state["batch_stats"]["norm"]}
+    result: Any = nn.BatchNorm(use_running_average=True).apply(variables, x)
+    return result
 
 
 def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Network:

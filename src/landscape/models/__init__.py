@@ -2,6 +2,23 @@
 
 from landscape.models.mlp import ACTIVATIONS, MLP, SKIPS
 from landscape.models.resnet import NORMS, ResNet
-from landscape.models.skips import SkipMatrix, random_orthogonal
+from landscape.models.skips import (
+    RandomSkip,
+    SkipMatrix,
+    random_orthogonal,
+    repeated_orthogonal,
+    unit_circle,
+)
 
-__all__ = ["ACTIVATIONS", "MLP", "NORMS", "SKIPS", "ResNet", "SkipMatrix", "random_orthogonal"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "NORMS",
+    "SKIPS",
+    "RandomSkip",
+    "ResNet",
+    "SkipMatrix",
+    "random_orthogonal",
+    "repeated_orthogonal",
+    "unit_circle",
+]

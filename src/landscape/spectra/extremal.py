@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
+    KINKS,
     expect_integer,
     expect_key,
     expect_range,
@@ -233,7 +234,7 @@ def _expect_symmetric(projection: np.ndarray, first: int, scale: float, unit: fl
     if asymmetry > ASYMMETRY * np.sqrt(unit) * scale:
         raise InputError(
             f"the operator is not symmetric: its projection is by {asymmetry:.2e} at norm "
-            f"{scale:.2e}"
+            f"{scale:.2e}{KINKS}"
         )
 
 

@@ -26,6 +26,7 @@ from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
+    KINKS,
     expect_integer,
     expect_key,
     expect_positive,
@@ -281,6 +282,7 @@ class LanczosRun:
             raise InputError(
                 f"the operator is not symmetric: two vectors' products with each other's images "
                 f"differ by {asymmetry.max():.2e} at norm {float(np.max(self.state.scale)):.2e}"
+                f"{KINKS}"
             )
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
         before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
