@@ -464,3 +464,26 @@ def test_a_signal_outside_the_work_ends_the_command_too(number, monkeypatch, cap
     assert main(["data", "list"]) == 75
     assert f"stopped by {number.name}" in capsys.readouterr().err
     assert signal.getsignal(number) == before
+
+
+def test_analyze_prints_and_writes_what_it_found(landscape, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from landscape.curvature import Problem\n"
+        "def problem():\n"
+        "    return Problem(lambda w, x: ((x @ w) ** 2).mean() / 2, jnp.ones(3), jnp.eye(2, 3))\n"
+    )
+    ended = landscape("analyze", "mine.py:problem", "--out", "found")
+    assert ended.code == 0
+    assert "How degenerate is mine.py:problem?" in ended.message
+    files = {path.name for path in (tmp_path / "found").iterdir()}
+    assert files == {"report.html", "analysis.json", "spectrum.png", "spectrum.pdf"}
+    record = json.loads((tmp_path / "found" / "analysis.json").read_text())
+    assert record["degenerate"]["estimate"] == pytest.approx(1 / 3)
+    assert record["num_parameters"] == 3
+
+
+def test_analyze_refuses_what_is_no_problem(landscape):
+    ended = landscape("analyze", "nowhere")
+    assert ended.code == 2
+    assert "neither a run folder nor module:function" in ended.message

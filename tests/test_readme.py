@@ -26,6 +26,9 @@ def test_the_readmes_code_runs_for_a_users_model(capsys):
     assert len(blocks) >= 3
     for block in blocks:
         exec(block, names)
+    problem = names["problem"]()
+    assert problem.model is names["model"]
+    assert problem.hessian().shape == (826, 826)
     printed = capsys.readouterr().out
     assert "certified [" in printed
     assert "reached: " in printed

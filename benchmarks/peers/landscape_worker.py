@@ -148,7 +148,7 @@ def trace_job(arrays: Any, options: dict[str, Any]) -> Any:
 
 def top(arrays: Any, options: dict[str, Any]) -> Any:
     """The eigenvalue of largest magnitude, to a relative residual of 10⁻³; verified on request."""
-    op = _operator(arrays)
+    op = _operator(arrays).linearized()
 
     def run() -> Result:
         pairs = extremal_eigenpairs(

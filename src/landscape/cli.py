@@ -24,7 +24,7 @@ from tyro.conf import Positional, arg, subcommand
 from landscape._version import __version__
 from landscape.errors import LandscapeError, StoppedError
 
-DATASETS = ("digits", "cifar10", "cifar100")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "stl10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Reproduce:
 
     experiment: Positional[str]
     """Name of an experiment, or "list" to show them."""
-    dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
+    dataset: Literal["digits", "cifar10", "cifar100", "svhn", "stl10"] = "digits"
     """Data set; all but digits must be there (landscape data list)."""
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     """smoke: a minute. laptop: minutes on 2 cores. paper: an accelerator."""
@@ -135,6 +135,60 @@ class Reproduce:
         page = reproduce(request, out, resume=self.resume, console=console, workers=self.workers)
         page.show(console)
         console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyze:
+    """Say how degenerate one network is, and why.
+
+    Spectrum, certified fractions, extremal eigenvalues and trace of the loss's Hessian; and, of a
+    classifier whose model the problem names, measures and null directions by cause.
+
+    For example:
+      landscape analyze examples/my_model.py:problem
+      landscape analyze package.module:problem --eps 1e-4
+      landscape analyze runs/fig3-digits-laptop --network digits/residual/0@50
+    """
+
+    problem: Positional[str]
+    """module:function or file.py:function that returns a landscape.curvature.Problem, or a run
+    folder."""
+    network: str | None = None
+    """Of a run folder: GROUP/ARCHITECTURE/NUMBER[@EPOCH]. Default: the first, at the end."""
+    eps: float = 1e-3
+    """Half-width of the degenerate band."""
+    num_steps: int = 200
+    """Lanczos steps, for more than 2,000 parameters."""
+    causes: bool = True
+    """Look for causes."""
+    seed: int = 0
+    """Seed of the random probes."""
+    out: Path = Path("analysis")
+    """Folder for report.html, analysis.json, and the figure as spectrum.png and .pdf."""
+
+    def run(self, console: Any) -> None:
+        """Analyse, print, and write."""
+        import json
+
+        from landscape.analysis import analyze, load_problem
+        from landscape.runs import write_atomically
+
+        problem = load_problem(self.problem, self.network)
+        if not problem.name:
+            problem = dataclasses.replace(problem, name=self.problem)
+        found = analyze(
+            problem, eps=self.eps, num_steps=self.num_steps, causes=self.causes, seed=self.seed
+        )
+        page = found.page()
+        for name, content in (
+            ("report.html", page.to_html().encode()),
+            ("analysis.json", json.dumps(found.to_json(), indent=1).encode()),
+            ("spectrum.png", found.picture("png")),
+            ("spectrum.pdf", found.picture("pdf")),
+        ):
+            write_atomically(self.out / name, content)
+        page.show(console)
+        console.print(f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +235,7 @@ class Data:
 
 Command = (
     Annotated[Reproduce, subcommand("reproduce")]
+    | Annotated[Analyze, subcommand("analyze")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Data, subcommand("data")]
 )

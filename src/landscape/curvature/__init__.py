@@ -7,6 +7,7 @@ from landscape.curvature.jacobian import JacobianOperator, jacobian
 from landscape.curvature.matrices import DenseOperator, DiagonalOperator
 from landscape.curvature.noise import noise_floor
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.problem import Problem
 from landscape.curvature.streams import StreamedOperator
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "HessianOperator",
     "JacobianOperator",
     "LinearOperator",
+    "Problem",
     "StreamedOperator",
     "empirical_fisher",
     "fisher",

@@ -1,0 +1,409 @@
+"""Spectrum, fractions, extremal eigenvalues, trace, measures, rank and budget of one problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from landscape.curvature import Problem, StreamedOperator, noise_floor
+from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
+from landscape.errors import InputError, ResourceError
+from landscape.plots import plot_budgets, plot_density, plot_fraction_curve
+from landscape.report import Page, Picture, Table
+from landscape.spectra import (
+    EigenPairs,
+    Estimate,
+    Fraction,
+    Spectrum,
+    asinh_density,
+    degenerate_fraction,
+    dense_spectrum,
+    extremal_eigenpairs,
+    fraction_curve,
+    negative_fraction,
+    slq,
+    trace,
+)
+
+# Parameters up to which all eigenvalues are taken: seconds.
+DENSE = 2_000
+
+# Products of a trace, and eigenvalues at the upper end and the lower.
+_TRACE_MATVECS = 60
+_LARGEST, _SMALLEST = 5, 2
+
+# Standard deviation of the drawn density in units of asinh(λ/ε).
+_BANDWIDTH = 0.25
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Analysis:
+    """What was found of one problem; made by ``analyze``.
+
+    Attributes
+    ----------
+    name, num_parameters, num_examples
+        Of the problem: its name, P, N (0 of a stream).
+    loss
+        Its value; NaN of a stream.
+    eps
+        Half-width of the degenerate band.
+    noise_floor
+        Of products with the Hessian.
+    spectrum
+        Of the Hessian: all eigenvalues, or Lanczos's.
+    degenerate, negative
+        Shares of the eigenvalues with |λ| ≤ ε and λ < −ε; None where ε is below the noise floor.
+    pairs
+        The largest and the smallest eigenvalues.
+    trace
+        Their sum, with its error.
+    measures, budget
+        Of the model, if it was given and understood.
+    refused
+        Why there are no causes, or no measures; empty if there are.
+    seconds
+        What it took.
+    """
+
+    name: str
+    num_parameters: int
+    num_examples: int
+    loss: float
+    eps: float
+    noise_floor: float
+    spectrum: Spectrum
+    degenerate: Fraction | None
+    negative: Fraction | None
+    pairs: EigenPairs
+    trace: Estimate
+    measures: Measures | None
+    budget: Budget | None
+    refused: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"Analysis({self.name!r}, P = {self.num_parameters:,}, {self._share()})"
+
+    def _share(self) -> str:
+        if self.degenerate is None:
+            return f"ε = {self.eps:g} is below the noise floor of {self.noise_floor:.1e}"
+        low, high = (100 * float(end) for end in self.degenerate.confidence_interval())
+        return (
+            f"{100 * float(self.degenerate.estimate):.1f} % of the eigenvalues within "
+            f"{self.eps:g} of 0 [{low:.1f}, {high:.1f}]"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.page().to_html()
+
+    def page(self) -> Page:
+        """Tables and a figure, for the terminal and the browser."""
+        parts: list[Table | Picture] = [self._spectrum_table()]
+        if self.measures is not None:
+            parts.append(_measures_table(self.measures))
+        if self.budget is not None:
+            parts.append(self._budget_table(self.budget))
+        caption = (
+            "Left: spectral density of the Hessian, smoothed with a Gaussian of 0.25 in "
+            "asinh(λ/ε). Middle: share of the eigenvalues within ε of zero, between certified "
+            "bounds; shaded below the noise floor."
+        )
+        if self.budget is not None:
+            caption += " Right: null directions of the Gauss–Newton matrix by cause."
+        parts.append(Picture("Spectrum", caption, self.picture("png")))
+        return Page(
+            title=f"How degenerate is {self.name}?",
+            lead=[self._lead(), *([self.refused] if self.refused else [])],
+            parts=parts,
+            footer=[f"Everything is of this batch. It took {self.seconds:.0f} s."],
+        )
+
+    def _lead(self) -> str:
+        many = f"N = {self.num_examples:,} examples" if self.num_examples else "a stream of batches"
+        text = f"The Hessian of the loss over {many} at P = {self.num_parameters:,} parameters: "
+        text += f"{self._share()} (95 % confidence)."
+        if self.budget is not None:
+            text += f" {self.budget._headline()}; {self.budget._with_cause()}."
+        return text
+
+    def _spectrum_table(self) -> Table:
+        rows = [("loss", f"{self.loss:.6g}", "", "")] if np.isfinite(self.loss) else []
+        for name, share in (
+            (f"share with |λ| ≤ {self.eps:g}", self.degenerate),
+            (f"share with λ < −{self.eps:g}", self.negative),
+        ):
+            if share is None:
+                rows.append((name, "—", "", "below the noise floor"))
+                continue
+            low, high = share.confidence_interval()
+            kind = "counted" if not share.num_probes else "certified" if share.certified else ""
+            rows.append(
+                (name, f"{float(share.estimate):.4f}", f"[{float(low):.4f}, {float(high):.4f}]",
+                 f"{kind} [{float(share.lower):.4f}, {float(share.upper):.4f}]")
+            )  # fmt: skip
+        pairs = zip(self.pairs.values, self.pairs.residual_norms, strict=True)
+        for place, (value, error) in enumerate(pairs):
+            rank = place + 1 if place < _LARGEST else place - len(self.pairs.values)
+            rows.append((f"eigenvalue {rank}", f"{value:.6g}", f"± {error:.1e}", self.pairs.status))
+        low, high = self.trace.confidence_interval()
+        rows.append(
+            ("trace", f"{float(self.trace.value):.6g}", f"[{float(low):.6g}, {float(high):.6g}]",
+             f"{self.trace.num_matvecs} products")
+        )  # fmt: skip
+        rows.append(("noise floor", f"{self.noise_floor:.1e}", "", "of eigenvalues"))
+        return Table(
+            "Spectrum of the Hessian",
+            ("quantity", "value", "95 % interval", "how"),
+            rows,
+            "Eigenvalues are counted from the largest (1, 2, …) and from the smallest (−1, −2, …), "
+            "with the norm of the residual: one lies as near.",
+        )
+
+    def _budget_table(self, budget: Budget) -> Table:
+        rows = [(cause, f"{count:,}", f"{share:.2%}") for cause, count, share in budget.rows()]
+        return Table(
+            "Null directions of the Gauss–Newton matrix, by cause",
+            ("cause", "directions", "share of P"),
+            rows,
+            " ".join(f"{finding}." for finding in budget.findings),
+        )
+
+    def picture(self, kind: str) -> bytes:
+        """The figure.
+
+        Parameters
+        ----------
+        kind
+            ``"png"``, ``"pdf"`` or another of Matplotlib's formats.
+
+        Returns
+        -------
+        The file's bytes.
+        """
+        count = 2 if self.budget is None else 3
+        figure = Figure(figsize=(5.2 * count, 4), layout="constrained")
+        density, curve, *causes = figure.subplots(1, count)
+        one = {"architecture": [self.name], "seed": [0]}
+        reach = np.arcsinh(2 * max(float(np.abs(self.spectrum.nodes).max()), self.eps) / self.eps)
+        grid = self.eps * np.sinh(np.linspace(-reach, reach, 401))
+        mass = asinh_density(self.spectrum, grid, linear_width=self.eps, bandwidth=_BANDWIDTH)
+        dims = ("architecture", "seed", "eigenvalue")
+        plot_density(
+            xr.DataArray(mass[None, None], dims=dims, coords={**one, "eigenvalue": grid}),
+            linear_width=self.eps,
+            eps=self.eps,
+            ax=density,
+        )
+        floor = float(self.spectrum.noise_floor)
+        lowest = max(floor, 1e-9 * float(np.abs(self.spectrum.nodes).max()), 1e-30)
+        epsilons = np.geomspace(lowest, 2 * max(float(np.abs(self.spectrum.nodes).max()), lowest))
+        shares = fraction_curve(self.spectrum, epsilons)
+        arrays = (
+            xr.DataArray(
+                np.asarray(values)[None, None],
+                dims=("architecture", "seed", "eps"),
+                coords={**one, "eps": epsilons},
+            )
+            for values in (shares.estimate, shares.lower, shares.upper)
+        )
+        plot_fraction_curve(*arrays, ax=curve, noise_floor=floor)
+        curve.axvline(self.eps, color="0.3", linestyle=":", linewidth=1)
+        if self.budget is not None:
+            plot_budgets({self.name: self.budget}, ax=causes[0])
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, dpi=150)
+        return stream.getvalue()
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, with names, as JSON values; intervals are at 95 %."""
+
+        def share(value: Fraction | None) -> dict[str, Any] | None:
+            if value is None:
+                return None
+            return {
+                "estimate": float(value.estimate),
+                "certified": [float(value.lower), float(value.upper)],
+                "interval": [float(end) for end in value.confidence_interval()],
+            }
+
+        result: dict[str, Any] = {
+            "name": self.name,
+            "num_parameters": self.num_parameters,
+            "num_examples": self.num_examples or None,
+            "loss": self.loss if np.isfinite(self.loss) else None,
+            "eps": self.eps,
+            "noise_floor": self.noise_floor,
+            "degenerate": share(self.degenerate),
+            "negative": share(self.negative),
+            "eigenvalues": {
+                "values": self.pairs.values.tolist(),
+                "residual_norms": self.pairs.residual_norms.tolist(),
+                "status": self.pairs.status,
+            },
+            "trace": {
+                "value": float(self.trace.value),
+                "stderr": float(self.trace.stderr),
+                "interval": [float(end) for end in self.trace.confidence_interval()],
+            },
+            "refused": self.refused or None,
+            "seconds": self.seconds,
+        }
+        if self.measures is not None:
+            found = self.measures
+            result["measures"] = {
+                "mean_incoming_norm": float(found.elimination.mean_incoming_norm),
+                "mean_zero_probability": float(found.elimination.mean_zero_probability),
+                "mean_correlation": float(found.overlap.mean_correlation),
+                "mean_top_share": float(found.dependence.mean_top_share),
+            }
+        if self.budget is not None:
+            result["budget"] = {
+                "counts": dict(self.budget.counts),
+                "total": self.budget.total,
+                "upper": self.budget.upper,
+                "explained": self.budget.explained,
+                "rank": [int(self.budget.rank.lower), int(self.budget.rank.upper)],
+                "method": self.budget.method,
+                "findings": list(self.budget.findings),
+            }
+        return result
+
+
+def analyze(
+    problem: Problem,
+    *,
+    eps: float = 1e-3,
+    num_steps: int = 200,
+    causes: bool = True,
+    seed: int = 0,
+) -> Analysis:
+    """Look at one problem from every side.
+
+    Parameters
+    ----------
+    problem
+        A loss at its parameters, and the model if causes are wanted.
+    eps
+        Half-width of the degenerate band.
+    num_steps
+        Lanczos steps. Up to 2,000 parameters all eigenvalues are taken instead.
+    causes
+        Whether to look for causes, if the problem has a model: minutes for thousands of parameters.
+    seed
+        Of the random probes.
+
+    Returns
+    -------
+    Analysis; prints as a table and, in a notebook, as a page.
+
+    Raises
+    ------
+    InputError
+        As ``hessian`` and ``slq``. A model whose structure is not understood is no error: what
+        can be said without it is said.
+    ResourceError
+        As ``slq``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> problem = Problem(lambda w, x: ((x @ w) ** 2).mean() / 2, jnp.ones(3), jnp.eye(2, 3))
+    >>> analyze(problem)
+    Analysis('the problem', P = 3, 33.3 % of the eigenvalues within 0.001 of 0 [33.3, 33.3])
+    """
+    if not eps > 0:
+        raise InputError(f"eps must be positive; got {eps!r}")
+    start = time.perf_counter()
+    op = problem.hessian()
+    size = op.shape[0]
+    keys = jax.random.split(jax.random.key(seed), 4)
+    floor = float(noise_floor(op, keys[0]))
+    spectrum: Spectrum
+    if size <= DENSE:
+        spectrum = dense_spectrum(op, noise_floor=floor)
+    else:
+        spectrum = slq(op, keys[1], num_steps=min(num_steps, size), noise_floor=floor)
+    known = eps >= float(spectrum.noise_floor)
+    largest, smallest = min(_LARGEST, size), max(0, min(_SMALLEST, size - _LARGEST))
+    pairs = extremal_eigenpairs(op, keys[2], num_largest=largest, num_smallest=smallest, tol=1e-3)
+    try:
+        total = trace(op, keys[3], num_matvecs=_TRACE_MATVECS)
+    except ResourceError:
+        # The directions that are captured first do not fit; plain probes keep none.
+        total = trace(op, keys[3], num_matvecs=_TRACE_MATVECS, method="hutchinson")
+    found, budget, refused = _causes(problem, causes)
+    streamed = isinstance(op, StreamedOperator)
+    return Analysis(
+        name=problem.name or "the problem",
+        num_parameters=size,
+        num_examples=0 if streamed else op.num_examples,
+        loss=np.nan if streamed else _value(problem),
+        eps=eps,
+        noise_floor=floor,
+        spectrum=spectrum,
+        degenerate=degenerate_fraction(spectrum, eps) if known else None,
+        negative=negative_fraction(spectrum, eps) if known else None,
+        pairs=pairs,
+        trace=total,
+        measures=found,
+        budget=budget,
+        refused=refused,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _value(problem: Problem) -> float:
+    state = () if problem.state is None else (problem.state,)
+    return float(problem.loss(problem.params, *state, problem.batch))
+
+
+def _causes(problem: Problem, wanted: bool) -> tuple[Measures | None, Budget | None, str]:
+    """Measures and budget of the model, and why they are missing."""
+    if not wanted or problem.model is None:
+        return None, None, "" if not wanted else "Causes: the problem names no model."
+    if not isinstance(problem.batch, tuple | list) or len(problem.batch) != 2:
+        return None, None, "Causes: they are looked for where the batch is (inputs, labels)."
+    try:
+        found = measures(problem.model, problem.params, problem.batch[0], state=problem.state)
+    except InputError as error:
+        return None, None, f"Causes: {error}"
+    try:
+        budget = degeneracy_budget(
+            problem.model, problem.params, tuple(problem.batch), state=problem.state
+        )
+    except (InputError, ResourceError) as error:
+        return found, None, f"Causes: {error}"
+    return found, budget, ""
+
+
+def _measures_table(found: Measures) -> Table:
+    elimination, overlap, dependence = found.elimination, found.overlap, found.dependence
+    rows = [
+        ("elimination", "mean norm of incoming weights",
+         f"{float(elimination.mean_incoming_norm):.4g}"),
+        ("", "probability of a zero response",
+         f"{float(elimination.mean_zero_probability):.4f}"),
+        ("", "units that are never active",
+         f"{sum(int(layer.sum()) for layer in elimination.never_active):,}"),
+        ("overlap", "mean correlation of incoming weights",
+         f"{float(overlap.mean_correlation):+.4f}"),
+    ]  # fmt: skip
+    rows += [
+        ("", f"closest pair: layer {layer}, units {i} and {j}", f"cosine {cosine:.4f}")
+        for layer, i, j, cosine in overlap.closest(3)
+    ]
+    rows += [
+        ("linear dependence", "share of variance in three directions, mean over layers",
+         f"{float(dependence.mean_top_share):.4f}"),
+        ("", "effective rank, by layer",
+         ", ".join(f"{float(rank):.1f}" for rank in dependence.effective_rank)),
+    ]  # fmt: skip
+    return Table("How near the singularities", ("singularity", "measure", "value"), rows)

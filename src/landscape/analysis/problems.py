@@ -1,0 +1,159 @@
+"""From what was typed on a command line to a problem."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from landscape.curvature import Problem
+from landscape.errors import InputError
+from landscape.experiments.networks import ARCHITECTURES, Family, prepare, training_units
+from landscape.experiments.scales import Scale, scale_from_json
+from landscape.runs import RunFolder, read_run_folder
+from landscape.training import softmax_cross_entropy
+
+
+def load_problem(spec: str, network: str | None = None) -> Problem:
+    """Open a problem.
+
+    Parameters
+    ----------
+    spec
+        ``"module:function"`` or ``"file.py:function"``, a function without arguments that returns a
+        ``Problem``; or a run folder of ``landscape reproduce``.
+    network
+        Of a run folder: ``"GROUP/ARCHITECTURE/NUMBER"`` with ``"@EPOCH"`` behind it if need be.
+        Default the first network of the first architecture whose spectra are judged, at the last
+        epoch.
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    InputError
+        If there is no such thing, the function fails or returns something else, or the run has no
+        such network.
+    """
+    if Path(spec).is_dir():
+        return _of_run(read_run_folder(Path(spec)), network)
+    if network is not None:
+        raise InputError("--network chooses a network of a run folder; this is none")
+    where, colon, name = spec.rpartition(":")
+    if not colon or not where or not name:
+        raise InputError(
+            f"{spec!r} is neither a run folder nor module:function nor file.py:function"
+        )
+    function = _function(where, name)
+    try:
+        problem = function()
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{spec} failed in {place.filename}, line {place.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"{spec} returned {type(problem).__name__}, not a landscape.curvature.Problem"
+        )
+    return problem
+
+
+def _function(where: str, name: str) -> Callable[[], Any]:
+    module = _file(Path(where)) if where.endswith(".py") else _module(where)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputError(
+            f"{where} has no function {name!r}; it has {', '.join(known) or 'none at all'}"
+        )
+    return found
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # What the file imports lies beside it, as if it were run itself.
+    sys.path.insert(0, str(path.parent.resolve()))
+    # Classes of the module are looked up under its name, by dataclasses for one.
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"module {name!r} cannot be loaded: {error}") from error
+
+
+def _of_run(folder: RunFolder, network: str | None) -> Problem:
+    try:
+        request, scale = folder.config["request"], scale_from_json(folder.config["scale"])
+        dataset, seed = request["dataset"], request["seed"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{folder.path} is no run of landscape reproduce") from error
+    name, architecture, number, epoch = _chosen(scale, network)
+    group = next(group for group in scale.groups if group.name == name)
+    family = Family(architecture, group, prepare(dataset, group), seed)
+    unit = next((u for u in training_units(family) if number in u.inputs["networks"]), None)
+    path = None if unit is None else folder.unit_path(unit.name, unit.inputs)
+    if path is None:
+        raise InputError(
+            f"{folder.path} has no trained network {name}/{architecture}/{number}; it may not be "
+            "finished"
+        )
+    trained = folder.read_unit(path).sel(seed=number)
+    epochs = [int(e) for e in trained["snapshot_epoch"].values]
+    if epoch is not None and epoch not in epochs:
+        raise InputError(f"networks were kept at epochs {', '.join(map(str, epochs))}, not {epoch}")
+    at = trained.sel(snapshot_epoch=epochs[-1] if epoch is None else epoch)
+    params, state = family.unflatten(at["parameters"].values, at["state"].values)
+    return Problem(
+        softmax_cross_entropy(family.model),
+        params,
+        family.dataset.arrays(),
+        state,
+        model=family.model,
+        chunk_size=group.chunk_size,
+        name=f"{architecture} {number} of {folder.path.name}, epoch {int(at['snapshot_epoch'])}",
+    )
+
+
+def _chosen(scale: Scale, network: str | None) -> tuple[str, str, int, int | None]:
+    """Group, architecture, number and epoch."""
+    if network is None:
+        return scale.fractions.name, next(iter(ARCHITECTURES)), 0, None
+    path, _, epoch = network.partition("@")
+    parts = path.split("/")
+    groups = [group.name for group in scale.groups]
+    if (
+        len(parts) != 3
+        or parts[0] not in groups
+        or parts[1] not in ARCHITECTURES
+        or not parts[2].isdecimal()
+        or not (epoch == "" or epoch.isdecimal())
+    ):
+        raise InputError(
+            f"{network!r} is no network of this run: GROUP/ARCHITECTURE/NUMBER, with GROUP of "
+            f"{', '.join(groups)} and ARCHITECTURE of {', '.join(ARCHITECTURES)}, and @EPOCH if "
+            "need be"
+        )
+    return parts[0], parts[1], int(parts[2]), int(epoch) if epoch else None
