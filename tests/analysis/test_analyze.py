@@ -1,7 +1,9 @@
 """One problem from every side: the numbers are those of the routines, and agree with dense ones."""
 
+import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,12 +113,13 @@ def test_a_model_that_is_not_understood_is_said_and_the_rest_is_there():
         return (x @ params["w"]) @ params["w"]
 
     def loss(params, batch):
-        return jnp.mean((twice(params, batch[0]) - batch[1][:, None]) ** 2)
+        log = jax.nn.log_softmax(twice(params, batch[0]))
+        return -jnp.take_along_axis(log, batch[1][:, None], 1).mean()
 
     batch = (jax.random.normal(jax.random.key(0), (9, 2)), jnp.zeros(9, int))
     found = analyze(Problem(loss, {"w": jnp.eye(2) + 0.1}, batch, model=twice))
     assert found.budget is None
-    assert found.refused.startswith("Causes: ")
+    assert "Causes: " in found.refused
     assert np.isfinite(found.pairs.values).all()
 
 
@@ -157,3 +160,40 @@ def test_streams_are_analysed_without_their_length():
 def test_a_band_without_width_is_refused(eps):
     with pytest.raises(InputError, match="eps must be positive"):
         analyze(classifier(), eps=eps)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": lambda p, s, b: ((MODEL.apply({"params": p}, b[0]) - 1) ** 2).mean()}, "another"),
+        ({"weight": lambda batch: len(batch[0])}, "has a weight"),
+        ({"batch": "floats"}, "labels are integers"),
+    ],
+)
+def test_causes_of_another_loss_than_the_models_cross_entropy_are_not_counted(change, message):
+    problem = classifier()
+    if change.get("batch"):
+        inputs, labels = problem.batch
+        change = {"batch": (inputs, labels.astype(float)), "loss": change_of_labels(problem.loss)}
+    found = analyze(dataclasses.replace(problem, **change))
+    assert (found.measures, found.budget) == (None, None)
+    assert message in found.refused
+
+
+def change_of_labels(loss):
+    return lambda params, state, batch: loss(params, state, (batch[0], batch[1].astype(int)))
+
+
+def test_a_model_that_breaks_when_it_is_taken_apart_costs_the_causes_alone():
+    class Odd(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.remat(nn.Dense)(3)(nn.relu(nn.Dense(4)(x)))
+
+    model, x = Odd(), jax.random.normal(jax.random.key(0), (9, 2))
+    params = model.init(jax.random.key(1), x)["params"]
+    batch = (x, jnp.zeros(9, int))
+    found = analyze(Problem(softmax_cross_entropy(model), params, batch, {}, model=model))
+    assert found.budget is None
+    assert "Causes: " in found.refused
+    assert np.isfinite(found.pairs.values).all()

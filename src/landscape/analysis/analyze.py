@@ -8,13 +8,15 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.curvature import Problem, StreamedOperator, noise_floor
 from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
-from landscape.errors import InputError, ResourceError
+from landscape.degeneracy.describe import loss_function, opened
+from landscape.errors import InputError, LandscapeError, ResourceError
 from landscape.plots import plot_budgets, plot_density, plot_fraction_curve
 from landscape.report import Page, Picture, Table
 from landscape.spectra import (
@@ -366,22 +368,57 @@ def _value(problem: Problem) -> float:
 
 
 def _causes(problem: Problem, wanted: bool) -> tuple[Measures | None, Budget | None, str]:
-    """Measures and budget of the model, and why they are missing."""
+    """Measures and budget of the model, and why one of them is missing.
+
+    Models are other people's: whatever they do when they are taken apart, the rest is kept.
+    """
     if not wanted or problem.model is None:
         return None, None, "" if not wanted else "Causes: the problem names no model."
-    if not isinstance(problem.batch, tuple | list) or len(problem.batch) != 2:
-        return None, None, "Causes: they are looked for where the batch is (inputs, labels)."
+    if obstacle := _no_classifier(problem):
+        return None, None, f"Causes: {obstacle}"
+    found, budget, refused = None, None, []
+    inputs, labels = problem.batch
     try:
-        found = measures(problem.model, problem.params, problem.batch[0], state=problem.state)
-    except InputError as error:
-        return None, None, f"Causes: {error}"
+        found = measures(problem.model, problem.params, inputs, state=problem.state)
+    except Exception as error:
+        refused.append(f"Measures: {_told(error)}")
     try:
         budget = degeneracy_budget(
-            problem.model, problem.params, tuple(problem.batch), state=problem.state
+            problem.model, problem.params, (inputs, labels), state=problem.state
         )
-    except (InputError, ResourceError) as error:
-        return found, None, f"Causes: {error}"
-    return found, budget, ""
+    except Exception as error:
+        refused.append(f"Causes: {_told(error)}")
+    return found, budget, " ".join(refused)
+
+
+def _told(error: Exception) -> str:
+    kind = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
+    return f"{kind}{str(error).splitlines()[0] if str(error) else 'no message'}."
+
+
+def _no_classifier(problem: Problem) -> str:
+    """Why null directions of a softmax classifier would not be those of this loss; or nothing."""
+    batch = problem.batch
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return "they are looked for where the batch is (inputs, labels)."
+    if problem.weight is not None:
+        return "they are counted for examples of equal weight, and the problem has a weight."
+    labels = batch[1]
+    integers = hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
+    if not integers or jnp.ndim(labels) != 1:
+        return "they are counted for classifiers, whose labels are integers of shape (N,)."
+    try:
+        model, state = opened(problem.model, problem.state)
+        expected = float(loss_function(model)(problem.params, state or {}, tuple(batch)))
+    except Exception as error:
+        return f"the model cannot be evaluated: {_told(error)}"
+    if not np.isclose(_value(problem), expected, rtol=1e-4, atol=1e-6):
+        return (
+            "they are counted for the mean softmax cross-entropy of the model, which is "
+            f"{expected:.6g} here, and the loss is {_value(problem):.6g}: another loss, or a "
+            "penalty in it."
+        )
+    return ""
 
 
 def _measures_table(found: Measures) -> Table:

@@ -221,7 +221,19 @@ def reduced_flow(
 def conserved(
     h: Float[np.ndarray, " T"], z: Float[np.ndarray, " T"], v: float
 ) -> Float[np.ndarray, " T"]:
-    """``h² − (4v²/3) ln((z² + 3)²/|z|)``, constant along the reduced flow."""
+    """What the reduced flow keeps: ``h² − (4v²/3) ln((z² + 3)²/|z|)``.
+
+    Parameters
+    ----------
+    h, z
+        (T,) states of the flow.
+    v
+        Its constant.
+
+    Returns
+    -------
+    (T,), all alike along one path.
+    """
     return np.asarray(h**2 - (4 * v**2 / 3) * np.log((z**2 + 3) ** 2 / np.abs(z)))
 
 
