@@ -97,7 +97,9 @@ def test_plateaus_grow_without_bound_near_overlap_and_not_with_skips():
     steps = np.diff(plain)
     assert (steps > 0.5 * steps[-1]).all()
     assert plain[-1] > 2 * plain[0]
-    assert max(skips) < 1.05 * min(skips)
+    # With skips the same starts come to a limit.
+    changes = abs(np.diff(skips))
+    assert (changes[1:] < 0.5 * changes[:-1]).all()
     assert max(skips) < min(plain)
 
 
