@@ -22,7 +22,7 @@ from scipy import linalg, sparse
 
 # Singular values of unit vectors' coordinates below this are rounding: row spaces whose smallest
 # singular value is 10⁻⁷ of the largest are known to 10⁻⁹.
-INSIDE = 3e-8
+_INSIDE = 3e-8
 
 # Beyond all maps.
 _NOWHERE = 2**31
@@ -326,7 +326,7 @@ def _rank(vectors: list[dict[int, np.ndarray]]) -> int:
         vectors = [vector for vector in vectors if number not in vector]
         seen = np.stack([vector[number] for vector in here])
         modes, values, _ = linalg.svd(seen, check_finite=False)
-        rank = int((values > INSIDE).sum())
+        rank = int((values > _INSIDE).sum())
         total += rank
         unseen = modes[:, rank:].T
         later = sorted({m for vector in here for m in vector} - {number})

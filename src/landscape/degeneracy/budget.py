@@ -67,14 +67,7 @@ from landscape.degeneracy.findings import findings
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, rows_of
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.null_directions import in_float64
-from landscape.degeneracy.plain import plain_increments
-from landscape.degeneracy.symmetries import (
-    Change,
-    activity_patterns,
-    by_map,
-    examples_that_count,
-    host_weights,
-)
+from landscape.degeneracy.symmetries import Change, by_map
 from landscape.degeneracy.targets import TargetCounts, count_targets
 from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
@@ -391,14 +384,6 @@ def _chain(
         above[-1] -= counts["softmax"]
         by_layer["dependence from above"] = tuple(above)
         found = _exact_increments(families, rows, blocks, len(maps))
-    elif families and network.skip == "none":
-        patterns = tuple(
-            active[kept]
-            for active, kept in zip(
-                activity_patterns(walk), examples_that_count(network, effects), strict=True
-            )
-        )
-        found = plain_increments(host_weights(network, params, state), patterns, maps)
     else:
         families.pop("compensation", None)
         again = across_layers(network, params, state, walk, effects) if families else {}
