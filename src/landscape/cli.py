@@ -58,7 +58,7 @@ class DataDownload:
     """
 
     name: Positional[str]
-    """Name of the data set: cifar10 or cifar100 (digits needs no download)."""
+    """Name of the data set; digits needs no download."""
 
     def run(self, console: Any) -> None:
         """Download."""

@@ -14,7 +14,7 @@ from landscape.analysis import analyze as analyze_function
 from landscape.curvature import Problem, hessian
 from landscape.data import load
 from landscape.degeneracy import degeneracy_budget
-from landscape.errors import InputError
+from landscape.errors import InputError, StoppedError
 from landscape.models import MLP
 from landscape.spectra import degenerate_fraction, dense_spectrum, negative_fraction
 from landscape.training import softmax_cross_entropy
@@ -197,3 +197,14 @@ def test_a_model_that_breaks_when_it_is_taken_apart_costs_the_causes_alone():
     assert found.budget is None
     assert "Causes: " in found.refused
     assert np.isfinite(found.pairs.values).all()
+
+
+def test_a_signal_is_not_taken_for_a_model_that_breaks(monkeypatch):
+    import sys
+
+    def stop(*arguments, **options):
+        raise StoppedError("stopped by SIGTERM")
+
+    monkeypatch.setattr(sys.modules[analyze_function.__module__], "degeneracy_budget", stop)
+    with pytest.raises(StoppedError):
+        analyze(classifier())

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from landscape.analysis import load_problem
-from landscape.errors import InputError
+from landscape.errors import InputError, StoppedError
 from landscape.experiments.reproduce import Request, reproduce
 from landscape.experiments.scales import fig3_scale
 
@@ -18,6 +18,7 @@ SOURCE = """
 import dataclasses
 import jax.numpy as jnp
 from landscape.curvature import Problem
+from landscape.errors import StoppedError
 import beside
 
 @dataclasses.dataclass
@@ -30,6 +31,9 @@ def problem():
 
 def nothing():
     return None
+
+def stopped():
+    raise StoppedError("stopped by SIGTERM")
 
 def failing():
     raise RuntimeError("no such checkpoint")
@@ -71,6 +75,20 @@ def test_a_function_of_a_module_is_found_from_the_working_folder(source, monkeyp
 def test_functions_that_give_no_problem_are_refused(source, name, message):
     with pytest.raises(InputError, match=message):
         load_problem(f"{source}:{name}")
+
+
+def test_signals_and_other_errors_of_this_package_come_through(source):
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        load_problem(f"{source}:stopped")
+
+
+def test_a_file_may_have_the_name_of_another_module(source, tmp_path):
+    import random
+
+    path = tmp_path / "random.py"
+    path.write_text(source.read_text())
+    assert load_problem(f"{path}:problem").params.shape == (2,)
+    assert sys.modules["random"] is random
 
 
 @pytest.mark.parametrize(

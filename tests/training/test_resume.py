@@ -19,7 +19,7 @@ from landscape.data import load
 from landscape.errors import InputError, StoppedError, StorageError
 from landscape.models import MLP
 from landscape.training import Callback, checkpoints, fit, fit_many
-from landscape.training.fit import _identity
+from landscape.training.identity import identity as identity_of
 
 KEY = 0
 
@@ -138,18 +138,17 @@ def test_checkpoint_every_may_change_at_a_restart(
 
 
 def test_a_function_inside_a_partial_does_not_name_the_run_by_its_address(digits, config):
-    def identity(slope):
+    def name(slope):
         # A fresh function object stands for the same function in another process.
         def leaky(x, slope):
             return jax.nn.leaky_relu(x, slope)
 
         model = MLP(1, 6, 10, activation=partial(leaky, slope=slope))
-        return _identity(
-            model, config, None, digits, jax.random.key_data(jax.random.key(0)), "", ()
-        )
+        key = jax.random.key_data(jax.random.key(0))
+        return identity_of(model, config, None, digits.digest, key, "", ())
 
-    assert identity(0.1) == identity(0.1)
-    assert identity(0.1) != identity(0.2)
+    assert name(0.1) == name(0.1)
+    assert name(0.1) != name(0.2)
 
 
 @pytest.mark.parametrize(

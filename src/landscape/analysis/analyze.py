@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from landscape.curvature import Problem, StreamedOperator, noise_floor
 from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
 from landscape.degeneracy.describe import loss_function, opened
-from landscape.errors import InputError, LandscapeError, ResourceError
+from landscape.errors import InputError, LandscapeError, ResourceError, StoppedError
 from landscape.plots import plot_budgets, plot_density, plot_fraction_curve
 from landscape.report import Page, Picture, Table
 from landscape.spectra import (
@@ -33,6 +34,8 @@ from landscape.spectra import (
     slq,
     trace,
 )
+
+_logger = logging.getLogger("landscape")
 
 # Parameters up to which all eigenvalues are taken: seconds.
 DENSE = 2_000
@@ -133,7 +136,7 @@ class Analysis:
         text = f"The Hessian of the loss over {many} at P = {self.num_parameters:,} parameters: "
         text += f"{self._share()} (95 % confidence)."
         if self.budget is not None:
-            text += f" {self.budget._headline()}; {self.budget._with_cause()}."
+            text += f" {self.budget.summary()}."
         return text
 
     def _spectrum_table(self) -> Table:
@@ -225,7 +228,10 @@ class Analysis:
         return stream.getvalue()
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, with names, as JSON values; intervals are at 95 %."""
+        """All numbers, with names, as JSON values; intervals are at 95 %, None is not a number."""
+
+        def number(value: Any) -> float | None:
+            return float(value) if np.isfinite(value) else None
 
         def share(value: Fraction | None) -> dict[str, Any] | None:
             if value is None:
@@ -240,7 +246,7 @@ class Analysis:
             "name": self.name,
             "num_parameters": self.num_parameters,
             "num_examples": self.num_examples or None,
-            "loss": self.loss if np.isfinite(self.loss) else None,
+            "loss": number(self.loss),
             "eps": self.eps,
             "noise_floor": self.noise_floor,
             "degenerate": share(self.degenerate),
@@ -261,10 +267,10 @@ class Analysis:
         if self.measures is not None:
             found = self.measures
             result["measures"] = {
-                "mean_incoming_norm": float(found.elimination.mean_incoming_norm),
-                "mean_zero_probability": float(found.elimination.mean_zero_probability),
-                "mean_correlation": float(found.overlap.mean_correlation),
-                "mean_top_share": float(found.dependence.mean_top_share),
+                "mean_incoming_norm": number(found.elimination.mean_incoming_norm),
+                "mean_zero_probability": number(found.elimination.mean_zero_probability),
+                "mean_correlation": number(found.overlap.mean_correlation),
+                "mean_top_share": number(found.dependence.mean_top_share),
             }
         if self.budget is not None:
             result["budget"] = {
@@ -273,6 +279,7 @@ class Analysis:
                 "upper": self.budget.upper,
                 "explained": self.budget.explained,
                 "rank": [int(self.budget.rank.lower), int(self.budget.rank.upper)],
+                "rank_status": str(self.budget.rank.status),
                 "method": self.budget.method,
                 "findings": list(self.budget.findings),
             }
@@ -380,18 +387,24 @@ def _causes(problem: Problem, wanted: bool) -> tuple[Measures | None, Budget | N
     inputs, labels = problem.batch
     try:
         found = measures(problem.model, problem.params, inputs, state=problem.state)
+    except StoppedError:
+        raise
     except Exception as error:
         refused.append(f"Measures: {_told(error)}")
     try:
         budget = degeneracy_budget(
             problem.model, problem.params, (inputs, labels), state=problem.state
         )
+    except StoppedError:
+        raise
     except Exception as error:
         refused.append(f"Causes: {_told(error)}")
     return found, budget, " ".join(refused)
 
 
 def _told(error: Exception) -> str:
+    """In one line; where it came from is logged, as it may be a bug of ours."""
+    _logger.info("causes were not found", exc_info=error)
     kind = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
     return f"{kind}{str(error).splitlines()[0] if str(error) else 'no message'}."
 
@@ -410,6 +423,8 @@ def _no_classifier(problem: Problem) -> str:
     try:
         model, state = opened(problem.model, problem.state)
         expected = float(loss_function(model)(problem.params, state or {}, tuple(batch)))
+    except StoppedError:
+        raise
     except Exception as error:
         return f"the model cannot be evaluated: {_told(error)}"
     if not np.isclose(_value(problem), expected, rtol=1e-4, atol=1e-6):

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from landscape.curvature import Problem
-from landscape.errors import InputError
+from landscape.errors import InputError, LandscapeError
 from landscape.experiments.networks import ARCHITECTURES, Family, prepare, training_units
 from landscape.experiments.scales import Scale, scale_from_json
 from landscape.runs import RunFolder, read_run_folder
@@ -54,6 +54,9 @@ def load_problem(spec: str, network: str | None = None) -> Problem:
     function = _function(where, name)
     try:
         problem = function()
+    except LandscapeError:
+        # It says what it is, and with which exit code: a signal, missing data, memory.
+        raise
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
@@ -81,16 +84,20 @@ def _function(where: str, name: str) -> Callable[[], Any]:
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # No name of another module: a file may be called random.py.
+    name = f"_landscape_problem_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # What the file imports lies beside it, as if it were run itself.
     sys.path.insert(0, str(path.parent.resolve()))
     # Classes of the module are looked up under its name, by dataclasses for one.
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except LandscapeError:
+        raise
     except Exception as error:
         raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

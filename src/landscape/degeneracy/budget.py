@@ -161,8 +161,13 @@ class Budget:
         """Cause, count, share of P; those that are zero left out."""
         return [(c, n, n / self.num_parameters) for c, n in self.counts.items() if n]
 
+    def summary(self) -> str:
+        """How many directions are null, and how many of them have a cause: one line."""
+        least = "" if self.method == "exact" else "at least "
+        return f"{self._headline()}; {least}{self.explained:.1%} have a cause"
+
     def __repr__(self) -> str:
-        lines = [f"{self._headline()}; {self._with_cause()}"]
+        lines = [self.summary()]
         lines += [f"  {cause:24s}{count:8,d}  {share:7.2%}" for cause, count, share in self.rows()]
         if self.method == "exact":
             gap = f"σ/σ₁ {float(self.rank.above):.1e} | {float(self.rank.below):.1e}"
@@ -182,10 +187,6 @@ class Budget:
             f"and at most {self.upper:,} (95 %) have σ ≤ {self.rank.rtol:g} σ₁"
         )
 
-    def _with_cause(self) -> str:
-        least = "" if self.method == "exact" else "at least "
-        return f"{least}{self.explained:.1%} have a cause"
-
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><td>{html.escape(cause)}</td><td>{count:,}</td><td>{share:.2%}</td></tr>"
@@ -193,7 +194,7 @@ class Budget:
         )
         told = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
         return (
-            f"<p>{html.escape(self._headline())}; {self._with_cause()}.</p>"
+            f"<p>{html.escape(self.summary())}.</p>"
             "<table><tr><th>cause</th><th>directions</th><th>share of P</th></tr>"
             f"{cells}</table><ul>{told}</ul>"
         )

@@ -85,7 +85,6 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)
 
 
-@functools.lru_cache(maxsize=64)
 def compile_program(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -99,6 +98,19 @@ def compile_program(
     ``generator`` names the implementation of the random keys, whose raw data the state carries.
     Losses are evaluated without the penalty.
     """
+    # Given or left to its default, an argument is the same: the cache would tell them apart.
+    return _compiled(model, optimizer, batch_size, vectorized, generator, penalty)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    vectorized: bool,
+    generator: str,
+    penalty: Penalty | None,
+) -> Program:
     wrap = functools.partial(jax.random.wrap_key_data, impl=generator)
 
     def init(key: Array, example: Array) -> TrainState:

@@ -7,10 +7,8 @@ recorded at epoch ``e`` describes the network after ``e`` passes over the data (
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,10 +20,10 @@ import optax
 from jaxtyping import Array
 
 from landscape.errors import InputError, StoppedError
-from landscape.models import SkipMatrix
 from landscape.training.checkpoints import load_checkpoint, save_checkpoint
 from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
+from landscape.training.identity import holds_functions, identity
 from landscape.training.penalties import Penalty
 
 
@@ -291,12 +289,15 @@ def _fit(
     train = program.init(key, inputs[:1])
     _check_labels(program, train, inputs, labels)
     what = (
-        None if optimizer is None and not _unnamed(model) else program.text(train, inputs, labels)
+        None
+        if optimizer is None and not holds_functions(model)
+        else program.text(train, inputs, labels)
     )
-    identity = _identity(model, config, what, dataset, key, generator, penalty, callbacks)
+    told = [(callback.name, callback.epochs) for callback in callbacks]
+    name = identity(model, config, what, dataset.digest, key, generator, told, penalty)
     history = _History(program, callbacks, vectorized, inputs, labels)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    restored = None if folder is None else load_checkpoint(folder, train, identity)
+    restored = None if folder is None else load_checkpoint(folder, train, name)
     if restored is None:
         done = 0
         history.record(0, train)
@@ -311,7 +312,7 @@ def _fit(
             stop = should_stop() and epoch < config.epochs
             due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
             if folder is not None and (stop or due):
-                save_checkpoint(folder, epoch, train, history.arrays(), identity)
+                save_checkpoint(folder, epoch, train, history.arrays(), name)
             if stop:
                 kept = "; run again to continue" if folder is not None else ""
                 raise StoppedError(f"stopped after epoch {epoch} of {config.epochs}{kept}")
@@ -411,58 +412,6 @@ def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]
                 f"callback {callback.name!r} asks for epochs {outside}; the run has epochs "
                 f"0 to {config.epochs}"
             )
-
-
-def _identity(
-    model: nn.Module,
-    config: TrainConfig,
-    program: str | None,
-    dataset: Labelled,
-    key: Array,
-    generator: str,
-    penalty: Penalty | None,
-    callbacks: Sequence[Callback],
-) -> str:
-    """Names a run: two runs with one identity give the same numbers.
-
-    ``program`` is the text of an epoch's program where an optimiser or a function of the user's own
-    is in it: closures have no name to tell them apart by.
-    """
-    parts = (
-        # A function inside another object (functools.partial) is shown with its address.
-        re.sub(r" at 0x[0-9a-f]+", "", repr(model)),
-        *_matrices(model),
-        repr(dataclasses.replace(config, checkpoint_every=1)),
-        program or "adam",
-        dataset.digest,
-        f"{generator} {np.asarray(key).tobytes().hex()}",
-        repr(penalty),
-        repr([(callback.name, tuple(callback.epochs)) for callback in callbacks]),
-    )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _unnamed(value: Any) -> bool:
-    """Whether a model holds functions, which its ``repr`` does not tell apart."""
-    if isinstance(value, nn.Module):
-        fields = (field.name for field in dataclasses.fields(value) if field.name != "parent")
-        return any(_unnamed(getattr(value, name)) for name in fields)
-    if isinstance(value, tuple):
-        return any(_unnamed(item) for item in value)
-    return callable(value) and not isinstance(value, type)
-
-
-def _matrices(value: Any) -> Iterator[str]:
-    """The values of a model's skip matrices, of which its ``repr`` shows the size alone."""
-    if isinstance(value, SkipMatrix):
-        yield value.values.tobytes().hex()
-    elif isinstance(value, nn.Module):
-        for field in dataclasses.fields(value):
-            if field.name != "parent":
-                yield from _matrices(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _matrices(item)
 
 
 def _concatenate(blocks: Sequence[TrainingRun]) -> TrainingRun:
