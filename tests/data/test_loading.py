@@ -333,7 +333,7 @@ def test_unknown_labels_are_refused_with_the_choices():
 
 
 def test_names_start_with_the_default_data_set():
-    assert names() == ("digits", "cifar10", "cifar100")
+    assert names() == ("digits", "cifar10", "cifar100", "svhn", "stl10")
 
 
 # verify and status
