@@ -141,6 +141,47 @@ def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
     assert np.mean(np.array(remainders) > 0) <= (0 if skip == "none" else 0.1)
 
 
+@pytest.mark.parametrize("skip", ["none", "identity", "hyper"])
+@pytest.mark.parametrize("distance", [1e-5, 1e-8, 1e-10, 1e-12, 1e-15])
+def test_near_duplicates_count_as_what_their_singular_values_are(skip, distance, planted, x64):
+    model, params, state, (x, y) = planted.network(skip, 1)
+    for layer in range(planted.depth):
+        w, b = planted.column(params, layer, 2)
+        near = w + distance * np.cos(np.arange(len(w)))
+        params = planted.changed(params, layer, columns={0: near}, bias={0: b})
+    budget = degeneracy_budget(model, params, (x, y), state=state)
+    counts = budget.counts
+    assert sum(counts.values()) == budget.total == exact_nullity(model, params, state, x)
+    assert min(counts.values()) >= 0
+    assert budget.explained <= 1
+    if distance >= 1e-8:
+        assert counts["overlap"] == counts["unexplained"] == 0
+    elif distance <= 1e-15:
+        # The twins of the first layers, for every unit that reads them.
+        assert counts["overlap"] > planted.width
+        assert counts["unexplained"] == 0
+    else:
+        # Somewhere between: where no gap says which, the budget says that.
+        assert budget.rank.status == "gap" or any("no gap at the cut" in n for n in budget.notes)
+
+
+@pytest.mark.parametrize("skip", ["identity", "hyper", np.eye(5)[::-1].copy()])
+def test_skips_that_reach_no_layer_are_none(skip, planted, x64):
+    model = MLP(1, planted.width, planted.classes, skip=skip)
+    plain, params, state, (x, y) = planted.network("none", 2, depth=1)
+    fixed = {k: v for k, v in model.init(jax.random.key(0), jnp.asarray(x)).items() if k == "fixed"}
+    with_skip = degeneracy_budget(model, params, (x, y), state=fixed)
+    assert with_skip.counts == degeneracy_budget(plain, params, (x, y), state=state).counts
+
+
+def test_the_second_layer_of_a_hyper_residual_network_has_the_identity(planted, x64):
+    model, params, state, batch = planted.network("hyper", 0, depth=2)
+    residual = MLP(2, planted.width, planted.classes, skip="identity")
+    found = degeneracy_budget(model, params, batch, state=state)
+    assert found.counts == degeneracy_budget(residual, params, batch).counts
+    assert found.counts["rescaling"] == planted.width
+
+
 def test_few_data_are_told_apart(planted, x64):
     model, params, state, (x, y) = planted.network("none", 5)
     whole = degeneracy_budget(model, params, (x, y), state=state)
@@ -149,6 +190,9 @@ def test_few_data_are_told_apart(planted, x64):
     assert few.total == exact_nullity(model, params, state, x[:12]) >= 103 - 12 * 2
     assert {**few.counts, "few data": 0} == whole.counts
     assert few.num_examples == 12
+    assert any("N (C − 1) = 24 equations for 103" in note for note in few.notes)
+    with pytest.raises(InputError, match="3 of its 12 examples are not in it"):
+        degeneracy_budget(model, params, (x[:12], y[:12]), state=state, reference=(x[3:], y[3:]))
 
 
 @pytest.mark.slow
@@ -231,7 +275,7 @@ def test_images_tell_what_row_spaces_tell(x64):
     rows, effects = rng.normal(size=(40, 1, 5)), rng.normal(size=(40, 3, 1, 4))
     rows[:, :, 3] = 2 * rows[:, :, 1]
     effects[..., 2] = 0
-    block = blocks.make_block(blocks.LayerRows(rows, effects))
+    block = blocks.make_block(blocks.LayerRows(rows, effects), 1e-12, 1.0)
     # Five weights of a target that moves nothing, and the twin once for each of the others.
     assert block.nullity == 5 + 3
     vectors = rng.normal(size=(12, 20))
@@ -298,6 +342,12 @@ def test_refusals(planted):
     params = model.init(jax.random.key(0), x)["params"]
     with pytest.raises(InputError, match="batch must be"):
         degeneracy_budget(model, params, x)
+    with pytest.raises(InputError, match=r"as many labels; got shapes \(4, 5\) and \(3,\)"):
+        degeneracy_budget(model, params, (x, jnp.zeros(3, int)))
+    one = MLP(2, 3, 1)
+    single = one.init(jax.random.key(0), x)["params"]
+    with pytest.raises(InputError, match=r"softmax over C ≥ 2 classes.*gives \(4, 1\)"):
+        degeneracy_budget(one, single, (x, jnp.zeros(4, int)))
     with pytest.raises(InputError, match="a Linen or NNX module, or a function of parameters"):
         degeneracy_budget("MLP", params, (x, jnp.zeros(4, int)))
     assert len(hidden_layers(model, params)) == 2

@@ -4,10 +4,19 @@ Notation: the rows of map ``l``'s block ``J_l`` are ``Σ_places x̃(x) ⊗ B_c(x
 and logit ``c``; its columns are the kernel's entries, row by row, then the biases. The sum of the
 kernels of all blocks, ``K = ⊕ ker J_l``, are the null directions that change one layer at a time.
 
-Where a block is too large to be decomposed it is known by its action: a vector of the map's
-parameters is told from those of the kernel by ``Ω J_l v`` with a random Ω of more rows than there
-are vectors, a few entries in each column (J. Nelson and H. L. Nguyễn, *OSNAP: faster numerical
-linear algebra algorithms via sparser subspace embeddings*, FOCS 2013). It cannot add to their rank.
+What is null, is decided by one *cut* on how far the logits move along a unit vector: the one below
+which singular values of the whole J count as 0. With the cut divided among L blocks, ``c_l`` with
+``Σ c_l² = c²``, the logits move by no more than c along every unit vector of K: so K, as it is
+counted, has no more dimensions than the kernel of J, as that is counted (Courant and Fischer).
+
+Vectors of a map's parameters are told apart by where they move the logits, ``J_l v``, in units of
+``‖J‖``: up to an isometry that is ``S Vᵀ v`` with ``J_l = U S Vᵀ``. Rounding is of the size of its
+unit, however small the singular values are.
+
+Where a block is too large to be decomposed it is known by its action: ``Ω J_l v`` with a random Ω
+of more rows than there are vectors, a few entries in each column (J. Nelson and H. L. Nguyễn,
+*OSNAP: faster numerical linear algebra algorithms via sparser subspace embeddings*, FOCS 2013). It
+cannot add to their rank.
 """
 
 from __future__ import annotations
@@ -20,9 +29,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg, sparse
 
-# Singular values of unit vectors' coordinates below this are rounding: row spaces whose smallest
-# singular value is 10⁻⁷ of the largest are known to 10⁻⁹.
-_INSIDE = 3e-8
+# Directions along which the logits move by less than this share of ‖J‖ are in K.
+_INSIDE = 1e-11
 
 # Beyond all maps.
 _NOWHERE = 2**31
@@ -95,26 +103,23 @@ Rows = LayerRows | GivenRows
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A map's block, by its row space.
+    """A map's block ``J_l = U S Vᵀ``, what is below the cut left out.
 
     Attributes
     ----------
+    values
+        The singular values in units of ‖J‖, (rank,).
     basis
-        Orthonormal rows, (rank, columns).
-    num_columns
-        As many as the map has parameters.
-    gap
-        The smallest singular value that counts over the largest, and the largest that does not.
+        Vᵀ, orthonormal rows, (rank, columns).
     """
 
+    values: Float[np.ndarray, " rank"]
     basis: Float[np.ndarray, "rank columns"]
-    num_columns: int
-    gap: tuple[float, float]
 
     @property
     def nullity(self) -> int:
         """Dimension of ker J_l."""
-        return self.num_columns - len(self.basis)
+        return self.basis.shape[1] - len(self.basis)
 
     @property
     def length(self) -> int:
@@ -122,8 +127,8 @@ class Block:
         return len(self.basis)
 
     def coordinates(self, vectors: Float[np.ndarray, "k columns"]) -> Float[np.ndarray, "k rank"]:
-        """Of the projections onto the row space."""
-        return vectors @ self.basis.T
+        """``S Vᵀ v``."""
+        return (vectors @ self.basis.T) * self.values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,30 +205,34 @@ def _sparse_signs(rows: int, columns: int) -> sparse.csr_array:
     return sparse.csr_array((signs.ravel(), pairs), shape=(rows, columns))
 
 
-def make_block(rows: Rows) -> Block:
-    """The row space of one block, by QR of its rows some at a time and an SVD of R.
+def make_block(rows: Rows, cut: float, norm: float) -> Block:
+    """One block, by QR of its rows some at a time and an SVD of R.
 
     Parameters
     ----------
     rows
         Of a map, or others.
+    cut
+        Singular values up to here are zero.
+    norm
+        ‖J‖, of all blocks.
 
     Returns
     -------
     Block
     """
-    count, classes, size = rows.shape
-    triangle = _triangle([rows], [None])
-    values, modes = linalg.svd(triangle, full_matrices=False, check_finite=False)[1:]
-    rank = _numerical_rank(values, max(count * classes, size))
-    padded = np.concatenate([values, [0.0]]) / (values[0] if len(values) and values[0] else 1)
-    return Block(
-        modes[:rank], size, (float(padded[rank - 1]) if rank else 0.0, float(padded[rank]))
-    )
+    values, modes = linalg.svd(_triangle([rows], [None]), full_matrices=False, check_finite=False)[
+        1:
+    ]
+    rank = int((values > cut).sum())
+    return Block(values[:rank] / norm, modes[:rank])
 
 
 def of_pairs(
-    rows: Sequence[Rows], blocks: Sequence[Block], pairs: Iterable[tuple[int, int]]
+    rows: Sequence[Rows],
+    blocks: Sequence[Block],
+    pairs: Iterable[tuple[int, int]],
+    cut: float,
 ) -> Iterator[dict[int, np.ndarray]]:
     """Null directions of two blocks at once, modulo K.
 
@@ -233,19 +242,23 @@ def of_pairs(
         The blocks by number, made of the rows by ``make_block``.
     pairs
         Which two.
+    cut
+        Singular values of two blocks up to here are zero.
 
     Yields
     ------
-    Coordinates in both blocks, orthonormal for each pair.
+    Coordinates in both blocks.
     """
     for pair in pairs:
-        first, second = (blocks[number].basis for number in pair)
-        sources = [rows[number] for number in pair]
-        triangle = _triangle(sources, [first, second])
+        first, second = (blocks[number] for number in pair)
+        triangle = _triangle([rows[number] for number in pair], [first.basis, second.basis])
         values, modes = linalg.svd(triangle, check_finite=False)[1:]
-        most = max(sources[0].shape[0] * sources[0].shape[1], triangle.shape[1])
-        for mode in modes[_numerical_rank(values, most) :]:
-            yield dict(zip(pair, np.split(mode, [len(first)]), strict=True))
+        for mode in modes[int((values > cut).sum()) :]:
+            parts = np.split(mode, [first.length])
+            yield {
+                number: blocks[number].values * part
+                for number, part in zip(pair, parts, strict=True)
+            }
 
 
 def _triangle(sources: Sequence[Rows], bases: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -267,12 +280,6 @@ def _triangle(sources: Sequence[Rows], bases: Sequence[np.ndarray | None]) -> np
         stacked = np.concatenate([triangle, np.concatenate(found, 1)])
         triangle = linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][:size]
     return triangle
-
-
-def _numerical_rank(values: np.ndarray, size: int) -> int:
-    """As NumPy's ``matrix_rank`` has it."""
-    largest = values[0] if len(values) else 0.0
-    return int((values > size * np.finfo(float).eps * largest).sum())
 
 
 def coordinates(
@@ -297,7 +304,7 @@ def increments(families: Iterable[Iterable[dict[int, np.ndarray]]]) -> list[int]
     Parameters
     ----------
     families
-        Coordinates of unit vectors of R^P, in the maps that they change.
+        Coordinates of vectors of R^P of length 1 or less, in the maps that they change.
 
     Returns
     -------
@@ -312,10 +319,10 @@ def increments(families: Iterable[Iterable[dict[int, np.ndarray]]]) -> list[int]
 
 
 def _rank(vectors: list[dict[int, np.ndarray]]) -> int:
-    """Of vectors of length about 1 and less, map by map.
+    """How many dimensions, map by map.
 
-    Those that one map tells apart are counted; combinations of them that it does not see go on to
-    the next one. What is left of a vector that K holds is rounding.
+    Vectors that one map tells apart are counted, and combinations of them that it does not see go
+    on to the next one. What is left of a vector that K holds is rounding.
     """
     total = 0
     while vectors:

@@ -20,7 +20,9 @@ adds, so that nothing is counted twice:
    counted on the reference.
 
 The total is the nullity by singular values in float64, on its own route: through the model as it is
-and no layer of it.
+and no layer of it. The singular value below which they count as zero is the cut of all links
+(``blocks``), so that these cannot add up to more; where singular values lie near the cut, which is
+told, its place decides what is null.
 
 Of a network that is too large for that, the *structural* budget counts what needs no block of a
 layer to be decomposed: all of 1., rescaling, translation and mixing of 3., and 4. These directions
@@ -56,13 +58,8 @@ from landscape.degeneracy.blocks import (
     of_pairs,
 )
 from landscape.degeneracy.compensation import across_layers
-from landscape.degeneracy.describe import (
-    Logits,
-    describe,
-    logits_function,
-    loss_function,
-    opened,
-)
+from landscape.degeneracy.consistency import classifier_network
+from landscape.degeneracy.describe import Logits, logits_function, loss_function, opened
 from landscape.degeneracy.findings import findings
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, rows_of
 from landscape.degeneracy.networks import Network
@@ -169,13 +166,33 @@ class Budget:
     def __repr__(self) -> str:
         lines = [self.summary()]
         lines += [f"  {cause:24s}{count:8,d}  {share:7.2%}" for cause, count, share in self.rows()]
+        return "\n".join([*lines, *(f"  {told}" for told in (*self.notes, *self.findings))])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the counts rest on, a line each."""
+        told = []
         if self.method == "exact":
             gap = f"σ/σ₁ {float(self.rank.above):.1e} | {float(self.rank.below):.1e}"
-            lines.append(f"  singular values at the cut: {gap} ({self.rank.status})")
+            told.append(f"singular values at the cut: {gap} ({self.rank.status})")
+            if self.rank.status == "no_gap":
+                told.append(
+                    "there is no gap at the cut: what is null there, and its causes, would be "
+                    "others at another tolerance"
+                )
+        equations = self.rank.shape[0] - self.num_examples
+        if equations < self.num_parameters:
+            told.append(
+                f"N (C − 1) = {equations:,} equations for {self.num_parameters:,} parameters: at "
+                f"least {self.num_parameters - equations:,} directions are null for any network"
+            )
         if self.nearly_flat is not None:
-            share = float(self.nearly_flat.estimate)
-            lines.append(f"  of the Hessian's eigenvalues {share:.2%} lie within {self.eps:g} of 0")
-        return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
+            share, (low, high) = self.nearly_flat.estimate, self.nearly_flat.confidence_interval()
+            told.append(
+                f"of the Hessian's eigenvalues {float(share):.2%} [{float(low):.2%}, "
+                f"{float(high):.2%}] lie within {self.eps:g} of 0"
+            )
+        return tuple(told)
 
     def _headline(self) -> str:
         matrix = f"the Gauss–Newton matrix of this batch (N = {self.num_examples:,})"
@@ -192,7 +209,7 @@ class Budget:
             f"<tr><td>{html.escape(cause)}</td><td>{count:,}</td><td>{share:.2%}</td></tr>"
             for cause, count, share in self.rows()
         )
-        told = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
+        told = "".join(f"<li>{html.escape(one)}</li>" for one in (*self.notes, *self.findings))
         return (
             f"<p>{html.escape(self.summary())}.</p>"
             "<table><tr><th>cause</th><th>directions</th><th>share of P</th></tr>"
@@ -247,8 +264,9 @@ def degeneracy_budget(
     ------
     InputError
         For an unknown method; if the structure of the model is not understood (``measures`` of
-        layers described by hand still work); for a reference with a structural budget; if τ or ε
-        lie below the noise floor; for outputs of another shape than (N, C).
+        layers described by hand still work); if it computes in a coarser type than its parameters
+        have; for a reference with a structural budget, or one that does not hold the batch; if τ or
+        ε lie below the noise floor; for outputs of another shape than (N, C) with C ≥ 2.
     ResourceError
         If the Jacobian is too large for an exact rank.
 
@@ -269,18 +287,21 @@ def degeneracy_budget(
     >>> sum(budget.counts.values()) == budget.total
     True
     """
-    expect_classifier(batch)
+    expect_labelled(batch)
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     inputs, labels = batch
     model, state = opened(model, state)
     logits = logits_function(model)
     whole = inputs if reference is None else reference[0]
+    if reference is not None:
+        expect_labelled(reference)
+        _expect_held(inputs, whole)
     with jax.enable_x64(True):
         params64, state64, inputs64, whole64 = jax.tree.map(
             in_float64, (params, state, inputs, whole)
         )
-        network = describe(model, params64, whole64[:1], state=state64)
+        network = classifier_network(model, params64, state64, whole64)
     op = jacobian(logits, params, inputs, state=state or {})
     if method == "auto":
         least, most = sorted(op.shape)
@@ -289,7 +310,6 @@ def degeneracy_budget(
     if reference is not None and not exact:
         raise InputError("a reference is compared by exact totals: use method='exact'")
     with jax.enable_x64(True):
-        chain = _chain(network, logits, params64, state64, whole64, exact)
 
         def exact_rank(x: Any) -> Rank:
             op = jacobian(logits, params64, x, state=state64 or {})
@@ -298,10 +318,16 @@ def degeneracy_budget(
         if exact:
             rank = exact_rank(inputs64)
             held = rank if reference is None else exact_rank(whole64)
+        chain = _chain(network, logits, params64, state64, whole64, held if exact else None)
     counts = dict.fromkeys(CAUSES, 0) | chain.counts
     caused = sum(chain.counts.values())
     if exact:
         total = upper = int(rank.nullity)
+        # Links across layers are taken at a cut of their own: those that move the logits by more
+        # than the total's cut are not null by it.
+        for cause in reversed(CAUSES):
+            excess = min(counts[cause], max(0, caused - int(held.nullity)))
+            counts[cause], caused = counts[cause] - excess, caused - excess
         counts["unexplained"] = int(held.nullity) - caused
         counts["few data"] = int(rank.nullity) - int(held.nullity)
     else:
@@ -348,43 +374,61 @@ class _Chain:
 
 
 def _chain(
-    network: Network, logits: Logits, params: Any, state: Any, inputs: Any, exact: bool
+    network: Network, logits: Logits, params: Any, state: Any, inputs: Any, total: Rank | None
 ) -> _Chain:
-    """All links but the totals, on one set of examples; structural ones only if not exact."""
+    """All links but the totals, on one set of examples; structural ones only without a total."""
     walk = network.walk(params, state, inputs)
-    if walk.logits.ndim != 2:
-        raise InputError(f"a budget needs logits of shape (N, C); got {walk.logits.shape}")
     effects = _effects(network, params, state, inputs)
+    cut = None if total is None else total.rtol * float(total.norm)
+    # One more for the parameters that belong to no map.
+    num_targets = 1 + sum(moves.shape[-1] for moves in effects)
     targets: list[TargetCounts] = []
     maps: list[LayerRows] = []
     for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
         read = np.asarray(one.rows(x))
         flat = read.reshape(-1, read.shape[-1])
-        active = (moves != 0).any(1).reshape(-1, moves.shape[-1])
         bias = one.bias is not None
-        targets.append(count_targets(flat, active, bias=bias, is_input=number == 0))
+        centered = moves - moves.mean(1, keepdims=True)
+        # Over the places of an image the changes of a logit add up.
+        length = moves.shape[2] ** 0.5 * np.linalg.norm(centered, axis=1)
+        active = (moves != 0).any(1) if cut is None else length
+        share = None if cut is None else cut / num_targets**0.5
+        targets.append(
+            count_targets(
+                flat,
+                active.reshape(-1, moves.shape[-1]),
+                bias=bias,
+                is_input=number == 0,
+                cut=share,
+            )
+        )
         augmented = np.concatenate([read, np.ones((*read.shape[:2], 1))], 2) if bias else read
-        maps.append(LayerRows(augmented, moves - moves.mean(1, keepdims=True)))
+        maps.append(LayerRows(augmented, centered))
     names = ("elimination", "constant input", "overlap", "dependence")
     fields = ("elimination", "constant", "overlap", "dependence")
     by_layer = {
         name: tuple(int(getattr(t, field).sum()) for t in targets)
         for name, field in zip(names, fields, strict=True)
     }
-    # What the readout adds to all logits; any other relation among its targets is counted above.
     counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
     families = {}
     if network.rescalable:
         families = across_layers(network, params, state, walk, effects)
-    if exact:
+    if total is not None and cut is not None:
         rows: list[Rows] = [*maps, *_rows_of_others(network, logits, params, state, inputs)]
-        blocks = [make_block(one) for one in rows]
+        shares = [one.effects.shape[-1] / num_targets for one in maps]
+        shares += [1 / num_targets] * (len(rows) - len(maps))
+        norm = float(total.norm) or 1.0
+        blocks = [
+            make_block(one, cut * share**0.5, norm) for one, share in zip(rows, shares, strict=True)
+        ]
         above = [
             block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=False)
         ]
-        above[-1] -= counts["softmax"]
+        # What the readout adds to all logits: other relations of its targets are counted above.
+        counts["softmax"], above[-1] = above[-1], 0
         by_layer["dependence from above"] = tuple(above)
-        found = _exact_increments(families, rows, blocks, len(maps))
+        found = _exact_increments(families, rows, blocks, len(maps), cut)
     else:
         families.pop("compensation", None)
         again = across_layers(network, params, state, walk, effects) if families else {}
@@ -397,7 +441,7 @@ Families = dict[str, Iterator[tuple[str, Change]]]
 
 
 def _exact_increments(
-    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int
+    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int, cut: float
 ) -> dict[str, int]:
     """Of all links across layers; rows and blocks of the maps, and of all other parameters."""
     links: dict[str, Iterable[dict[int, np.ndarray]]] = {
@@ -406,8 +450,8 @@ def _exact_increments(
     }
     numbers = range(num_maps)
     scaled = itertools.product(numbers, range(num_maps, len(rows)))
-    links["normalisation"] = of_pairs(rows, blocks, scaled)
-    links["neighbours"] = of_pairs(rows, blocks, itertools.pairwise(numbers))
+    links["normalisation"] = of_pairs(rows, blocks, scaled, cut)
+    links["neighbours"] = of_pairs(rows, blocks, itertools.pairwise(numbers), cut)
     found = dict(zip(links, increments(links.values()), strict=True))
     found["normalisation"] += sum(block.nullity for block in blocks[num_maps:])
     return found
@@ -459,8 +503,8 @@ def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.
     return found
 
 
-def expect_classifier(batch: Any) -> None:
-    """Refuse a batch that is no pair of inputs and labels.
+def expect_labelled(batch: Any) -> None:
+    """Refuse a batch that is no pair of inputs and as many labels.
 
     Raises
     ------
@@ -469,3 +513,20 @@ def expect_classifier(batch: Any) -> None:
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InputError(f"batch must be (inputs, labels); got {type(batch).__name__}")
+    inputs, labels = (np.shape(part) for part in batch)
+    if not inputs or len(labels) != 1 or labels != inputs[:1] or not labels[0]:
+        raise InputError(
+            f"batch must be N ≥ 1 inputs and as many labels; got shapes {inputs} and {labels}"
+        )
+
+
+def _expect_held(inputs: Any, reference: Any) -> None:
+    """Refuse a reference that lacks an example of the batch."""
+    # Adding 0 makes −0 the same as 0.
+    known = {one.tobytes() for one in np.asarray(reference, float) + 0}
+    missing = sum(one.tobytes() not in known for one in np.asarray(inputs, float) + 0)
+    if missing:
+        raise InputError(
+            f"the reference has to hold the batch: {missing} of its {len(inputs)} examples are not "
+            "in it"
+        )

@@ -42,10 +42,11 @@ from landscape.degeneracy.symmetries import (
     mixing,
     rescaling,
     translation,
+    unit,
 )
 
 # Singular values of a system whose columns are of length 1, below which it is solved.
-_SOLVED = 1e-11
+_SOLVED = 1e-13
 
 
 def across_layers(
@@ -62,16 +63,16 @@ def across_layers(
 
     Returns
     -------
-    By cause: label and change of each direction.
+    By cause: label and change of each direction, of length 1 or less.
     """
     weights = host_weights(network, params, state)
     whole, counts = activity_patterns(walk), examples_that_count(network, effects)
     patterns = tuple(active[kept] for active, kept in zip(whole, counts, strict=True))
     inputs = [np.asarray(x) for x in walk.inputs]
     return {
-        "rescaling": rescaling(weights),
-        "translation": translation(weights, patterns),
-        "mixing": mixing(weights, patterns),
+        "rescaling": unit(rescaling(weights)),
+        "translation": unit(translation(weights, patterns)),
+        "mixing": unit(mixing(weights, patterns)),
         "compensation": compensated(weights, inputs, whole, counts),
     }
 
@@ -94,7 +95,8 @@ def compensated(
 
     Yields
     ------
-    Label and change. They are independent as chains; as directions they may not be.
+    Label and change, in units of the terms that add up to it: what cancels in it is rounding of 1.
+    They are independent as chains; as directions they may not be.
     """
     if weights.skip not in ("none", "identity"):
         return
@@ -142,11 +144,16 @@ def _chains(
 def _change(weights: Weights, us: list[np.ndarray], cs: list[np.ndarray], j: int) -> Change:
     """Of the weights: δw̃_k = u_k − A_l w_k, where only column j of A_l is not zero."""
     change: Change = {}
+    terms = 0.0
     for l, kernel in enumerate(weights.kernels):
         whole = np.zeros((kernel.shape[0] + 1, kernel.shape[1]))
         if l < len(us):
             whole[:, j] = us[l]
+            terms += float(us[l] @ us[l])
         if l:
-            whole -= np.outer(cs[l - 1], kernel[j])
+            taken = np.outer(cs[l - 1], kernel[j])
+            whole -= taken
+            terms += float((taken**2).sum())
         change[l] = (whole[:-1], whole[-1])
-    return change
+    scale = terms**-0.5 if terms else 0.0
+    return {l: (kernel * scale, bias * scale) for l, (kernel, bias) in change.items()}

@@ -46,7 +46,7 @@ def findings(network: Network, targets: list[TargetCounts], walk: Any, params: A
             # Of what is between a map and its readers nothing is known but for an MLP of ReLUs.
             why = "read by nobody" if network.rescalable else "without effect"
             parts.append(f"{_units(unread)} {why}")
-        if response.shape[-1] == len(counts.silent):
+        if network.sequential and response.shape[-1] == len(counts.silent):
             twins = _twins(response)
             parts += [f"{first} and {second} overlap" for first, second in twins]
             alike = [

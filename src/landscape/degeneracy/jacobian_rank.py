@@ -86,8 +86,9 @@ class Rank:
         Which route.
     status
         (*batch,) of ``"gap"``: ``above`` and ``below`` are a factor of 10³ apart, or there is
-        nothing on one side; ``"no_gap"``: they are not, and another tolerance would give another
-        rank; ``"numerical"``: as a gap, by the Gram matrix; ``"interval"``: by Lanczos.
+        nothing on one side (nothing below: ``above`` is 30 times what the route can see);
+        ``"no_gap"``: they are not, and another tolerance would give another rank;
+        ``"numerical"``: as a gap, by the Gram matrix; ``"interval"``: by Lanczos.
     num_matvecs
         Products with J or its transpose; 0 where rows are evaluated.
     """
@@ -212,7 +213,7 @@ def jacobian_rank(
         values = np.asarray(singular_values(cast, gram=method == "gram"))
     if not np.isfinite(values).all():
         raise InputError("the matrix has NaN or infinite entries")
-    return _cut(values, (rows, columns), rtol, method)
+    return _cut(values, (rows, columns), rtol, least, method)
 
 
 @partial(jax.jit, static_argnames=("centered", "output_loss", "gram", "block_bytes"))
@@ -321,8 +322,10 @@ def _over_blocks(op: LinearOperator, add: Any, block_bytes: int) -> Array:
     return jax.lax.scan(step, start, (jnp.asarray(places % count), real))[0]
 
 
-def _cut(values: np.ndarray, shape: tuple[int, int], rtol: float, method: str) -> Rank:
-    """Count, and look at both sides of the cut."""
+def _cut(
+    values: np.ndarray, shape: tuple[int, int], rtol: float, least: float, method: str
+) -> Rank:
+    """Count, and look at both sides of the cut; below ``least`` all is rounding."""
     norm = values[..., 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(norm[..., None] > 0, values / norm[..., None], 0)
@@ -333,7 +336,8 @@ def _cut(values: np.ndarray, shape: tuple[int, int], rtol: float, method: str) -
     above, below = (
         np.take_along_axis(padded, (rank + shift)[..., None], -1)[..., 0] for shift in (0, 1)
     )
-    clear = np.isnan(above) | np.isnan(below) | (above >= LEAST_GAP * below)
+    rounding = least / LEAST_GAP**0.5
+    clear = np.isnan(above) | (above >= LEAST_GAP * np.where(np.isnan(below), rounding, below))
     status = np.where(clear, "gap" if method == "exact" else "numerical", "no_gap")
     whole = np.asarray(rank)
     return Rank(

@@ -110,15 +110,29 @@ class Network:
         Whether its units are ReLUs, so that weights into and out of a unit can be traded.
     skip
         ``"none"``, ``"identity"``, ``"hyper"``, ``"matrix"``, or ``"unknown"``.
+    sequential
+        Whether each map reads, by whatever way, what the one before gives.
     """
 
     maps: tuple[AffineMap, ...]
     run: Callable[[Any, Any, Array, Sequence[Array] | None], Walk]
     rescalable: bool
     skip: str
+    sequential: bool = True
 
     def layers(self) -> tuple[HiddenLayer, ...]:
-        """All but the last map, each with the kernel that reads it."""
+        """All but the last map, each with the kernel that reads it.
+
+        Raises
+        ------
+        InputError
+            If the maps are no sequence.
+        """
+        if not self.sequential:
+            raise InputError(
+                "the model's layers are no sequence, in which each reads what the one before "
+                "gives: describe them by hand as HiddenLayer"
+            )
         return tuple(
             HiddenLayer(
                 one.name,
@@ -160,6 +174,11 @@ class Network:
 def mlp_network(model: MLP) -> Network:
     """An ``MLP``, whose symmetries are known."""
     skip = model.skip if isinstance(model.skip, str) else "matrix"
+    # The first layer has no skip, and a hyper-residual network's second one only the identity.
+    if model.depth == 1:
+        skip = "none"
+    elif model.depth == 2 and skip == "hyper":
+        skip = "identity"
     rescalable = model.activation == "relu"
     if model.norm_after is not None:
         # Symmetries reach from one map into the next, and know of nothing in between.
@@ -255,8 +274,8 @@ def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Net
             if module.feature_group_count != 1 or module.kernel_dilation not in (None, 1):
                 raise InputError(f"the convolution {name!r} has groups or is dilated")
             window = _window(module)
-        bias = Leaf(f"{name}/bias") if module.use_bias else None
-        found.append(AffineMap(name, Leaf(f"{name}/kernel"), bias, window))
+        kernel, bias = (Leaf("/".join((*module.path, kind))) for kind in ("kernel", "bias"))
+        found.append(AffineMap(name, kernel, bias if module.use_bias else None, window))
 
     run = _runner(model)
     jax.eval_shape(
@@ -275,7 +294,27 @@ def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Net
             f"the structure of {type(model).__name__} is not understood: {what}. Describe its "
             "layers by hand as HiddenLayer: the measures take those"
         )
-    return Network(tuple(found), run, False, "unknown")
+    return Network(tuple(found), run, False, "unknown", _is_sequence(run, params, state, inputs))
+
+
+def _is_sequence(run: Callable[..., Walk], params: Any, state: Any, inputs: Any) -> bool:
+    """Whether each map reads what the one before gives, by the program that they trace to."""
+    inputs = jnp.asarray(inputs)[:1]
+    given = jax.eval_shape(lambda: run(params, state, inputs, None).preactivations)
+    program = jax.make_jaxpr(lambda shifts: run(params, state, inputs, shifts).inputs)(
+        [jnp.zeros(z.shape, z.dtype) for z in given]
+    ).jaxpr
+    made_from: dict[Any, frozenset[int]] = {
+        variable: frozenset([number]) for number, variable in enumerate(program.invars)
+    }
+
+    def sources(variables: Sequence[Any]) -> frozenset[int]:
+        known = (made_from.get(v, frozenset()) for v in variables if not hasattr(v, "val"))
+        return frozenset[int]().union(*known)
+
+    for equation in program.eqns:
+        made_from |= dict.fromkeys(equation.outvars, sources(equation.invars))
+    return all(number in sources([variable]) for number, variable in enumerate(program.outvars[1:]))
 
 
 def _window(module: nn.Conv) -> tuple[Any, Any, Any]:

@@ -24,7 +24,8 @@ from scipy import sparse
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
 from landscape.degeneracy.compensation import across_layers
-from landscape.degeneracy.describe import describe, logits_function, loss_function, opened
+from landscape.degeneracy.consistency import classifier_network
+from landscape.degeneracy.describe import logits_function, loss_function, opened
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
@@ -140,7 +141,7 @@ def null_directions(
     model, state = opened(model, state)
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
-        network = describe(model, params, inputs[:1], state=state)
+        network = classifier_network(model, params, state, inputs)
         flat, unflatten = ravel_pytree(params)
         numbered = unflatten(jnp.arange(float(flat.size)))
         places = []

@@ -34,6 +34,9 @@ from landscape.degeneracy.networks import Network, Walk
 # A direction by map: changes of the kernel and of the bias.
 Change = dict[int, tuple[np.ndarray, np.ndarray]]
 
+# What is left of terms of length about 1 that cancel.
+_ROUNDING = 1e-11
+
 # By hidden map: which units are active on which examples.
 Patterns = tuple[Bool[np.ndarray, "_ _"], ...]
 
@@ -49,7 +52,7 @@ class Weights:
     skip
         ``"none"``, ``"identity"``, ``"matrix"`` or ``"hyper"``.
     matrices
-        Q, (n, n), or all Q_k, (L-1, n, n); None without.
+        Q, (n, n), or those Q_k that reach the readout, (L-2, n, n); None without.
     """
 
     kernels: tuple[np.ndarray, ...]
@@ -74,10 +77,10 @@ class Weights:
             elif self.skip == "hyper" and reader < len(self.kernels) - 1:
                 assert self.matrices is not None
                 factor = 1 / (reader - 1) if reader > 1 else 0
-                current, past = (
-                    current + factor * past,
-                    past + self.matrices[reader - 1] @ current,
-                )
+                arrived = current + factor * past
+                if reader <= len(self.matrices):
+                    past = past + self.matrices[reader - 1] @ current
+                current = arrived
 
 
 def rescaling(weights: Weights) -> Iterator[tuple[str, Change]]:
@@ -165,29 +168,37 @@ def examples_that_count(network: Network, effects: Sequence[Any]) -> tuple[np.nd
     return tuple(readers)
 
 
+def unit(family: Iterator[tuple[str, Change]]) -> Iterator[tuple[str, Change]]:
+    """Each at length 1; those that are no change at all are left out."""
+    for label, change in family:
+        length = _length(change)
+        if length:
+            yield label, {n: (w / length, b / length) for n, (w, b) in change.items()}
+
+
+def _length(change: Change) -> float:
+    parts = (part for both in change.values() for part in both)
+    return float(np.sqrt(sum(float((part**2).sum()) for part in parts)))
+
+
 def flattened(
     change: Change, places: list[tuple[np.ndarray, np.ndarray]], size: int
 ) -> Float[np.ndarray, " P"]:
     """A direction as a unit vector of R^P; ``places`` are the maps' entries in it.
 
-    A direction that is no change at all stays zero.
+    A direction that is nothing but rounding, of what was about 1, is zero.
     """
     vector = np.zeros(size)
     for number, (kernel, bias) in change.items():
         vector[places[number][0]] = kernel
         vector[places[number][1]] = bias
     length = np.linalg.norm(vector)
-    return vector / length if length else vector
+    return vector / length if length > _ROUNDING else np.zeros(size)
 
 
 def by_map(change: Change) -> dict[int, np.ndarray]:
-    """A direction of unit length as a vector for each map that it changes: its kernel, its bias.
-
-    A direction that is no change at all is empty.
-    """
-    vectors = {n: np.concatenate([kernel.ravel(), bias]) for n, (kernel, bias) in change.items()}
-    length = np.sqrt(sum(float(vector @ vector) for vector in vectors.values()))
-    return {number: vector / length for number, vector in vectors.items()} if length else {}
+    """A direction as a vector for each map that it changes: its kernel, its bias."""
+    return {n: np.concatenate([kernel.ravel(), bias]) for n, (kernel, bias) in change.items()}
 
 
 def host_weights(network: Network, params: Any, state: Any) -> Weights:
@@ -197,6 +208,7 @@ def host_weights(network: Network, params: Any, state: Any) -> Weights:
         np.asarray(one.bias.of(params), float) for one in network.maps if one.bias is not None
     )
     fixed = (state or {}).get("fixed", {}).get("skip")
-    return Weights(
-        kernels, biases, network.skip, None if fixed is None else np.asarray(fixed, float)
-    )
+    matrices = None if fixed is None else np.asarray(fixed, float)
+    if network.skip == "hyper" and matrices is not None:
+        matrices = matrices[: len(kernels) - 3]
+    return Weights(kernels, biases, network.skip, matrices)

@@ -13,6 +13,10 @@ The reasons are told apart by a chain of subspaces, each counted as what it adds
 3. *overlap*: two sources are multiples of one another there.
 4. *dependence*: every other linear relation among the sources.
 
+A relation is believed if the logits move by rounding along it: if ``‖diag(b_j) x̃ d‖`` is no more
+than a cut, where ``b_j(x)`` is the length of ``B_j(x)``; the rank is that of ``diag(b_j) x̃`` at the
+same cut. Without a cut it is the rank of ``x̃`` where ``b_j ≠ 0``, at NumPy's tolerance.
+
 For a convolution, rows are places of images; a relation that all places obey is null, and there may
 be others, which only the sum over places obeys: those are left to the layer's own count.
 """
@@ -65,10 +69,11 @@ class TargetCounts:
 
 def count_targets(
     rows: Float[np.ndarray, "R fan_in"],
-    moves: Bool[np.ndarray, "R n"],
+    moves: Bool[np.ndarray, "R n"] | Float[np.ndarray, "R n"],
     *,
     bias: bool,
     is_input: bool,
+    cut: float | None = None,
 ) -> TargetCounts:
     """Null directions of each target's incoming weights, by reason.
 
@@ -77,23 +82,25 @@ def count_targets(
     rows
         What is read, float64; examples, or places of their images.
     moves
-        Where each target moves the logits.
+        Where each target moves the logits; with a cut by how much, b.
     bias
         Whether targets have a bias.
     is_input
         Whether the rows are the network's inputs, whose zeros are constants.
+    cut
+        Changes of the logits along a unit vector, over all rows, that are rounding.
 
     Returns
     -------
     TargetCounts
     """
     augmented = np.concatenate([rows, np.ones((len(rows), 1))], 1) if bias else rows
-    generic = _rows_are_independent(augmented)
-    # Targets that move the logits on the same examples read the same.
+    generic = cut is None and _rows_are_independent(augmented)
+    # Targets that move the logits on the same examples, by as much, read the same.
     known: dict[bytes, tuple[int, ...]] = {}
     for where in moves.T:
         if where.tobytes() not in known:
-            known[where.tobytes()] = _one(augmented, where, bias, is_input, generic)
+            known[where.tobytes()] = _one(augmented, where, bias, is_input, generic, cut)
     table = np.array([known[where.tobytes()] for where in moves.T], int).reshape(-1, 6).T
     elimination, constant, overlap, dependence, silent, rank = table
     return TargetCounts(elimination, constant, overlap, dependence, silent.astype(bool), rank)
@@ -126,7 +133,8 @@ def target_directions(
         yield from (("elimination", vector) for vector in unit)
         return
     read = augmented[moves]
-    relations = _relations(read, bias)
+    cut = _tolerance(read)
+    relations = _relations(read, bias, cut)
     for source in relations.zero:
         yield "constant input" if is_input else "elimination", unit[source]
     for source in relations.still:
@@ -138,9 +146,13 @@ def target_directions(
     found = {*relations.zero, *relations.still, *(source for source, _ in relations.twins)}
     others = np.array([source for source in range(size) if source not in found], int)
     _, values, modes = np.linalg.svd(read[:, others], full_matrices=True)
-    cut = max(read.shape) * np.finfo(float).eps * (values[0] if len(values) else 0)
     for mode in modes[int((values > cut).sum()) :]:
         yield "dependence", mode @ unit[others]
+
+
+def _tolerance(read: np.ndarray) -> float:
+    """About NumPy's, below which a singular value is rounding; by the Frobenius norm."""
+    return float(max(read.shape) * np.finfo(float).eps * np.linalg.norm(read))
 
 
 def _normalised(vector: np.ndarray) -> np.ndarray:
@@ -156,39 +168,68 @@ class _Relations:
     twins: list[tuple[int, int]]
 
 
-def _relations(read: np.ndarray, bias: bool) -> _Relations:
-    """Among the sources of the examples that count."""
+def _relations(
+    read: np.ndarray, bias: bool, cut: float, weights: np.ndarray | None = None
+) -> _Relations:
+    """Among the sources of the examples that count; those along which the logits move are none.
+
+    On a single example all are constants and multiples of one another, which tells nothing of them.
+    """
     sources = read[:, :-1] if bias else read
+    weights = np.ones(len(read)) if weights is None else weights
     largest, smallest = sources.max(0), sources.min(0)
     zero = (largest == 0) & (smallest == 0)
+    if (read == read[0]).all():
+        return _Relations(np.flatnonzero(zero).tolist(), [], [])
     still = (largest - smallest <= _STILL * np.abs(largest)) & ~zero & bias
+    for source in np.flatnonzero(still):
+        still[source] = _moves(sources[:, source], np.ones(len(read)), weights) <= cut
     varying = np.flatnonzero(~zero & ~still)
     leaders = leading_columns(sources[:, varying])
     twins = [
         (int(varying[place]), int(varying[leader]))
         for place, leader in enumerate(leaders)
         if leader != place
+        and _moves(sources[:, varying[place]], sources[:, varying[leader]], weights) <= cut
     ]
     return _Relations(np.flatnonzero(zero).tolist(), np.flatnonzero(still).tolist(), twins)
 
 
+def _moves(source: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
+    """How far the logits move along the unit vector that says: one is a multiple of the other."""
+    ratio = (source @ other) / (other @ other)
+    return float(np.linalg.norm(weights * (source - ratio * other)) / np.hypot(1, ratio))
+
+
 def _one(
-    augmented: np.ndarray, moves: np.ndarray, bias: bool, is_input: bool, generic: bool
+    augmented: np.ndarray,
+    moves: np.ndarray,
+    bias: bool,
+    is_input: bool,
+    generic: bool,
+    cut: float | None,
 ) -> tuple[int, int, int, int, int, int]:
     size = augmented.shape[1]
     if not moves.any():
         return size, 0, 0, 0, 1, 0
-    read = augmented if moves.all() else augmented[moves]
-    relations = _relations(read, bias)
-    eliminated, constant = len(relations.zero), len(relations.still)
-    twice = len(relations.twins)
-    known = eliminated + constant + twice
-    rank = len(read) if generic else matrix_rank(read)
-    # A rank decides how many there are; what is known of them cannot be more.
-    dependence = max(0, size - rank - known)
+    where = moves != 0
+    read = augmented if where.all() else augmented[where]
+    if cut is None:
+        relations = _relations(read, bias, _tolerance(read))
+        rank = len(read) if generic else matrix_rank(read)
+    else:
+        weights = moves[where]
+        relations = _relations(read, bias, cut, weights)
+        rank = matrix_rank(weights[:, None] * read, cut)
+    # The rank decides how many there are; what is known of them cannot be more.
+    null = size - rank
+    eliminated = min(len(relations.zero), null)
+    constant = min(len(relations.still), null - eliminated)
+    twice = min(len(relations.twins), null - eliminated - constant)
+    dependence = null - eliminated - constant - twice
     if is_input:
         eliminated, constant = 0, eliminated + constant
-    return eliminated, constant, twice, dependence, 0, size - known - dependence
+    return eliminated, constant, twice, dependence, 0, rank
 
 
 def leading_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " k"]:
@@ -211,14 +252,16 @@ def leading_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " k"]:
     return leader
 
 
-def matrix_rank(matrix: Float[np.ndarray, "R k"]) -> int:
-    """NumPy's, in float64, with a short way for matrices that are clearly of full rank."""
+def matrix_rank(matrix: Float[np.ndarray, "R k"], cut: float | None = None) -> int:
+    """Singular values above a cut, NumPy's by default; a short way for what is clearly full."""
     rows, columns = matrix.shape
     if rows >= columns:
         values = np.linalg.eigvalsh(matrix.T @ matrix)
-        if values[0] > _CLEARLY_REGULAR * values[-1]:
+        if values[0] > max(_CLEARLY_REGULAR * values[-1], (cut or 0.0) ** 2):
             return columns
-    return int(np.linalg.matrix_rank(matrix))
+    if cut is None:
+        return int(np.linalg.matrix_rank(matrix))
+    return int((np.linalg.svd(matrix, compute_uv=False) > cut).sum())
 
 
 def _rows_are_independent(matrix: np.ndarray) -> bool:
