@@ -70,6 +70,7 @@ def test_it_prints_and_writes_itself(small):
         "Spectrum of the Hessian",
         "How near the singularities",
         "Null directions of the Gauss–Newton matrix, by cause",
+        "Layer by layer",
         "Spectrum",
     ]
     assert small.picture("pdf").startswith(b"%PDF")

@@ -236,6 +236,21 @@ def test_channels_are_units(x64):
     assert float(found.elimination.distances[3][1]) == 0
 
 
+def test_smooth_units_are_active_and_biases_that_are_none_cannot_be_moved():
+    model = MLP(2, 4, 2, activation="tanh")
+    x = jax.random.normal(jax.random.key(0), (30, 3))
+    params = model.init(jax.random.key(1), x)["params"]
+    params["input"]["bias"] = params["input"]["bias"] - 100
+    found = measures(model, params, x).elimination
+    assert not any(np.any(never) for never in found.never_active)
+    # The bias of a ReLU without one is no way to switch it off.
+    layer = HiddenLayer("one", Leaf("w"), None, Leaf("v"))
+    weights = {"w": jnp.ones((1, 2)), "v": 3 * jnp.ones((2, 1))}
+    z = jnp.array([[0.1, -0.1], [-0.2, -0.2]])
+    moved = elimination([layer], weights, [jnp.maximum(z, 0)], [z])
+    np.testing.assert_allclose(moved.distances[0], [1, 0])
+
+
 def test_layers_of_other_models_are_found_or_described_by_hand():
     import flax.linen as nn
 
@@ -257,6 +272,9 @@ def test_layers_of_other_models_are_found_or_described_by_hand():
         np.sqrt((rows**2).sum((0, 2))),
         rtol=1e-6,
     )
+    found = measures(Sequential(), params, x)
+    assert [len(norms) for norms in found.elimination.incoming_norms] == [4, 6]
+    assert found.dependence.rank.shape == (2,)
     equinox = {"layers": [{"weight": jnp.arange(6.0).reshape(2, 3)}]}
     layer = HiddenLayer("mine", Leaf("layers/0/weight", transposed=True))
     np.testing.assert_allclose(layer.incoming_weights(equinox), np.arange(6.0).reshape(2, 3).T)

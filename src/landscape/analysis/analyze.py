@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from landscape.curvature import Problem, StreamedOperator, noise_floor
+from landscape.curvature import LinearOperator, Problem, StreamedOperator, noise_floor
 from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
 from landscape.degeneracy.describe import loss_function, opened
 from landscape.errors import InputError, LandscapeError, ResourceError, StoppedError
@@ -115,7 +116,7 @@ class Analysis:
         if self.measures is not None:
             parts.append(_measures_table(self.measures))
         if self.budget is not None:
-            parts.append(self._budget_table(self.budget))
+            parts += [self._budget_table(self.budget), _layers_table(self.budget, self.measures)]
         caption = (
             "Left: spectral density of the Hessian, smoothed with a Gaussian of 0.25 in "
             "asinh(λ/ε). Middle: share of the eigenvalues within ε of zero, between certified "
@@ -178,7 +179,7 @@ class Analysis:
             "Null directions of the Gauss–Newton matrix, by cause",
             ("cause", "directions", "share of P"),
             rows,
-            " ".join(f"{finding}." for finding in budget.findings),
+            " ".join(f"{told[0].upper()}{told[1:]}." for told in (*budget.notes, *budget.findings)),
         )
 
     def picture(self, kind: str) -> bytes:
@@ -280,6 +281,14 @@ class Analysis:
                 "explained": self.budget.explained,
                 "rank": [int(self.budget.rank.lower), int(self.budget.rank.upper)],
                 "rank_status": str(self.budget.rank.status),
+                "singular_values_at_the_cut": [
+                    number(self.budget.rank.above),
+                    number(self.budget.rank.below),
+                ],
+                "by_layer": {
+                    cause: dict(zip(self.budget.layer_names, counts, strict=True))
+                    for cause, counts in self.budget.by_layer.items()
+                },
                 "method": self.budget.method,
                 "findings": list(self.budget.findings),
             }
@@ -343,12 +352,11 @@ def analyze(
     known = eps >= float(spectrum.noise_floor)
     largest, smallest = min(_LARGEST, size), max(0, min(_SMALLEST, size - _LARGEST))
     pairs = extremal_eigenpairs(op, keys[2], num_largest=largest, num_smallest=smallest, tol=1e-3)
-    try:
-        total = trace(op, keys[3], num_matvecs=_TRACE_MATVECS)
-    except ResourceError:
-        # The directions that are captured first do not fit; plain probes keep none.
-        total = trace(op, keys[3], num_matvecs=_TRACE_MATVECS, method="hutchinson")
     found, budget, refused = _causes(problem, causes)
+    near = degenerate_fraction(spectrum, eps) if known else None
+    if budget is not None and near is not None:
+        # The loss is the one that the budget belongs to.
+        budget = dataclasses.replace(budget, nearly_flat=near, eps=eps)
     streamed = isinstance(op, StreamedOperator)
     return Analysis(
         name=problem.name or "the problem",
@@ -358,15 +366,28 @@ def analyze(
         eps=eps,
         noise_floor=floor,
         spectrum=spectrum,
-        degenerate=degenerate_fraction(spectrum, eps) if known else None,
+        degenerate=near,
         negative=negative_fraction(spectrum, eps) if known else None,
         pairs=pairs,
-        trace=total,
+        trace=_trace(op, spectrum, keys[3]),
         measures=found,
         budget=budget,
         refused=refused,
         seconds=time.perf_counter() - start,
     )
+
+
+def _trace(op: LinearOperator, spectrum: Spectrum, key: Array) -> Estimate:
+    """The sum of all eigenvalues if they are known, and an estimate otherwise."""
+    size = op.shape[0]
+    if size <= DENSE:
+        value = np.asarray(np.sum(spectrum.nodes, dtype=float))
+        return Estimate(value, np.zeros(()), num_matvecs=size, num_probes=0, method="exact")
+    try:
+        return trace(op, key, num_matvecs=_TRACE_MATVECS)
+    except ResourceError:
+        # The directions that are captured first do not fit; plain probes keep none.
+        return trace(op, key, num_matvecs=_TRACE_MATVECS, method="hutchinson")
 
 
 def _value(problem: Problem) -> float:
@@ -436,6 +457,27 @@ def _no_classifier(problem: Problem) -> str:
     return ""
 
 
+def _layers_table(budget: Budget, found: Measures | None) -> Table:
+    """Null directions that belong to layers, and the measures of their units."""
+    causes = [cause for cause, counts in budget.by_layer.items() if any(counts)]
+    rows = []
+    for place, name in enumerate(budget.layer_names):
+        row = [name, *(f"{budget.by_layer[cause][place]:,}" for cause in causes)]
+        if found is not None and place < len(found.elimination.incoming_norms):
+            row += [
+                f"{float(found.elimination.incoming_norms[place].mean()):.3g}",
+                f"{float(found.elimination.zero_probability[place].mean()):.3f}",
+                f"{float(found.dependence.effective_rank[place]):.1f}",
+            ]
+        elif found is not None:
+            row += ["", "", ""]
+        rows.append(row)
+    columns = ["layer", *causes]
+    if found is not None:
+        columns += ["mean norm of incoming weights", "zero responses", "effective rank"]
+    return Table("Layer by layer", columns, rows, "Directions in the incoming weights of a layer.")
+
+
 def _measures_table(found: Measures) -> Table:
     elimination, overlap, dependence = found.elimination, found.overlap, found.dependence
     rows = [
@@ -455,7 +497,7 @@ def _measures_table(found: Measures) -> Table:
     rows += [
         ("linear dependence", "share of variance in three directions, mean over layers",
          f"{float(dependence.mean_top_share):.4f}"),
-        ("", "effective rank, by layer",
-         ", ".join(f"{float(rank):.1f}" for rank in dependence.effective_rank)),
+        ("", "effective rank, mean over layers",
+         f"{np.mean([float(rank) for rank in dependence.effective_rank]):.1f}"),
     ]  # fmt: skip
     return Table("How near the singularities", ("singularity", "measure", "value"), rows)

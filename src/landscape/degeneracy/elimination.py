@@ -36,12 +36,13 @@ class Elimination:
         Share of the examples (and of the places in their images) for which the response is exactly
         0.
     never_active
-        Whether the branch is 0 for all of them: ``z_j ≤ 0``. True also of units that a smooth
-        activation leaves active; look at it for ReLU.
+        Whether the branch is 0 for all of them: ``z_j ≤ 0`` for a ReLU; where no pre-activations
+        were given, a response of exactly 0.
     distances
         An upper bound of the distance, in the units of the parameters, to the nearest point at
-        which the unit is eliminated in this batch: the least of ‖v_j‖, ‖w_j‖ with ``b_j`` brought
-        down to 0 if it is above, and the bias's way down to where ``z_j ≤ 0`` everywhere.
+        which the unit is eliminated in this batch: 0 if it is never active, else the least of
+        ‖v_j‖, ‖w_j‖ with ``b_j`` brought down to 0 if it is above, and of a ReLU with a bias the
+        bias's way down to where ``z_j ≤ 0`` everywhere.
     ghost_distances
         For layers with an identity skip whose inputs were given: the distance to ``w_j = −e_j``
         with ``b_j`` at least the largest ``x_j``; NaN for others.
@@ -63,7 +64,7 @@ def elimination(
     layers: Sequence[HiddenLayer],
     params: Any,
     activities: Sequence[Array],
-    preactivations: Sequence[Array],
+    preactivations: Sequence[Array] | None,
     *,
     inputs: Sequence[Array] | None = None,
 ) -> Elimination:
@@ -76,7 +77,8 @@ def elimination(
     params
         The pytree they point into.
     activities, preactivations
-        Of each layer, (N, n) or (N, H, W, n): what the next layer reads, and z.
+        Of each layer, (N, n) or (N, H, W, n): what the next layer reads, and z of ReLUs; None for
+        other units.
     inputs
         Of each layer: what it reads; for the ghosts of identity skips.
 
@@ -90,21 +92,24 @@ def elimination(
         If there is not one array for each layer, or one has another number of units.
     """
     layers = expect_layers(layers)
-    for name, arrays in (("activities", activities), ("preactivations", preactivations)):
-        expect_one_each(layers, params, name, arrays)
+    expect_one_each(layers, params, "activities", activities)
+    if preactivations is not None:
+        expect_one_each(layers, params, "preactivations", preactivations)
     norms, outgoing, zeros, never, distances = [], [], [], [], []
-    for layer, x, z in zip(layers, activities, preactivations, strict=True):
+    given = [None] * len(layers) if preactivations is None else preactivations
+    for layer, x, z in zip(layers, activities, given, strict=True):
         weights, bias = layer.incoming_weights(params), layer.biases(params)
         read = layer.outgoing_weights(params)
-        x, z = flat_activities(x), flat_activities(z)
+        x = flat_activities(x)
         norms.append(jnp.linalg.norm(weights, axis=0))
         unread = jnp.full_like(norms[-1], jnp.nan)
         outgoing.append(unread if read is None else jnp.linalg.norm(read, axis=1))
         zeros.append(jnp.mean(x == 0, 0, dtype=x.dtype))
-        never.append(jnp.all(z <= 0, 0))
-        silent = jnp.hypot(norms[-1], jnp.maximum(bias, 0))
-        below = jnp.maximum(z.max(0), 0)
-        distances.append(jnp.fmin(jnp.minimum(silent, below), outgoing[-1]))
+        never.append(jnp.all(x == 0, 0) if z is None else jnp.all(flat_activities(z) <= 0, 0))
+        nearest = jnp.hypot(norms[-1], jnp.maximum(bias, 0))
+        if z is not None and layer.bias is not None:
+            nearest = jnp.minimum(nearest, jnp.maximum(flat_activities(z).max(0), 0))
+        distances.append(jnp.where(never[-1], 0, jnp.fmin(nearest, outgoing[-1])))
     reads = [None] * len(layers) if inputs is None else inputs
     ghosts = [_ghost(layer, params, x) for layer, x in zip(layers, reads, strict=True)]
     return Elimination(

@@ -14,6 +14,7 @@ from landscape.degeneracy.dependence import LinearDependence, linear_dependence
 from landscape.degeneracy.describe import describe, opened
 from landscape.degeneracy.elimination import Elimination, elimination
 from landscape.degeneracy.overlap import Overlap, overlap
+from landscape.errors import InputError
 
 
 @jax.tree_util.register_dataclass
@@ -74,16 +75,29 @@ def measures(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Meas
 def _measures(model: Any, params: Any, inputs: Array, state: Any) -> Measures:
     network = describe(model, params, inputs[:1], state=state)
     layers = network.layers()
+    if not layers:
+        raise InputError("the model has no hidden layer, whose units could be measured")
     walk = network.run(params, state, inputs, None)
     rows = [
         one.rows(x).reshape(-1, layer.incoming_weights(params).shape[0])
         for one, layer, x in zip(network.maps, layers, walk.inputs, strict=False)
     ]
-    # Of what lies between a map and the ReLU after it (normalisation, a skip) nothing is known but
-    # for an MLP: there the response tells whether a unit is ever active, and how far from off.
-    before = walk.activities if network.skip == "unknown" else walk.preactivations[:-1]
+    activities = [
+        _by_unit(x, layer.biases(params).shape[0])
+        for x, layer in zip(walk.activities, layers, strict=True)
+    ]
+    # Of what lies between a map and its response nothing is known but for an MLP of ReLUs.
+    before = walk.preactivations[:-1] if network.rescalable else None
     return Measures(
-        elimination(layers, params, walk.activities, before, inputs=walk.inputs[:-1]),
+        elimination(layers, params, activities, before, inputs=walk.inputs[:-1]),
         overlap(layers, params),
-        linear_dependence(walk.activities, inputs=rows),
+        linear_dependence(activities, inputs=rows),
     )
+
+
+def _by_unit(activities: Array, width: int) -> Array:
+    """(N, places, n) of images that were flattened, channels last, before they were read."""
+    size = activities.shape[-1]
+    if size == width or size % width:
+        return activities
+    return activities.reshape(*activities.shape[:-1], -1, width)
