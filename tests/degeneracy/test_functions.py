@@ -63,6 +63,7 @@ def transposed(params):
     return [{"weight": kernel.T, "bias": bias} for kernel, bias in params]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "one by one", "compiled"])
 def test_a_function_has_the_budget_of_the_network_that_it_computes(kind, planted, x64):
     model, params, state, (x, y) = planted.network("none", 7)
@@ -127,6 +128,7 @@ class Convolutional(nnx.Module):
         return self.out(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Perceptron, Convolutional])
 def test_an_nnx_module_is_a_model(kind):
     model = kind(nnx.Rngs(0))

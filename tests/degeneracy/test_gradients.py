@@ -40,6 +40,7 @@ def tail(model, params, state, layer, past, x):
     return x @ params["output"]["kernel"] + params["output"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "residual", "hyper"])
 def test_they_are_those_of_the_rest_of_the_network(name):
     model = MODELS[name]

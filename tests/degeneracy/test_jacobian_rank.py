@@ -118,6 +118,7 @@ def test_transposes_other_matrices_and_part_of_the_parameters(x64):
         assert jacobian_rank(op).rank == np.linalg.matrix_rank(part)
 
 
+@pytest.mark.slow
 def test_centered_rows_have_the_kernel_of_the_softmax_gauss_newton_matrix(x64):
     model = MLP(2, 4, 3)
     x = jax.random.normal(jax.random.key(0), (30, 5), jnp.float64)

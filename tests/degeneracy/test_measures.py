@@ -63,6 +63,7 @@ def weights_of(params, l):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", SKIPS)
 def test_all_measures_are_those_of_loops(skip, x64):
     model, params, state, x = network(skip)

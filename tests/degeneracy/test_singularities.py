@@ -179,6 +179,17 @@ def test_at_the_ghost_of_elimination_a_unit_is_a_second_bias(planted, n, x64):
     assert added >= n
 
 
+def test_at_the_ghost_of_dependence_a_unit_is_the_sum_of_others(planted, n, x64):
+    def ghost(params, x, _):
+        (w, b), (u, c) = (planted.column(params, LAYER, unit) for unit in (0, 1))
+        carried = np.eye(n)[0] + np.eye(n)[1] - np.eye(n)[2]
+        return planted.changed(params, LAYER, columns={2: w + u + carried}, bias={2: b + c + 9.0})
+
+    added, base, budget = compared(planted, "identity", ghost, always=TRIPLE)
+    assert budget.counts["dependence"] - base.counts["dependence"] == n
+    assert added >= n - 3
+
+
 def test_at_the_ghost_of_overlap_two_units_are_one(planted, n, x64):
     def ghost(params, x, _):
         w, b = planted.column(params, LAYER, 3)

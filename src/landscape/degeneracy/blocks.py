@@ -332,13 +332,16 @@ def _rank(vectors: list[dict[int, np.ndarray]]) -> int:
         here = [vector for vector in vectors if number in vector]
         vectors = [vector for vector in vectors if number not in vector]
         seen = np.stack([vector[number] for vector in here])
+        later = sorted({m for vector in here for m in vector} - {number})
+        if not later:
+            total += int((linalg.svdvals(seen, check_finite=False) > _INSIDE).sum())
+            continue
         modes, values, _ = linalg.svd(seen, check_finite=False)
         rank = int((values > _INSIDE).sum())
         total += rank
         unseen = modes[:, rank:].T
-        later = sorted({m for vector in here for m in vector} - {number})
         mixed: list[dict[int, np.ndarray]] = [{} for _ in unseen]
-        for m in later if len(unseen) else ():
+        for m in later:
             length = next(len(vector[m]) for vector in here if m in vector)
             images = unseen @ np.stack([vector.get(m, np.zeros(length)) for vector in here])
             for combination, image in zip(mixed, images, strict=True):

@@ -35,9 +35,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -45,27 +42,11 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature import hessian, jacobian
-from landscape.curvature.parameters import path_name
-from landscape.degeneracy.blocks import (
-    Block,
-    GivenRows,
-    LayerRows,
-    Rows,
-    coordinates,
-    increments,
-    make_action,
-    make_block,
-    of_pairs,
-)
-from landscape.degeneracy.compensation import across_layers
+from landscape.degeneracy.chain import count_chain
 from landscape.degeneracy.consistency import classifier_network
-from landscape.degeneracy.describe import Logits, logits_function, loss_function, opened
-from landscape.degeneracy.findings import findings
-from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank, rows_of
-from landscape.degeneracy.networks import Network
+from landscape.degeneracy.describe import logits_function, loss_function, opened
+from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
 from landscape.degeneracy.null_directions import in_float64
-from landscape.degeneracy.symmetries import Change, by_map
-from landscape.degeneracy.targets import TargetCounts, count_targets
 from landscape.errors import InputError
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.fractions import Fraction, degenerate_fraction
@@ -94,9 +75,6 @@ METHODS = ("auto", "exact", "structural")
 # Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
 # the structural one is taken: some minutes of two cores.
 _EXACT_OPERATIONS = 1e13
-
-# Bytes of the effects of a chunk of examples on their way.
-_CHUNK_BYTES = 2**27
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -268,7 +246,7 @@ def degeneracy_budget(
         have; for a reference with a structural budget, or one that does not hold the batch; if τ or
         ε lie below the noise floor; for outputs of another shape than (N, C) with C ≥ 2.
     ResourceError
-        If the Jacobian is too large for an exact rank.
+        If the Jacobian is too large for an exact rank, or there are too many examples.
 
     Notes
     -----
@@ -318,7 +296,7 @@ def degeneracy_budget(
         if exact:
             rank = exact_rank(inputs64)
             held = rank if reference is None else exact_rank(whole64)
-        chain = _chain(network, logits, params64, state64, whole64, held if exact else None)
+        chain = count_chain(network, logits, params64, state64, whole64, held if exact else None)
     counts = dict.fromkeys(CAUSES, 0) | chain.counts
     caused = sum(chain.counts.values())
     if exact:
@@ -364,143 +342,6 @@ def degeneracy_budget(
 def _num_equations(num_rows: int, num_examples: int) -> int:
     """N (C − 1): centered rows of an example add up to zero."""
     return num_rows - num_examples
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chain:
-    counts: dict[str, int]
-    by_layer: dict[str, tuple[int, ...]]
-    findings: tuple[str, ...]
-
-
-def _chain(
-    network: Network, logits: Logits, params: Any, state: Any, inputs: Any, total: Rank | None
-) -> _Chain:
-    """All links but the totals, on one set of examples; structural ones only without a total."""
-    walk = network.walk(params, state, inputs)
-    effects = _effects(network, params, state, inputs)
-    cut = None if total is None else total.rtol * float(total.norm)
-    # One more for the parameters that belong to no map.
-    num_targets = 1 + sum(moves.shape[-1] for moves in effects)
-    targets: list[TargetCounts] = []
-    maps: list[LayerRows] = []
-    for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
-        read = np.asarray(one.rows(x))
-        flat = read.reshape(-1, read.shape[-1])
-        bias = one.bias is not None
-        centered = moves - moves.mean(1, keepdims=True)
-        # Over the places of an image the changes of a logit add up.
-        length = moves.shape[2] ** 0.5 * np.linalg.norm(centered, axis=1)
-        active = (moves != 0).any(1) if cut is None else length
-        share = None if cut is None else cut / num_targets**0.5
-        targets.append(
-            count_targets(
-                flat,
-                active.reshape(-1, moves.shape[-1]),
-                bias=bias,
-                is_input=number == 0,
-                cut=share,
-            )
-        )
-        augmented = np.concatenate([read, np.ones((*read.shape[:2], 1))], 2) if bias else read
-        maps.append(LayerRows(augmented, centered))
-    names = ("elimination", "constant input", "overlap", "dependence")
-    fields = ("elimination", "constant", "overlap", "dependence")
-    by_layer = {
-        name: tuple(int(getattr(t, field).sum()) for t in targets)
-        for name, field in zip(names, fields, strict=True)
-    }
-    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
-    families = {}
-    if network.rescalable:
-        families = across_layers(network, params, state, walk, effects)
-    if total is not None and cut is not None:
-        rows: list[Rows] = [*maps, *_rows_of_others(network, logits, params, state, inputs)]
-        shares = [one.effects.shape[-1] / num_targets for one in maps]
-        shares += [1 / num_targets] * (len(rows) - len(maps))
-        norm = float(total.norm) or 1.0
-        blocks = [
-            make_block(one, cut * share**0.5, norm) for one, share in zip(rows, shares, strict=True)
-        ]
-        above = [
-            block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=False)
-        ]
-        # What the readout adds to all logits: other relations of its targets are counted above.
-        counts["softmax"], above[-1] = above[-1], 0
-        by_layer["dependence from above"] = tuple(above)
-        found = _exact_increments(families, rows, blocks, len(maps), cut)
-    else:
-        families.pop("compensation", None)
-        again = across_layers(network, params, state, walk, effects) if families else {}
-        found = _structural_increments(families, again, maps)
-    counts |= {name: sum(values) for name, values in by_layer.items()} | found
-    return _Chain(counts, by_layer, tuple(findings(network, targets, walk, params)))
-
-
-Families = dict[str, Iterator[tuple[str, Change]]]
-
-
-def _exact_increments(
-    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int, cut: float
-) -> dict[str, int]:
-    """Of all links across layers; rows and blocks of the maps, and of all other parameters."""
-    links: dict[str, Iterable[dict[int, np.ndarray]]] = {
-        cause: coordinates((by_map(change) for _, change in family), blocks)
-        for cause, family in families.items()
-    }
-    numbers = range(num_maps)
-    scaled = itertools.product(numbers, range(num_maps, len(rows)))
-    links["normalisation"] = of_pairs(rows, blocks, scaled, cut)
-    links["neighbours"] = of_pairs(rows, blocks, itertools.pairwise(numbers), cut)
-    found = dict(zip(links, increments(links.values()), strict=True))
-    found["normalisation"] += sum(block.nullity for block in blocks[num_maps:])
-    return found
-
-
-def _structural_increments(
-    families: Families, again: Families, maps: list[LayerRows]
-) -> dict[str, int]:
-    """Of the symmetries, which are walked through twice: once to count."""
-    touched = Counter(
-        number for cause in families for _, change in again[cause] for number in change
-    )
-    kernels = [
-        make_action(rows.read[:, 0], rows.effects[:, :, 0], touched[number])
-        for number, rows in enumerate(maps)
-        if families
-    ]
-    links = (
-        coordinates((by_map(change) for _, change in family), kernels)
-        for family in families.values()
-    )
-    return dict(zip(families, increments(links), strict=True))
-
-
-def _rows_of_others(
-    network: Network, logits: Logits, params: Any, state: Any, inputs: Any
-) -> list[GivenRows]:
-    """Of the parameters that belong to no map: scales and shifts of normalisations."""
-    mine = {leaf.path for one in network.maps for leaf in (one.kernel, one.bias) if leaf}
-    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    if not set(paths) - mine:
-        return []
-    op = jacobian(logits, params, inputs, state=state or {}, wrt=lambda path: path not in mine)
-    rows = np.asarray(jax.jit(rows_of)(op, inputs))
-    return [GivenRows(rows - rows.mean(1, keepdims=True))]
-
-
-def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.ndarray]:
-    """B of every map, chunk by chunk of the examples; the last chunk is filled up."""
-    shapes = jax.eval_shape(network.effects, params, state, inputs)
-    count = len(inputs)
-    step = max(1, min(count, _CHUNK_BYTES * count // sum(8 * b.size for b in shapes)))
-    found = [np.empty(b.shape, b.dtype) for b in shapes]
-    for start in range(0, count, step):
-        places = np.minimum(np.arange(start, start + step), count - 1)
-        part = network.effects(params, state, inputs[places])
-        for whole, piece in zip(found, part, strict=True):
-            whole[start : start + step] = np.asarray(piece)[: count - start]
-    return found
 
 
 def expect_labelled(batch: Any) -> None:

@@ -1,0 +1,239 @@
+r"""The links of a budget's chain, counted on one set of examples; notation as in ``budget``.
+
+With the total of the Jacobian all links are counted, at its cut; without one those that need no
+block of a layer to be decomposed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from landscape.curvature import jacobian
+from landscape.curvature.memory import host_memory, readable
+from landscape.curvature.parameters import path_name
+from landscape.degeneracy.blocks import (
+    Block,
+    GivenRows,
+    LayerRows,
+    Rows,
+    coordinates,
+    increments,
+    make_action,
+    make_block,
+    of_pairs,
+)
+from landscape.degeneracy.compensation import across_layers
+from landscape.degeneracy.describe import Logits
+from landscape.degeneracy.findings import findings
+from landscape.degeneracy.jacobian_rank import Rank, rows_of
+from landscape.degeneracy.networks import Network
+from landscape.degeneracy.symmetries import Change, by_map
+from landscape.degeneracy.targets import TargetCounts, count_targets
+from landscape.errors import ResourceError
+
+# Bytes of the effects of a chunk of examples on their way.
+_CHUNK_BYTES = 2**27
+
+Families = dict[str, Iterator[tuple[str, Change]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """What the links add.
+
+    Attributes
+    ----------
+    counts
+        By cause, those that were taken.
+    by_layer
+        Of the causes that belong to layers.
+    findings
+        The units behind them, in words.
+    """
+
+    counts: dict[str, int]
+    by_layer: dict[str, tuple[int, ...]]
+    findings: tuple[str, ...]
+
+
+def count_chain(
+    network: Network, logits: Logits, params: Any, state: Any, inputs: Any, total: Rank | None
+) -> Chain:
+    """All links but the totals.
+
+    Parameters
+    ----------
+    network
+        Made by ``classifier_network``.
+    logits
+        ``logits(params, state, inputs)``.
+    params, state, inputs
+        In float64.
+    total
+        The rank of the centered Jacobian on the inputs; None for the structural links alone.
+
+    Returns
+    -------
+    Chain
+
+    Raises
+    ------
+    ResourceError
+        If what the layers read and move does not fit in the host's memory.
+    """
+    _expect_room(network, params, state, inputs)
+    walk = network.walk(params, state, inputs)
+    effects = _effects(network, params, state, inputs)
+    cut = None if total is None else total.rtol * float(total.norm)
+    # One more for the parameters that belong to no map.
+    num_targets = 1 + sum(moves.shape[-1] for moves in effects)
+    targets: list[TargetCounts] = []
+    maps: list[LayerRows] = []
+    for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
+        read = np.asarray(one.rows(x))
+        flat = read.reshape(-1, read.shape[-1])
+        bias = one.bias is not None
+        centered = moves - moves.mean(1, keepdims=True)
+        # Over the places of an image the changes of a logit add up.
+        length = moves.shape[2] ** 0.5 * np.linalg.norm(centered, axis=1)
+        active = (moves != 0).any(1) if cut is None else length
+        share = None if cut is None else cut / num_targets**0.5
+        targets.append(
+            count_targets(
+                flat,
+                active.reshape(-1, moves.shape[-1]),
+                bias=bias,
+                is_input=number == 0,
+                cut=share,
+            )
+        )
+        augmented = np.concatenate([read, np.ones((*read.shape[:2], 1))], 2) if bias else read
+        maps.append(LayerRows(augmented, centered))
+    names = ("elimination", "constant input", "overlap", "dependence")
+    fields = ("elimination", "constant", "overlap", "dependence")
+    by_layer = {
+        name: tuple(int(getattr(t, field).sum()) for t in targets)
+        for name, field in zip(names, fields, strict=True)
+    }
+    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
+    families = {}
+    if network.rescalable:
+        families = across_layers(network, params, state, walk, effects)
+    if total is not None and cut is not None:
+        rows: list[Rows] = [*maps, *_rows_of_others(network, logits, params, state, inputs)]
+        shares = [one.effects.shape[-1] / num_targets for one in maps]
+        shares += [1 / num_targets] * (len(rows) - len(maps))
+        norm = float(total.norm) or 1.0
+        blocks = [
+            make_block(one, cut * share**0.5, norm) for one, share in zip(rows, shares, strict=True)
+        ]
+        above = [
+            block.nullity - int(t.total.sum()) for block, t in zip(blocks, targets, strict=False)
+        ]
+        # What the readout adds to all logits: other relations of its targets are counted above.
+        counts["softmax"], above[-1] = above[-1], 0
+        by_layer["dependence from above"] = tuple(above)
+        found = _exact_increments(families, rows, blocks, len(maps), cut)
+    else:
+        families.pop("compensation", None)
+        again = across_layers(network, params, state, walk, effects) if families else {}
+        found = _structural_increments(families, again, maps, plain=network.skip == "none")
+    counts |= {name: sum(values) for name, values in by_layer.items()} | found
+    return Chain(counts, by_layer, tuple(findings(network, targets, walk, params)))
+
+
+def _exact_increments(
+    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int, cut: float
+) -> dict[str, int]:
+    """Of all links across layers; rows and blocks of the maps, and of all other parameters."""
+    links: dict[str, Iterable[dict[int, np.ndarray]]] = {
+        cause: coordinates((by_map(change) for _, change in family), blocks)
+        for cause, family in families.items()
+    }
+    numbers = range(num_maps)
+    scaled = itertools.product(numbers, range(num_maps, len(rows)))
+    links["normalisation"] = of_pairs(rows, blocks, scaled, cut)
+    links["neighbours"] = of_pairs(rows, blocks, itertools.pairwise(numbers), cut)
+    found = dict(zip(links, increments(links.values()), strict=True))
+    found["normalisation"] += sum(block.nullity for block in blocks[num_maps:])
+    return found
+
+
+def _structural_increments(
+    families: Families, again: Families, maps: list[LayerRows], *, plain: bool
+) -> dict[str, int]:
+    """Of the symmetries, which are walked through twice: once to count.
+
+    Those of a plain network change two neighbouring maps, which move the logits by a and −a. Sums
+    of such pairs over the layers are zero only if each a is, from the first layer on: so the layers
+    count separately, and what one adds is the rank of its vectors a, seen in the first of the maps.
+    """
+
+    def seen(family: Iterator[tuple[str, Change]]) -> Iterator[dict[int, np.ndarray]]:
+        for _, change in family:
+            yield by_map({min(change): change[min(change)]} if plain else change)
+
+    touched = Counter(
+        number for cause in families for part in seen(again[cause]) for number in part
+    )
+    kernels = [
+        make_action(rows.read[:, 0], rows.effects[:, :, 0], touched[number])
+        for number, rows in enumerate(maps)
+        if families
+    ]
+    links = (coordinates(seen(family), kernels) for family in families.values())
+    return dict(zip(families, increments(links), strict=True))
+
+
+def _expect_room(network: Network, params: Any, state: Any, inputs: Any) -> None:
+    """Refuse examples whose effects do not fit in the host's memory."""
+    walk, effects = jax.eval_shape(
+        lambda: (
+            network.run(params, state, inputs[:1], None),
+            network.effects(params, state, inputs[:1]),
+        )
+    )
+    read = [jax.eval_shape(one.rows, x) for one, x in zip(network.maps, walk.inputs, strict=True)]
+    # Each twice: rows with a constant, effects centered.
+    each = 2 * sum(array.size * array.dtype.itemsize for array in (*read, *effects))
+    total = host_memory()
+    if each * len(inputs) > 0.9 * total:
+        raise ResourceError(
+            f"what the layers read and move on {len(inputs):,} examples takes "
+            f"{readable(each * len(inputs))}, there are {readable(total)}: take at most "
+            f"{int(0.9 * total / each):,} examples"
+        )
+
+
+def _rows_of_others(
+    network: Network, logits: Logits, params: Any, state: Any, inputs: Any
+) -> list[GivenRows]:
+    """Of the parameters that belong to no map: scales and shifts of normalisations."""
+    mine = {leaf.path for one in network.maps for leaf in (one.kernel, one.bias) if leaf}
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if not set(paths) - mine:
+        return []
+    op = jacobian(logits, params, inputs, state=state or {}, wrt=lambda path: path not in mine)
+    rows = np.asarray(jax.jit(rows_of)(op, inputs))
+    return [GivenRows(rows - rows.mean(1, keepdims=True))]
+
+
+def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.ndarray]:
+    """B of every map, chunk by chunk of the examples; the last chunk is filled up."""
+    shapes = jax.eval_shape(network.effects, params, state, inputs)
+    count = len(inputs)
+    step = max(1, min(count, _CHUNK_BYTES * count // sum(8 * b.size for b in shapes)))
+    found = [np.empty(b.shape, b.dtype) for b in shapes]
+    for start in range(0, count, step):
+        places = np.minimum(np.arange(start, start + step), count - 1)
+        part = network.effects(params, state, inputs[places])
+        for whole, piece in zip(found, part, strict=True):
+            whole[start : start + step] = np.asarray(piece)[: count - start]
+    return found
