@@ -88,6 +88,7 @@ def plateau(system, distance):
     return system.flow(np.array([0.55, 0.55]), start, 1e5, until=level).reached
 
 
+@pytest.mark.slow
 def test_plateaus_grow_without_bound_near_overlap_and_not_with_skips():
     distances = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
     plain = [plateau(TwoUnit(*TEACHER), distance) for distance in distances]
@@ -127,6 +128,7 @@ def test_the_reduced_flow_conserves_its_quantity(h, z, kappa):
     assert times[-1] == 4.0
 
 
+@pytest.mark.slow
 def test_the_full_flow_follows_the_reduced_one_near_overlap():
     """At rest on the manifold, with κ measured there: the first of its two equations, to first
     order."""

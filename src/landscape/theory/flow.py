@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,17 @@ class Trajectory:
         )
 
 
+@lru_cache(maxsize=64)
+def _compiled(energy: Callable[[Array], Array]) -> tuple[Callable[..., Array], ...]:
+    """The energy, its gradient and Hessian, and energies of many states; once for one function."""
+    return (
+        jax.jit(energy),
+        jax.jit(jax.grad(energy)),
+        jax.jit(jax.hessian(energy)),
+        jax.jit(jax.vmap(energy)),
+    )
+
+
 def gradient_flow(
     energy: Callable[[Array], Array],
     start: Float[np.ndarray, " n"],
@@ -61,7 +73,7 @@ def gradient_flow(
     Parameters
     ----------
     energy
-        From n float64 numbers to a scalar, twice differentiable.
+        From n float64 numbers to a scalar, twice differentiable; compiled once for one function.
     start
         (n,).
     duration
@@ -90,8 +102,7 @@ def gradient_flow(
     if not np.isfinite(start).all():
         raise InputError("the start of a gradient flow must be finite")
     with jax.enable_x64(True):
-        value = jax.jit(energy)
-        slope, curvature = jax.jit(jax.grad(energy)), jax.jit(jax.hessian(energy))
+        value, slope, curvature, along = _compiled(energy)
 
         def level(_: float, state: np.ndarray) -> float:
             return float(value(jnp.asarray(state))) - (-np.inf if until is None else until)
@@ -110,7 +121,7 @@ def gradient_flow(
         if path.status < 0:
             raise InputError(f"the gradient flow cannot be integrated: {path.message}")
         states = path.y.T
-        energies = np.asarray(jax.jit(jax.vmap(energy))(jnp.asarray(states)))
+        energies = np.asarray(along(jnp.asarray(states)))
     ended = path.status == 1
     already = until is not None and energies[0] <= until
     reached = 0.0 if already else float(path.t_events[0][0]) if ended else np.nan

@@ -25,7 +25,7 @@ from landscape.errors import InputError
 from landscape.theory.flow import Trajectory, gradient_flow
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TwoMode:
     """Strengths of K modes, and the skips of H hidden units.
 

@@ -35,7 +35,7 @@ from landscape.errors import InputError
 from landscape.theory.flow import Trajectory, gradient_flow
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TwoUnit:
     """A student of two units, its teacher, and its skips.
 
