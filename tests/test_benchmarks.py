@@ -67,6 +67,7 @@ def test_the_page_is_made_from_the_committed_results(script, monkeypatch, tmp_pa
             assert f"results/{path.parent.name}/{path.name}" in committed
 
 
+@pytest.mark.slow
 def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
     workers = script("peers/workers")
     run = script("side_by_side")

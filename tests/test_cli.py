@@ -187,7 +187,7 @@ def test_wrong_values_exit_2_with_one_line_and_leave_nothing(
 def test_the_experiments_are_listed(landscape):
     ended = landscape("reproduce", "list")
     assert ended.code == 0
-    assert re.search(r"^fig3  plain, residual, hyper-residual", ended.out, re.MULTILINE)
+    assert re.search(r"^fig3 +plain, residual, hyper-residual", ended.out, re.MULTILINE)
 
 
 def test_a_folder_in_use_exits_2_and_names_resume(landscape, tmp_path):
@@ -466,6 +466,7 @@ def test_a_signal_outside_the_work_ends_the_command_too(number, monkeypatch, cap
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_analyze_prints_and_writes_what_it_found(landscape, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import jax.numpy as jnp\n"

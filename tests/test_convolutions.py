@@ -95,6 +95,7 @@ def test_programs_inside_programs_are_reordered_too(x64):
     assert CHANNELS_LAST not in orders(jax.make_jaxpr(deep)(x, kernels))
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_what_has_been_reordered_are_the_same():
     x = jax.random.normal(jax.random.key(0), (2, 3, 6, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3)) / 3
@@ -168,6 +169,7 @@ def operators():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", operators())
 def test_products_with_several_vectors_have_no_other_convolutions(kind):
     """Nor grouped ones: a vector of several at a time would need them."""

@@ -24,6 +24,7 @@ def networks(count=3, chunk_size=None, dtype=jnp.float32):
         yield hessian(LOSS, params, (inputs, BATCH[1]), state={}, chunk_size=chunk_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk_size", "num_probes"), [(None, 2), (7, 1)])
 def test_a_family_has_the_spectra_of_its_members(chunk_size, num_probes, x64):
     members = list(networks(chunk_size=chunk_size, dtype=jnp.float64))
@@ -56,6 +57,7 @@ def test_members_come_back_as_they_were():
         np.testing.assert_array_equal(member.matvec(v), found.matvec(v))
 
 
+@pytest.mark.slow
 def test_noise_floors_and_dense_spectra_of_a_family_are_those_of_its_members():
     members = list(networks(2))
     family = stack(members)
@@ -79,6 +81,7 @@ def test_another_family_of_the_same_shapes_does_not_recompile():
     assert advance_compiled._cache_size() == before
 
 
+@pytest.mark.slow
 def test_families_add_up_with_penalties_and_scale(x64):
     members = list(networks(2, dtype=jnp.float64))
     decay = DiagonalOperator(jnp.full(members[0].shape[0], 0.5))

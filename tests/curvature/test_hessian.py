@@ -48,7 +48,11 @@ def torch_case(case, dtype):
 
 @pytest.mark.parametrize(
     ("case", "chunk_size"),
-    [pair for i, case in enumerate(CASES) for pair in ((case, None), (case, (4, 22, 50)[i % 3]))],
+    [(case, None) for case in CASES]
+    + [
+        pytest.param(case, (4, 22, 50)[i % 3], marks=pytest.mark.slow)
+        for i, case in enumerate(CASES)
+    ],
 )
 def test_hessian_equals_torch_in_float64_with_ragged_chunks(case, chunk_size, x64):
     model, params, state, batch = torch_case(case, jnp.float64)
@@ -59,8 +63,9 @@ def test_hessian_equals_torch_in_float64_with_ragged_chunks(case, chunk_size, x6
     np.testing.assert_allclose(op.matvec(v), expected @ v, atol=1e-10 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("chunk_size", [None, 7])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "chunk_size"), [(case, (None, 7)[i % 2]) for i, case in enumerate(CASES)]
+)
 def test_hessian_equals_torch_in_float32(case, chunk_size):
     model, params, state, batch = torch_case(case, jnp.float32)
     op = hessian(softmax_cross_entropy(model), params, batch, state=state, chunk_size=chunk_size)
@@ -78,6 +83,7 @@ def test_loss_and_logits_equal_torch(case, x64):
     np.testing.assert_allclose(loss, REFERENCE[f"{case}/loss"], atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 5])
 def test_weighted_mean_equals_torch(chunk_size, x64):
     model, params, _, (inputs, labels) = torch_case("identity/tanh", jnp.float64)
@@ -265,6 +271,7 @@ def test_to_dense_with_blocks_that_do_not_divide(x64):
     np.testing.assert_allclose(DenseOperator(jnp.asarray(matrix)).to_dense(block_size=3), matrix)
 
 
+@pytest.mark.slow
 def test_noise_floor_is_rounding_of_the_operators_type():
     model, params, state, batch = torch_case("identity/tanh", jnp.float32)
     op = hessian(softmax_cross_entropy(model), params, batch, state=state)
@@ -331,6 +338,7 @@ def test_a_mean_whose_terms_cancel_is_accepted():
     hessian(lambda p, b: jnp.mean(b @ p) + jnp.mean((b @ p) ** 2) * 1e-9, jnp.ones(1), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_a_linearized_operator_is_an_operator(chunk_size):
     batch = jax.random.normal(jax.random.key(0), (10, 5))

@@ -54,6 +54,7 @@ MAKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 @pytest.mark.parametrize("chunk_size", [None, 3])
 def test_streamed_batches_give_the_operator_of_all_the_data(make, chunk_size, x64):
@@ -93,6 +94,7 @@ def test_spectra_of_a_stream_are_those_of_the_data(scheme, x64):
     assert stream.walks <= 12 + 4
 
 
+@pytest.mark.slow
 def test_dense_spectra_and_noise_floors_of_a_stream():
     op = hessian(loss, PARAMS, Stream(9, np.float32))
     whole = hessian(loss, jax.tree.map(np.float32, PARAMS), jax.tree.map(np.float32, WHOLE))
@@ -104,6 +106,7 @@ def test_dense_spectra_and_noise_floors_of_a_stream():
     assert 0.2 < floor / noise_floor(whole, jax.random.key(0)) < 5
 
 
+@pytest.mark.slow
 def test_a_streamed_loss_and_a_penalty_add_up(x64):
     decay = DiagonalOperator(jnp.full(18, 0.1))
     op = 2.0 * (hessian(loss, PARAMS, Stream(6)) + decay)

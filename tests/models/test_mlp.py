@@ -52,6 +52,7 @@ def test_forward_follows_the_equations(depth, skip, activation, x64):
     np.testing.assert_allclose(model.apply(values, x), reference(model, values, x), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [3, 7])
 def test_unrolling_changes_nothing(unroll):
     x = jax.random.normal(jax.random.key(1), (3, 5))
@@ -165,6 +166,7 @@ def test_random_orthogonal_k_depends_on_k_alone():
     np.testing.assert_array_equal(random_orthogonal(key, 5, 4)[:2], random_orthogonal(key, 2, 4))
 
 
+@pytest.mark.slow
 def test_the_hessian_is_symmetric_where_a_layer_is_off_and_the_next_has_no_biases():
     """There pre-activations are exactly 0: the derivative of a ReLU at 0 has to be one number."""
     model = MLP(4, 4, 3)

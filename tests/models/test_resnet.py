@@ -61,6 +61,7 @@ def reference(model, values, images):
     return np.array(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("skip", "norm"), [("identity", "batch"), ("none", "none")])
 def test_forward_follows_the_equations(skip, norm, x64):
     model = ResNet(8, 5, width=2, skip=skip, norm=norm)

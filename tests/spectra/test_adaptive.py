@@ -45,6 +45,7 @@ def test_steps_end_at_their_limit(x64):
     assert result.spectrum.noise_floor == 1e-9
 
 
+@pytest.mark.slow
 def test_other_measures_are_resolved(x64):
     result = resolve_fraction(
         bulk(),
@@ -69,6 +70,7 @@ def test_an_exhausted_space_is_final(x64):
     assert result.fraction.width < 1e-8
 
 
+@pytest.mark.slow
 def test_an_atom_at_the_end_cannot_be_resolved(x64):
     """A fifth of the mass at ε itself: rounding says on which side, and no step changes it."""
     values = np.r_[np.full(100, 1e-2), np.random.default_rng(0).normal(0, 1, 400)]

@@ -57,6 +57,7 @@ def eigenpairs(name):
     return np.linalg.eigh((matrix + matrix.T) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"), [("residual", np.float64), ("convolutional", np.float32)]
 )

@@ -52,6 +52,7 @@ def test_lanczos_relation_holds_with_orthonormal_rows(scheme, num_probes, dtype,
         np.testing.assert_allclose(tridiagonal, expected, atol=3e3 * np.finfo(dtype).eps * 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_reorthogonalisation_reproduces_moments_to_degree_2m(kind, x64):
     values = spectrum_of(kind)
@@ -64,6 +65,7 @@ def test_full_reorthogonalisation_reproduces_moments_to_degree_2m(kind, x64):
         assert (spectrum.weights * spectrum.nodes**degree).sum() == pytest.approx(exact, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_slq_keeps_the_mass_at_zero_of_a_rank_deficient_matrix(x64):
     values = np.concatenate([np.zeros(400), np.linspace(1, 2, 100)])
     key = jax.random.key(0)
@@ -74,6 +76,7 @@ def test_slq_keeps_the_mass_at_zero_of_a_rank_deficient_matrix(x64):
     assert float(fraction.estimate) == pytest.approx(0.8, abs=4 * float(fraction.stderr))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scheme", ["full", "partial"])
 @pytest.mark.parametrize("num_steps", [5, 20, 60, 150])
@@ -84,6 +87,7 @@ def test_certified_interval_contains_the_probes_mass(kind, num_steps, scheme, dt
         certified_interval_contains(values, jax.random.key(seed), num_steps, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-4, 1e-6])
 def test_partial_reorthogonalisation_holds_where_clusters_are_far_apart(spread, x64):
     """Sweeps that find little must not lull the estimates: 10⁷ between cluster and bulk."""
@@ -118,6 +122,7 @@ def test_what_outliers_hide_in_float32_is_not_certified(scheme):
     assert fraction.lower - fraction.rounding <= mass <= fraction.upper + fraction.rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", [*KINDS, "power law"])
 def test_partial_reorthogonalisation_gives_the_intervals_of_full(kind, dtype, x64):
@@ -140,6 +145,7 @@ def test_partial_reorthogonalisation_gives_the_intervals_of_full(kind, dtype, x6
             assert first.upper == pytest.approx(second.upper, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spread", ["normal", "power law"])
 def test_partial_reorthogonalisation_keeps_the_basis_and_reads_less_of_it(spread, dtype, x64):
@@ -156,6 +162,7 @@ def test_partial_reorthogonalisation_keeps_the_basis_and_reads_less_of_it(spread
     assert partial.rows_read < 0.5 * full.rows_read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["full", "partial", "none"])
 def test_steps_in_parts_are_the_steps_at_once(scheme):
     op = DiagonalOperator(jnp.asarray(spectrum_of("zeros and outliers", 400), jnp.float32))
@@ -252,6 +259,7 @@ def test_breakdown_is_a_valid_end_with_exact_answers(values, steps):
     assert fraction.estimate == pytest.approx(fraction.lower, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_after_a_breakdown_steps_go_on_to_every_eigenvalue_when_asked(x64):
     values = np.repeat([-1.0, 0.0, 2.0, 5.0], [1, 20, 8, 3])
     op = DenseOperator(jnp.asarray(rotated(values, 0)))
@@ -275,6 +283,7 @@ def test_after_a_breakdown_steps_go_on_to_every_eigenvalue_when_asked(x64):
         lanczos_run(op, jax.random.key(0), continue_after_breakdown=True)
 
 
+@pytest.mark.slow
 def test_without_reorthogonalisation_the_measure_stays_right_but_bounds_are_empirical():
     values = spectrum_of("zeros and outliers", 400)
     op = DiagonalOperator(jnp.asarray(values, jnp.float32))
@@ -287,6 +296,7 @@ def test_without_reorthogonalisation_the_measure_stays_right_but_bounds_are_empi
     assert ghosts > (full.nodes > 40).sum() == 5
 
 
+@pytest.mark.slow
 def test_numbers_depend_on_the_seed_and_on_nothing_else():
     op = DiagonalOperator(jnp.asarray(spectrum_of("continuum"), jnp.float32))
     first, again = (slq(op, jax.random.key(0), num_steps=20) for _ in range(2))

@@ -36,6 +36,7 @@ def test_dense_spectrum_finds_prescribed_eigenvalues(kind, x64):
     assert found.weights.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_dense_spectrum_in_float64_of_a_float32_network():
     model = MLP(3, 4, 3, activation="tanh")
     x = jax.random.normal(jax.random.key(0), (20, 5))
@@ -53,6 +54,7 @@ def test_dense_spectrum_refuses_an_asymmetric_operator():
         dense_spectrum(DenseOperator(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
 
 
+@pytest.mark.slow
 def test_certified_interval_narrows_to_the_truth(x64):
     values = spectrum_of("zeros and outliers", 400)
     key = jax.random.key(1)

@@ -206,6 +206,7 @@ def test_nothing_compiles_for_another_key_or_another_data_set_of_the_same_shape(
     assert sizes == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_keys_of_another_generator_train_and_give_other_numbers(model, digits, config):
     runs = [
         fit(model, digits, config, jax.random.key(0, impl=impl)) for impl in ("threefry2x32", "rbg")

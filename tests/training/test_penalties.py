@@ -54,6 +54,7 @@ def test_targets_have_the_mean_and_the_spread_that_were_asked_for():
     assert all((t == 0).all() for t in jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_a_strong_penalty_holds_biases_at_targets_that_differ_between_networks():
     penalty = BiasRegularization(strength=30.0, mean=0.3, std=0.1)
     keys = jax.random.split(jax.random.key(0), 2)
@@ -64,6 +65,7 @@ def test_a_strong_penalty_holds_biases_at_targets_that_differ_between_networks()
     np.testing.assert_allclose(run.params["hidden"]["bias"], targets, atol=0.05)
 
 
+@pytest.mark.slow
 def test_losses_are_recorded_without_it_and_networks_start_as_without_it():
     penalty = BiasRegularization(strength=10.0, mean=1.0)
     with_it, without = (
@@ -84,6 +86,7 @@ def test_a_penalty_of_no_strength_changes_nothing():
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_its_curvature_is_apart_from_that_of_the_data():
     penalty = BiasRegularization(strength=0.25)
     params = parameters()
@@ -109,6 +112,7 @@ def test_its_curvature_is_apart_from_that_of_the_data():
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_only_under_its_own_penalty(tmp_path):
     given = {"key": jax.random.key(0), "checkpoint_dir": tmp_path}
     penalty = BiasRegularization(0.1, std=1.0)
@@ -130,6 +134,7 @@ def test_numbers_that_mean_nothing_are_refused(wrong):
         BiasRegularization(**wrong)
 
 
+@pytest.mark.slow
 def test_a_model_without_such_biases_is_refused():
     params = parameters(ResNet(8, 10), (1, 8, 8, 3))
     with pytest.raises(InputError, match="no hidden layer with a bias"):

@@ -87,6 +87,7 @@ def test_a_run_stopped_after_every_epoch_ends_with_the_same_bits(
     assert_same_bits(train(checkpoint_dir=tmp_path, should_stop=stop_after(1)), undisturbed)
 
 
+@pytest.mark.slow
 # 3 networks in blocks of 2 and 1: in the first block, between the blocks, in the second.
 @pytest.mark.parametrize("epochs", [3, 7, 10])
 def test_stopped_blocks_continue_to_the_same_bits(
