@@ -15,7 +15,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 from jaxtyping import install_import_hook
 
-# All rooms but data, whose door takes more types than it keeps and refuses the others by itself.
+# All rooms but data and theory, whose doors refuse by themselves what does not fit.
 ROOMS = (
     "models",
     "training",
@@ -25,6 +25,7 @@ ROOMS = (
     "runs",
     "plots",
     "report",
+    "analysis",
     "experiments",
 )
 install_import_hook([f"landscape.{room}" for room in ROOMS], "beartype.beartype")

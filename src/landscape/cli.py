@@ -103,10 +103,11 @@ class Reproduce:
       landscape reproduce fig3 --scale smoke --out /tmp/try
       LANDSCAPE_DATA=~/data landscape reproduce fig3 --dataset cifar100 --out runs/cifar100
       landscape reproduce fig3 --out runs/fig3 --resume
+      landscape reproduce all --scale smoke --out /tmp/all
     """
 
     experiment: Positional[str]
-    """Name of an experiment, or "list" to show them."""
+    """Name of an experiment, "all" for one after the other, or "list" to show them."""
     dataset: Literal["digits", "cifar10", "cifar100", "svhn", "stl10"] = "digits"
     """Data set; all but digits must be there (landscape data list)."""
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
@@ -116,7 +117,7 @@ class Reproduce:
     seed: int = 0
     """Seed of the whole run: one seed, one set of numbers."""
     out: Path | None = None
-    """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE."""
+    """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE. Of all: a folder for their folders."""
     workers: int | None = None
     """Processes side by side. Default: one per core on a CPU, one on an accelerator."""
     resume: bool = False
@@ -128,13 +129,20 @@ class Reproduce:
 
         if self.experiment == "list":
             for entry in EXPERIMENTS.values():
-                console.print(f"{entry.name}  {entry.summary}", highlight=False)
+                console.print(f"{entry.name:12}{entry.summary}", highlight=False)
             return
-        out = self.out or Path("runs") / f"{self.experiment}-{self.dataset}-{self.scale}"
-        request = Request(self.experiment, self.dataset, self.scale, self.seeds, self.seed)
-        page = reproduce(request, out, resume=self.resume, console=console, workers=self.workers)
-        page.show(console)
-        console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+        names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
+        for name in names:
+            folder = f"{name}-{self.dataset}-{self.scale}"
+            out = self.out or Path("runs") / folder
+            if self.out and self.experiment == "all":
+                out = self.out / folder
+            request = Request(name, self.dataset, self.scale, self.seeds, self.seed)
+            page = reproduce(
+                request, out, resume=self.resume, console=console, workers=self.workers
+            )
+            page.show(console)
+            console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +217,26 @@ class Report:
         console.print(f"report: {self.folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Write one page, in Markdown, of several finished runs.
+
+    Example: landscape results runs/fig3-digits-laptop runs/fig4-digits-laptop --out docs/results.md
+    """
+
+    folders: Positional[tuple[Path, ...]]
+    """Run folders, in the order of the page."""
+    out: Path = Path("docs/results.md")
+    """The page; pictures go into a folder of its name beside it."""
+
+    def run(self, console: Any) -> None:
+        """Write the page."""
+        from landscape.experiments.gallery import write_gallery
+
+        write_gallery(self.folders, self.out, console)
+        console.print(f"results: {self.out}", highlight=False, soft_wrap=True)
+
+
 DataCommand = (
     Annotated[DataList, subcommand("list")]
     | Annotated[DataDownload, subcommand("download")]
@@ -237,6 +265,7 @@ Command = (
     Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Analyze, subcommand("analyze")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Results, subcommand("results")]
     | Annotated[Data, subcommand("data")]
 )
 

@@ -109,6 +109,7 @@ def test_any_loss_will_do_and_what_is_missing_is_said():
     assert found.refused in found.page().lead
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_understood_is_said_and_the_rest_is_there():
     def twice(params, x):
         return (x @ params["w"]) @ params["w"]
@@ -163,6 +164,7 @@ def test_a_band_without_width_is_refused(eps):
         analyze(classifier(), eps=eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -185,6 +187,7 @@ def change_of_labels(loss):
     return lambda params, state, batch: loss(params, state, (batch[0], batch[1].astype(int)))
 
 
+@pytest.mark.slow
 def test_a_model_that_breaks_when_it_is_taken_apart_costs_the_causes_alone():
     class Odd(nn.Module):
         @nn.compact

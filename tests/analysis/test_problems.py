@@ -12,7 +12,7 @@ from rich.console import Console
 from landscape.analysis import load_problem
 from landscape.errors import InputError, StoppedError
 from landscape.experiments.reproduce import Request, reproduce
-from landscape.experiments.scales import fig3_scale
+from landscape.experiments.scales import make_scale
 
 SOURCE = """
 import dataclasses
@@ -126,7 +126,7 @@ def run(tmp_path_factory):
 def test_networks_of_a_run_are_those_that_were_trained(run):
     from landscape.runs import read_run_folder
 
-    group = fig3_scale("smoke", "digits", None).fractions
+    group = make_scale("smoke", "digits", None).fractions
     results = read_run_folder(run).read_dataset(f"results-{group.name}.nc")
     for network, architecture, number, epoch in (
         (None, "plain", 0, group.epochs),

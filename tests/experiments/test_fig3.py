@@ -4,19 +4,14 @@ import xarray as xr
 
 from landscape.errors import InputError
 from landscape.experiments.claims import decide
-from landscape.experiments.fig3 import (
-    WIDEST,
-    at_matched_loss,
-    claims,
-    data_ratio,
-    make_families,
-    resolved,
-)
-from landscape.experiments.networks import ARCHITECTURES, from_dataset, prepare, to_dataset
-from landscape.experiments.scales import fig3_scale
+from landscape.experiments.collect import WIDEST, at_matched_loss, data_ratio, resolved
+from landscape.experiments.fig3 import STUDY, claims
+from landscape.experiments.networks import from_dataset, prepare, to_dataset
+from landscape.experiments.scales import make_scale
+from landscape.experiments.variants import STANDARD
 from landscape.spectra import LanczosSpectrum, degenerate_fraction
 
-NAMES = list(ARCHITECTURES)
+NAMES = list(STANDARD)
 
 
 def planted(loss, fraction, *, spectrum_epochs=(0, 1, 2), accuracy=0.5, width=0.1, ratio=2.5):
@@ -233,9 +228,9 @@ def test_the_data_ratio_is_taken_at_the_largest_number_of_examples():
 
 
 def test_families_are_one_per_architecture_on_the_same_data():
-    group = fig3_scale("smoke", "digits", None).accuracy
+    group = make_scale("smoke", "digits", None).accuracy
     data = prepare("digits", group)
-    families = make_families(data, group, seed=3)
+    families = STUDY.families(data, group, seed=3)
     assert [family.architecture for family in families] == NAMES
     assert len({family.num_parameters for family in families}) == 1
     assert all(family.dataset is data and family.seed == 3 for family in families)
@@ -243,7 +238,7 @@ def test_families_are_one_per_architecture_on_the_same_data():
 
 
 def test_prepared_data_are_a_fixed_stratified_subset():
-    group = fig3_scale("smoke", "digits", None).accuracy
+    group = make_scale("smoke", "digits", None).accuracy
     data, again = prepare("digits", group), prepare("digits", group)
     assert data.num_examples == group.num_images == 200
     assert data.digest == again.digest
@@ -253,7 +248,7 @@ def test_prepared_data_are_a_fixed_stratified_subset():
 
 def test_unknown_data_are_refused():
     with pytest.raises(InputError, match="unknown data set 'mnist'"):
-        prepare("mnist", fig3_scale("smoke", "digits", None).accuracy)
+        prepare("mnist", make_scale("smoke", "digits", None).accuracy)
 
 
 @pytest.mark.parametrize("probes", [1, 3])

@@ -13,13 +13,13 @@ from rich.console import Console
 from landscape.errors import DataError, InputError, StorageError, UnitsFailedError
 from landscape.experiments import networks
 from landscape.experiments import reproduce as reproduce_module
-from landscape.experiments.networks import ARCHITECTURES
 from landscape.experiments.reproduce import EXPERIMENTS, Request, report, reproduce
-from landscape.experiments.scales import fig3_scale
+from landscape.experiments.scales import make_scale
+from landscape.experiments.variants import STANDARD
 from landscape.report import Page
 
 REQUEST = Request("fig3", scale="smoke")
-GROUP = fig3_scale("smoke", "digits", None).accuracy
+GROUP = make_scale("smoke", "digits", None).accuracy
 STATUSES = {"holds", "fails", "undecided", "no verdict"}
 # Gauss weights and bounds are sums over the same nodes in another order.
 ROUNDING = 1e-6
@@ -91,7 +91,8 @@ def test_a_run_leaves_its_files_and_nothing_else(smoke):
         "config.json", "units", "results-small.nc", "claims.json", "figures", "report.html",
     }  # fmt: skip
     figures = sorted(path.name for path in (folder / "figures").iterdir())
-    stems = ("fig3-densities", "fig3-fraction-curves", "fig3-through-training")
+    names = ("densities", "distances", "fraction-curves", "through-training")
+    stems = [f"fig3-{name}" for name in names]
     assert figures == [f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")]
     for path in (folder / "figures").iterdir():
         magic = b"%PDF" if path.suffix == ".pdf" else b"\x89PNG"
@@ -101,8 +102,8 @@ def test_a_run_leaves_its_files_and_nothing_else(smoke):
 
 def test_there_is_one_unit_for_each_block_of_networks_and_for_each_spectrum(smoke):
     blocks = -(-GROUP.seeds // GROUP.block)
-    assert len(units_of(smoke[0], "train-")) == len(ARCHITECTURES) * blocks
-    spectra = len(ARCHITECTURES) * GROUP.seeds * len(GROUP.spectrum_epochs)
+    assert len(units_of(smoke[0], "train-")) == len(STANDARD) * blocks
+    spectra = len(STANDARD) * GROUP.seeds * len(GROUP.spectrum_epochs)
     assert len(units_of(smoke[0], "spectrum-")) == spectra
 
 
@@ -126,7 +127,7 @@ def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(smoke):
 
 def test_results_have_names_on_their_axes(smoke):
     results = results_of(smoke[0])
-    assert results["architecture"].values.tolist() == list(ARCHITECTURES)
+    assert results["architecture"].values.tolist() == list(STANDARD)
     assert results.sizes["seed"] == GROUP.seeds
     assert results["epoch"].values.tolist() == list(range(GROUP.epochs + 1))
     assert results["spectrum_epoch"].values.tolist() == list(GROUP.spectrum_epochs)
@@ -318,7 +319,7 @@ def test_a_report_can_be_written_anew_and_is_the_same(finished, nothing_computes
     page = report(finished, Console(file=io.StringIO()))
     assert (finished / "report.html").read_bytes() == before
     assert page.to_html().encode() == before
-    assert len(list((finished / "figures").iterdir())) == 6
+    assert len(list((finished / "figures").iterdir())) == 8
 
 
 def test_a_report_of_an_unfinished_run_says_how_to_finish_it(smoke, tmp_path):
@@ -390,7 +391,7 @@ def test_a_run_is_not_continued_under_another_request(finished, nothing_computes
 @pytest.mark.parametrize(
     ("request_", "error", "message"),
     [
-        (Request("fig99"), InputError, "unknown experiment 'fig99'; there are: fig3"),
+        (Request("fig99"), InputError, "unknown experiment 'fig99'; there are: fig2, fig3"),
         (Request("fig3", scale="huge"), InputError, "unknown scale 'huge'"),
         (Request("fig3", dataset="mnist"), DataError, "unknown data set 'mnist'"),
         (Request("fig3", scale="paper"), InputError, "the paper scale needs 50,000 images"),

@@ -3,8 +3,9 @@ import pytest
 
 from landscape.data import Dataset
 from landscape.errors import InputError
-from landscape.experiments.networks import ARCHITECTURES, Family, spectrum_places
-from landscape.experiments.scales import SCALES, Scale, fig3_scale
+from landscape.experiments.networks import Family, spectrum_places
+from landscape.experiments.scales import SCALES, Scale, make_scale
+from landscape.experiments.variants import STANDARD
 
 # Examples, image shape and classes of what is loaded by name.
 DATA = {
@@ -41,22 +42,22 @@ def data_ratio(group, dataset):
     return largest * (num_classes - 1) / num_parameters(group, dataset)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", STANDARD)
 def test_all_architectures_have_the_same_number_of_parameters(architecture):
-    group = fig3_scale("laptop", "digits", None).accuracy
+    group = make_scale("laptop", "digits", None).accuracy
     assert num_parameters(group, "digits", architecture) == 6_378
 
 
 def test_networks_have_the_sizes_of_the_protocol():
-    digits = fig3_scale("laptop", "digits", None)
+    digits = make_scale("laptop", "digits", None)
     assert digits.accuracy == digits.fractions
     assert (digits.accuracy.depth, digits.accuracy.width) == (20, 16)
-    laptop = fig3_scale("laptop", "cifar100", None)
+    laptop = make_scale("laptop", "cifar100", None)
     assert (laptop.accuracy.depth, laptop.accuracy.width) == (20, 128)
     assert (laptop.fractions.depth, laptop.fractions.width, laptop.fractions.pooled) == (20, 32, 8)
     assert num_parameters(laptop.accuracy, "cifar100") == 709_652
     assert num_parameters(laptop.fractions, "cifar100") == pytest.approx(27_000, rel=0.01)
-    paper = fig3_scale("paper", "cifar100", None)
+    paper = make_scale("paper", "cifar100", None)
     assert num_parameters(paper.accuracy, "cifar100") == 709_652
 
 
@@ -65,18 +66,18 @@ def test_networks_have_the_sizes_of_the_protocol():
     [("smoke", "digits"), ("laptop", "digits"), ("laptop", "cifar10"), ("laptop", "cifar100")],
 )
 def test_there_are_enough_data_where_a_verdict_on_fractions_is_meant(scale, dataset):
-    assert data_ratio(fig3_scale(scale, dataset, None).fractions, dataset) >= 2
+    assert data_ratio(make_scale(scale, dataset, None).fractions, dataset) >= 2
 
 
 def test_there_are_too_few_data_where_the_protocol_says_so():
-    assert data_ratio(fig3_scale("laptop", "cifar100", None).accuracy, "cifar100") < 1
-    paper = fig3_scale("paper", "cifar100", None)
+    assert data_ratio(make_scale("laptop", "cifar100", None).accuracy, "cifar100") < 1
+    paper = make_scale("paper", "cifar100", None)
     assert data_ratio(paper.fractions, "cifar100") == pytest.approx(1.34, abs=0.01)
 
 
 @pytest.mark.parametrize(("scale", "dataset"), RUNNABLE)
 def test_every_group_is_consistent(scale, dataset):
-    found = fig3_scale(scale, dataset, None)
+    found = make_scale(scale, dataset, None)
     assert isinstance(found, Scale)
     assert found.name == scale
     for group in found.groups:
@@ -93,12 +94,12 @@ def test_every_group_is_consistent(scale, dataset):
 
 @pytest.mark.parametrize(("scale", "least"), [("smoke", 2), ("laptop", 3), ("paper", 5)])
 def test_there_are_as_many_seeds_as_the_protocol_asks_for(scale, least):
-    assert all(g.seeds >= least for g in fig3_scale(scale, "cifar100", None).groups)
-    assert fig3_scale("laptop", "digits", None).accuracy.seeds >= 5
+    assert all(g.seeds >= least for g in make_scale(scale, "cifar100", None).groups)
+    assert make_scale("laptop", "digits", None).accuracy.seeds >= 5
 
 
 def test_the_laptop_scale_takes_the_protocols_subset_of_cifar():
-    scale = fig3_scale("laptop", "cifar100", None)
+    scale = make_scale("laptop", "cifar100", None)
     assert [group.num_images for group in scale.groups] == [10_000, 10_000]
     assert max(scale.accuracy.spectrum_images) == 2_000
     assert scale.fractions.spectrum_images == (None,)
@@ -106,30 +107,30 @@ def test_the_laptop_scale_takes_the_protocols_subset_of_cifar():
 
 def test_what_differs_from_the_standard_protocol_is_said():
     for scale, dataset in RUNNABLE:
-        deviations = fig3_scale(scale, dataset, None).deviations
+        deviations = make_scale(scale, dataset, None).deviations
         assert bool(deviations) == ((scale, dataset) != ("paper", "cifar100"))
         assert (f"{dataset} instead of CIFAR-100" in deviations) == (dataset != "cifar100")
-    assert "200 images" in " ".join(fig3_scale("smoke", "digits", None).deviations)
-    assert "10,000 images" in " ".join(fig3_scale("laptop", "cifar100", None).deviations)
+    assert "200 images" in " ".join(make_scale("smoke", "digits", None).deviations)
+    assert "10,000 images" in " ".join(make_scale("laptop", "cifar100", None).deviations)
 
 
 def test_the_number_of_seeds_can_be_chosen_and_blocks_stay_within_it():
-    scale = fig3_scale("laptop", "cifar100", 2)
+    scale = make_scale("laptop", "cifar100", 2)
     assert [group.seeds for group in scale.groups] == [2, 2]
     assert all(group.block <= 2 for group in scale.groups)
-    one = fig3_scale("smoke", "digits", 1)
+    one = make_scale("smoke", "digits", 1)
     # Still one group, trained once.
     assert len(one.groups) == 1
 
 
 def test_more_seeds_do_not_change_how_the_first_ones_are_blocked():
-    assert fig3_scale("smoke", "digits", 9).accuracy.block == (
-        fig3_scale("smoke", "digits", None).accuracy.block
+    assert make_scale("smoke", "digits", 9).accuracy.block == (
+        make_scale("smoke", "digits", None).accuracy.block
     )
 
 
 def test_spectra_are_taken_over_every_size_at_the_last_epoch_and_the_largest_before():
-    group = fig3_scale("laptop", "cifar100", 1).accuracy
+    group = make_scale("laptop", "cifar100", 1).accuracy
     data = Dataset(np.zeros((2_000, 1, 1, 1), np.uint8), np.zeros(2_000, np.int32), num_classes=20)
     places = spectrum_places(Family("plain", group, data, 0))
     last = {place.images for place in places if place.epoch == group.epochs}
@@ -140,16 +141,16 @@ def test_spectra_are_taken_over_every_size_at_the_last_epoch_and_the_largest_bef
 @pytest.mark.parametrize("seeds", [0, -3])
 def test_fewer_than_one_seed_is_refused(seeds):
     with pytest.raises(InputError, match=f"--seeds must be at least 1; got {seeds}"):
-        fig3_scale("smoke", "digits", seeds)
+        make_scale("smoke", "digits", seeds)
 
 
 def test_an_unknown_scale_is_refused_with_the_choices():
     with pytest.raises(
         InputError, match="unknown scale 'huge'; choose one of smoke, laptop, paper"
     ):
-        fig3_scale("huge", "digits", None)
+        make_scale("huge", "digits", None)
 
 
 def test_the_paper_scale_is_refused_on_the_digits():
     with pytest.raises(InputError, match=r"needs 50,000 images; choose --dataset cifar100"):
-        fig3_scale("paper", "digits", None)
+        make_scale("paper", "digits", None)

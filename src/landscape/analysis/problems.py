@@ -6,14 +6,17 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from landscape.curvature import Problem
 from landscape.errors import InputError, LandscapeError
-from landscape.experiments.networks import ARCHITECTURES, Family, prepare, training_units
+from landscape.experiments import search
+from landscape.experiments.inquiry import Inquiry
+from landscape.experiments.networks import Family, prepare, training_units
+from landscape.experiments.reproduce import EXPERIMENTS
 from landscape.experiments.scales import Scale, scale_from_json
 from landscape.runs import RunFolder, read_run_folder
 from landscape.training import softmax_cross_entropy
@@ -113,13 +116,25 @@ def _module(name: str) -> ModuleType:
 
 def _of_run(folder: RunFolder, network: str | None) -> Problem:
     try:
-        request, scale = folder.config["request"], scale_from_json(folder.config["scale"])
+        request = folder.config["request"]
         dataset, seed = request["dataset"], request["seed"]
+        study = EXPERIMENTS[request["experiment"]]
+        if isinstance(study, Inquiry):
+            raise InputError(f"{study.name} of {folder.path} keeps no networks")
+        scale = scale_from_json(folder.config["scale"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{folder.path} is no run of landscape reproduce") from error
-    name, architecture, number, epoch = _chosen(scale, network)
+    penalty = None
+    if study.searches:
+        found = folder.read_dataset("results-search.nc")
+        if found is None:
+            raise InputError(f"the run in {folder.path} is not finished: its search is missing")
+        penalty = search.best(found)
+    kinds = {group.name: study.variants(group, penalty) for group in scale.groups}
+    name, architecture, number, epoch = _chosen(scale, list(kinds[scale.fractions.name]), network)
     group = next(group for group in scale.groups if group.name == name)
-    family = Family(architecture, group, prepare(dataset, group), seed)
+    data = prepare(dataset, group)
+    family = Family(architecture, group, data, seed, kinds[name][architecture])
     unit = next((u for u in training_units(family) if number in u.inputs["networks"]), None)
     path = None if unit is None else folder.unit_path(unit.name, unit.inputs)
     if path is None:
@@ -128,6 +143,8 @@ def _of_run(folder: RunFolder, network: str | None) -> Problem:
             "finished"
         )
     trained = folder.read_unit(path).sel(seed=number)
+    if "snapshot_epoch" not in trained.coords:
+        raise InputError(f"the experiment of {folder.path} keeps no networks: it takes no spectra")
     epochs = [int(e) for e in trained["snapshot_epoch"].values]
     if epoch is not None and epoch not in epochs:
         raise InputError(f"networks were kept at epochs {', '.join(map(str, epochs))}, not {epoch}")
@@ -144,23 +161,25 @@ def _of_run(folder: RunFolder, network: str | None) -> Problem:
     )
 
 
-def _chosen(scale: Scale, network: str | None) -> tuple[str, str, int, int | None]:
+def _chosen(
+    scale: Scale, architectures: Sequence[str], network: str | None
+) -> tuple[str, str, int, int | None]:
     """Group, architecture, number and epoch."""
     if network is None:
-        return scale.fractions.name, next(iter(ARCHITECTURES)), 0, None
+        return scale.fractions.name, architectures[0], 0, None
     path, _, epoch = network.partition("@")
     parts = path.split("/")
     groups = [group.name for group in scale.groups]
     if (
         len(parts) != 3
         or parts[0] not in groups
-        or parts[1] not in ARCHITECTURES
+        or parts[1] not in architectures
         or not parts[2].isdecimal()
         or not (epoch == "" or epoch.isdecimal())
     ):
         raise InputError(
             f"{network!r} is no network of this run: GROUP/ARCHITECTURE/NUMBER, with GROUP of "
-            f"{', '.join(groups)} and ARCHITECTURE of {', '.join(ARCHITECTURES)}, and @EPOCH if "
+            f"{', '.join(groups)} and ARCHITECTURE of {', '.join(architectures)}, and @EPOCH if "
             "need be"
         )
     return parts[0], parts[1], int(parts[2]), int(epoch) if epoch else None

@@ -50,6 +50,8 @@ class Claim:
         directional one.
     paired
         Whether entries of the two sides belong together. If not, they may differ in number.
+    unit
+        Of the values; ``"points"`` for fractions of 1, which are shown in percent.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Claim:
     obstacle: str = ""
     margin: float | None = None
     paired: bool = True
+    unit: str = "points"
 
 
 @dataclasses.dataclass(frozen=True)

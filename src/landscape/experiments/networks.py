@@ -16,7 +16,9 @@ from jax.flatten_util import ravel_pytree
 
 from landscape.curvature import hessian, noise_floor
 from landscape.data import Dataset, load
+from landscape.degeneracy import activity_gradient_norms, measures
 from landscape.experiments.scales import Group
+from landscape.experiments.variants import STANDARD, Variant
 from landscape.models import MLP
 from landscape.runs import Unit
 from landscape.spectra import LanczosSpectrum, slq
@@ -28,7 +30,13 @@ from landscape.training import (
     softmax_cross_entropy,
 )
 
-ARCHITECTURES = {"plain": "none", "residual": "identity", "hyper-residual": "hyper"}
+# Examples that the distances from singularities and the gradients of activities are taken over.
+_MEASURED = 2_000
+
+# Of each network through training: mean norm of the units' incoming weights (elimination), share of
+# responses that are exactly 0, mean correlation of incoming weights (overlap), share of variance in
+# three directions (linear dependence).
+MEASURES = ("incoming_norm", "zero_probability", "correlation", "top_share")
 
 # The subset of the data is part of the protocol, the same for every seed of a network.
 _SUBSET_SEED = 0
@@ -41,29 +49,32 @@ class Family:
     Attributes
     ----------
     architecture
-        A key of ``ARCHITECTURES``.
+        How the networks are called.
     group
         Size, data and protocol.
     dataset
         Prepared: subset, pooled, standardised.
     seed
         Of the whole run; network ``i`` draws from ``fold_in(key(seed), i)``.
+    variant
+        What sets them apart from plain ones; default the standard one of that name.
     """
 
     architecture: str
     group: Group
     dataset: Dataset
     seed: int
+    variant: Variant | None = None
 
     @cached_property
     def model(self) -> MLP:
         """The networks' module."""
-        return MLP(
-            self.group.depth,
-            self.group.width,
-            self.dataset.num_classes,
-            skip=ARCHITECTURES[self.architecture],
-        )
+        return self.kind.model(self.group.depth, self.group.width, self.dataset.num_classes)
+
+    @property
+    def kind(self) -> Variant:
+        """The variant, the standard one if none was given."""
+        return STANDARD[self.architecture] if self.variant is None else self.variant
 
     @cached_property
     def num_parameters(self) -> int:
@@ -78,7 +89,7 @@ class Family:
         for name in ("name", "seeds", "spectrum_images", "num_steps", "chunk_size"):
             del group[name]
         return {
-            "architecture": self.architecture,
+            "variant": self.kind.to_json(),
             "data": self.dataset.digest,
             "seed": self.seed,
             **group,
@@ -88,8 +99,36 @@ class Family:
     def _blank(self) -> dict[str, Any]:
         """Variables of the model's shapes, all zero."""
         example = jnp.zeros((1, *self.dataset.inputs.shape[1:]), jnp.float32)
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), example)
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
+        penalty = self.kind.penalty
+
+        def start(key: jax.Array) -> dict[str, Any]:
+            variables = dict(self.model.init(key, example))
+            drawn = {} if penalty is None else {"penalty": penalty.draw(key, variables["params"])}
+            return {**variables, **drawn}
+
+        shapes = jax.eval_shape(start, jax.random.key(0))
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    @cached_property
+    def measured(self) -> tuple[jax.Array, jax.Array]:
+        """Inputs and labels that the measures through training are taken over."""
+        data = self.dataset
+        return data.subset(min(_MEASURED, data.num_examples), _SUBSET_SEED).arrays()
+
+    def measure(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        """How near a network is to each singularity, and its gradients layer by layer."""
+        inputs, _ = self.measured
+        found = measures(self.model, snapshot.params, inputs, state=snapshot.state)
+        slopes = activity_gradient_norms(
+            self.model, snapshot.params, self.measured, state=snapshot.state
+        )
+        return {
+            "incoming_norm": found.elimination.mean_incoming_norm,
+            "zero_probability": found.elimination.mean_zero_probability,
+            "correlation": found.overlap.mean_correlation,
+            "top_share": found.dependence.mean_top_share,
+            "gradient_norm": slopes,
+        }
 
     def keys(self, networks: Sequence[int]) -> jax.Array:
         """Random keys of some networks."""
@@ -124,8 +163,11 @@ class TrainBlock:
     networks: tuple[int, ...]
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
-        """Train, and keep the networks at the epochs that spectra are taken at."""
+        """Train, measure, and keep the networks at the epochs that spectra are taken at."""
         family, group = self.family, self.family.group
+        callbacks = [Callback("measures", group.measure_epochs, family.measure)]
+        if group.spectrum_epochs:
+            callbacks.append(Callback("snapshot", group.spectrum_epochs, _flat))
         run = fit_many(
             family.model,
             family.dataset,
@@ -134,24 +176,28 @@ class TrainBlock:
             ),
             family.keys(self.networks),
             block_size=len(self.networks),
-            callbacks=[Callback("snapshot", group.spectrum_epochs, _flat)],
+            penalty=family.kind.penalty,
+            callbacks=callbacks,
             checkpoint_dir=checkpoints,
             should_stop=should_stop,
         )
-        place = ("seed", "snapshot_epoch")
-        return xr.Dataset(
-            {
-                "loss": (("seed", "epoch"), run.loss),
-                "accuracy": (("seed", "epoch"), run.accuracy),
-                "parameters": ((*place, "parameter"), run.records["snapshot/parameters"]),
-                "state": ((*place, "entry"), run.records["snapshot/state"]),
-            },
-            coords={
-                "seed": list(self.networks),
-                "epoch": run.epochs,
-                "snapshot_epoch": list(group.spectrum_epochs),
-            },
-        )
+        measured, kept = ("seed", "measure_epoch"), ("seed", "snapshot_epoch")
+        found: dict[str, Any] = {
+            name: (("seed", "epoch"), getattr(run, name)) for name in ("loss", "accuracy")
+        }
+        found |= {name: (measured, run.records[f"measures/{name}"]) for name in MEASURES}
+        found["gradient_norm"] = ((*measured, "layer"), run.records["measures/gradient_norm"])
+        coords: dict[str, Any] = {
+            "seed": list(self.networks),
+            "epoch": run.epochs,
+            "measure_epoch": list(group.measure_epochs),
+            "layer": np.arange(1, group.depth + 1),
+        }
+        if group.spectrum_epochs:
+            found["parameters"] = ((*kept, "parameter"), run.records["snapshot/parameters"])
+            found["state"] = ((*kept, "entry"), run.records["snapshot/state"])
+            coords["snapshot_epoch"] = list(group.spectrum_epochs)
+        return xr.Dataset(found, coords=coords)
 
 
 def _flat(snapshot: Snapshot) -> Mapping[str, Any]:

@@ -15,12 +15,28 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from landscape.data import Dataset
 from landscape.errors import InputError
-from landscape.experiments import fig3
+from landscape.experiments import (
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    fig6,
+    fig7,
+    fig8,
+    fig9,
+    fig10,
+    search,
+    validation,
+)
 from landscape.experiments.claims import Verdict, decide
-from landscape.experiments.fig3_report import make_page
+from landscape.experiments.collect import collect
+from landscape.experiments.inquiry import Inquiry
 from landscape.experiments.networks import Family, prepare, spectrum_units, training_units
-from landscape.experiments.scales import Scale, fig3_scale, scale_from_json
+from landscape.experiments.scales import Group, Scale, scale_from_json
+from landscape.experiments.study import Study
+from landscape.experiments.study_page import inquiry_page, make_page
 from landscape.report import Page
 from landscape.runs import (
     RunFolder,
@@ -34,7 +50,11 @@ from landscape.runs import (
     write_atomically,
 )
 
-EXPERIMENTS = {fig3.FIG3.name: fig3.FIG3}
+_STUDIES = (fig3, fig4, fig5, fig6, fig7, fig8, fig9, fig10)
+EXPERIMENTS: dict[str, Study | Inquiry] = {
+    one.name: one
+    for one in (fig2.INQUIRY, *(module.STUDY for module in _STUDIES), validation.INQUIRY)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +113,10 @@ def reproduce(
         # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
         raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
     processes = _workers(workers)
-    scale = fig3_scale(request.scale, request.dataset, request.seeds)
+    study = EXPERIMENTS[request.experiment]
+    if isinstance(study, Inquiry):
+        return _inquire(study, request, out, resume, console, processes)
+    scale = study.scale(request.scale, request.dataset, request.seeds)
     # The data come first: a data set that is missing must not leave a folder behind.
     datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
     config = {
@@ -105,24 +128,77 @@ def reproduce(
     start = time.perf_counter()
     results = {}
     with stop_on_signals() as stop, worker_pool(processes) as pool:
+        penalty = None
+        if study.searches:
+            group = scale.fractions
+            results["search"] = _run_search(
+                folder, request, datasets[group.name], group, pool, stop, console
+            )
+            penalty = search.best(results["search"])
         for group in scale.groups:
-            families = fig3.make_families(datasets[group.name], group, request.seed)
+            families = study.families(datasets[group.name], group, request.seed, penalty)
             results[group.name] = _run_group(folder, families, pool, stop, console)
     for name, dataset in results.items():
         folder.write_dataset(f"results-{name}.nc", dataset)
     seconds = time.perf_counter() - start
-    folder.write_json("timing.json", {"seconds_of_last_start": round(seconds, 1)})
+    _note_timing(folder, seconds)
     return write_report(folder, console)
+
+
+def _inquire(
+    inquiry: Inquiry, request: Request, out: Path, resume: bool, console: Any, processes: int
+) -> Page:
+    settings = inquiry.settings(request.scale, request.dataset, request.seeds)
+    config = {"request": dataclasses.asdict(request), "settings": settings}
+    folder = open_run_folder(out, config, resume=resume)
+    start = time.perf_counter()
+    with stop_on_signals() as stop, worker_pool(processes) as pool:
+
+        def run(units: Sequence[Unit], title: str) -> list[xr.Dataset]:
+            return _run(folder, units, pool, stop, console, title)
+
+        results = inquiry.compute(settings, request.dataset, request.seed, run)
+    folder.write_dataset("results.nc", results)
+    seconds = time.perf_counter() - start
+    _note_timing(folder, seconds)
+    return write_report(folder, console)
+
+
+def _write_inquiry(folder: RunFolder, inquiry: Inquiry, request: Request, console: Any) -> Page:
+    results = folder.read_dataset("results.nc")
+    if results is None:
+        raise _unfinished(folder)
+    verdicts = decide(inquiry.claims(results))
+    folder.write_json("claims.json", [_verdict_json(verdict) for verdict in verdicts])
+    with _doing(console, "drawing the figures"):
+        page = inquiry_page(
+            inquiry,
+            request.scale,
+            results,
+            verdicts,
+            folder.path / "figures",
+            folder.environments,
+            _read_seconds(folder),
+        )
+    write_atomically(folder.path / "report.html", page.to_html().encode())
+    return page
 
 
 def write_report(folder: RunFolder, console: Any) -> Page:
     """Decide the claims, draw the figures, and write ``report.html`` from a finished run folder."""
-    request, scale = _read_request(folder)
+    request = _read_request(folder)
+    study = EXPERIMENTS[request.experiment]
+    if isinstance(study, Inquiry):
+        return _write_inquiry(folder, study, request, console)
+    scale = _read_scale(folder)
     results = {group.name: _read_results(folder, group.name) for group in scale.groups}
-    verdicts = decide(fig3.claims(results[scale.accuracy.name], results[scale.fractions.name]))
+    if study.searches:
+        results["search"] = _read_results(folder, "search")
+    verdicts = decide(study.claims(results[scale.accuracy.name], results[scale.fractions.name]))
     folder.write_json("claims.json", [_verdict_json(verdict) for verdict in verdicts])
     with _doing(console, "drawing the figures"):
         page = make_page(
+            study,
             scale,
             request.dataset,
             results,
@@ -146,6 +222,21 @@ def report(path: Path, console: Any) -> Page:
     return write_report(read_run_folder(path), console)
 
 
+def _run_search(
+    folder: RunFolder,
+    request: Request,
+    dataset: Dataset,
+    group: Group,
+    pool: Executor | None,
+    stop: StopFlag,
+    console: Any,
+) -> xr.Dataset:
+    penalties = search.candidates(request.scale, request.seed)
+    units = search.search_units(penalties, dataset, group, request.seed)
+    trained = _run(folder, units, pool, stop, console, f"searching among {len(units)} penalties")
+    return search.search_results(penalties, trained)
+
+
 def _run_group(
     folder: RunFolder,
     families: Sequence[Family],
@@ -164,6 +255,8 @@ def _run_group(
     for family, units in training:
         mine, blocks = blocks[: len(units)], blocks[len(units) :]
         trained[family.architecture] = xr.concat(mine, "seed")
+    if not group.spectrum_epochs:
+        return collect(families, trained, {})
     work = [spectrum_units(family, trained[family.architecture]) for family in families]
     # The architectures in turn: workers then compile different programs at the same time, and
     # find each other's in the cache they share.
@@ -172,7 +265,7 @@ def _run_group(
     spectra = {
         family.architecture: found[index :: len(families)] for index, family in enumerate(families)
     }
-    return fig3.collect(families, trained, spectra)
+    return collect(families, trained, spectra)
 
 
 def _run(
@@ -244,27 +337,48 @@ def _doing(console: Any, what: str) -> Iterator[None]:
         yield
 
 
-def _read_request(folder: RunFolder) -> tuple[Request, Scale]:
-    # The recorded scale, not the one of that name today: a report tells what was run.
+def _read_request(folder: RunFolder) -> Request:
     try:
         request = Request(**folder.config["request"])
         EXPERIMENTS[request.experiment]
-        return request, scale_from_json(folder.config["scale"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{folder.path / 'config.json'} does not say which experiment was run; it was made by "
-            "another program, or changed by hand"
-        ) from error
+        raise _foreign(folder) from error
+    return request
+
+
+def _read_scale(folder: RunFolder) -> Scale:
+    # The recorded scale, not the one of that name today: a report tells what was run.
+    try:
+        return scale_from_json(folder.config["scale"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _foreign(folder) from error
+
+
+def _foreign(folder: RunFolder) -> InputError:
+    return InputError(
+        f"{folder.path / 'config.json'} does not say which experiment was run; it was made by "
+        "another program, or changed by hand"
+    )
 
 
 def _read_results(folder: RunFolder, name: str) -> xr.Dataset:
     results = folder.read_dataset(f"results-{name}.nc")
     if results is None:
-        raise InputError(
-            f"the run in {folder.path} is not finished; continue it with landscape reproduce … "
-            f"--out {folder.path} --resume"
-        )
+        raise _unfinished(folder)
     return results
+
+
+def _unfinished(folder: RunFolder) -> InputError:
+    return InputError(
+        f"the run in {folder.path} is not finished; continue it with landscape reproduce … "
+        f"--out {folder.path} --resume"
+    )
+
+
+def _note_timing(folder: RunFolder, seconds: float) -> None:
+    finished = time.strftime("%Y-%m-%d")
+    record = {"seconds_of_last_start": round(seconds, 1), "finished": finished}
+    folder.write_json("timing.json", record)
 
 
 def _read_seconds(folder: RunFolder) -> float | None:
@@ -288,6 +402,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "effect": number(verdict.effect),
         "interval": [number(verdict.lower), number(verdict.upper)],
         "p_holm": number(verdict.p_value),
+        "unit": verdict.claim.unit,
         "pairs": verdict.num_pairs,
         "status": verdict.status,
         "obstacle": verdict.claim.obstacle,

@@ -45,6 +45,9 @@ class Group:
         Lanczos steps for each of the spectrum epochs, one probe.
     chunk_size
         Examples per chunk of a Hessian product; None linearises all at once.
+    measure_epochs
+        When the distances from singularities and the gradients of activities are taken; by default
+        after 0, 1 and 2 epochs and after every tenth part of the training.
     """
 
     name: str
@@ -61,6 +64,13 @@ class Group:
     spectrum_images: tuple[int | None, ...]
     num_steps: tuple[int, ...]
     chunk_size: int | None = None
+    measure_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.measure_epochs:
+            tenths = {round(part * self.epochs / 10) for part in range(11)}
+            first = {epoch for epoch in (0, 1, 2) if epoch <= self.epochs}
+            object.__setattr__(self, "measure_epochs", tuple(sorted(first | tenths)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +105,16 @@ SCALES = ("smoke", "laptop", "paper")
 _RATE = 5e-4
 
 
-def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
-    """The groups of the comparison of plain, residual and hyper-residual networks.
+def make_scale(
+    name: str,
+    dataset: str,
+    seeds: int | None,
+    *,
+    depth: int = 20,
+    epochs: int | None = None,
+    spectra: bool = True,
+) -> Scale:
+    """The groups of an experiment.
 
     Parameters
     ----------
@@ -106,6 +124,12 @@ def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
         Name of a data set.
     seeds
         Networks per architecture; None takes the scale's.
+    depth
+        Hidden layers; at the smoke scale 4 whatever is asked for.
+    epochs
+        Of the training; None takes the scale's.
+    spectra
+        Whether curvature is taken.
 
     Raises
     ------
@@ -121,14 +145,20 @@ def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
         raise InputError(
             "the paper scale needs 50,000 images; choose --dataset cifar100 or cifar10"
         )
-    scale = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](digits)
+    scale = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](digits, depth)
     if dataset != "cifar100":
         other = (f"{dataset} instead of CIFAR-100", *scale.deviations)
         scale = dataclasses.replace(scale, deviations=other)
-    if seeds is None:
-        return scale
+    changes: dict[str, Any] = {}
+    if not spectra:
+        changes = {"spectrum_epochs": (), "spectrum_images": (), "num_steps": ()}
+        scale = dataclasses.replace(scale, fractions=scale.accuracy)
+    if epochs is not None:
+        changes |= {"epochs": epochs, "measure_epochs": ()}
+    if seeds is not None:
+        changes["seeds"] = seeds
     accuracy, fractions = (
-        dataclasses.replace(g, seeds=seeds, block=min(g.block, seeds))
+        dataclasses.replace(g, **changes, block=min(g.block, seeds or g.seeds))
         for g in (scale.accuracy, scale.fractions)
     )
     return dataclasses.replace(scale, accuracy=accuracy, fractions=fractions)
@@ -136,23 +166,23 @@ def fig3_scale(name: str, dataset: str, seeds: int | None) -> Scale:
 
 def scale_from_json(record: Mapping[str, Any]) -> Scale:
     """A scale from its JSON form, as a run folder records it."""
-
-    def group(values: Mapping[str, Any]) -> Group:
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return Group(**fields)
-
     return Scale(
         record["name"],
-        group(record["accuracy"]),
-        group(record["fractions"]),
+        group_from_json(record["accuracy"]),
+        group_from_json(record["fractions"]),
         tuple(record["deviations"]),
     )
 
 
-def _smoke(digits: bool) -> Scale:
+def group_from_json(record: Mapping[str, Any]) -> Group:
+    """A group from its JSON form."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
+    return Group(**fields)
+
+
+def _smoke(digits: bool, depth: int) -> Scale:
     group = Group(
         name="small", depth=4, width=8, pooled=None if digits else 8, num_images=200, epochs=10,
         batch_size=2, learning_rate=_RATE, seeds=2, block=2, spectrum_epochs=(0, 10),
@@ -166,19 +196,21 @@ def _smoke(digits: bool) -> Scale:
     )  # fmt: skip
 
 
-def _laptop(digits: bool) -> Scale:
+def _laptop(digits: bool, depth: int) -> Scale:
     if digits:
+        # Deeper networks are narrower, so that there are enough data for a verdict on fractions.
+        width = 16 if depth <= 20 else 14
         group = Group(
-            name="digits", depth=20, width=16, pooled=None, num_images=None, epochs=100,
+            name="digits", depth=depth, width=width, pooled=None, num_images=None, epochs=100,
             batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 50, 100),
             spectrum_images=(None,), num_steps=(100, 100, 600),
         )  # fmt: skip
         return Scale(
             "laptop", group, group,
-            ("width 16 instead of 128, batches of 18 (1 % of the "
+            (f"width {width} instead of 128, batches of 18 (1 % of the "
              "images, as in the standard protocol)",),
         )  # fmt: skip
-    common = {"depth": 20, "num_images": 10_000, "epochs": 100, "batch_size": 100,
+    common = {"depth": depth, "num_images": 10_000, "epochs": 100, "batch_size": 100,
               "learning_rate": _RATE, "seeds": 3}  # fmt: skip
     wide = Group(
         name="wide", width=128, pooled=None, block=1, spectrum_epochs=(100,),
@@ -197,10 +229,10 @@ def _laptop(digits: bool) -> Scale:
     )  # fmt: skip
 
 
-def _paper(digits: bool) -> Scale:
+def _paper(digits: bool, depth: int) -> Scale:
     group = Group(
-        name="wide", depth=20, width=128, pooled=None, num_images=None, epochs=100, batch_size=500,
-        learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 30, 100),
+        name="wide", depth=depth, width=128, pooled=None, num_images=None, epochs=100,
+        batch_size=500, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 30, 100),
         spectrum_images=(2_000, 10_000, None), num_steps=(400, 400, 400, 400), chunk_size=5_000,
     )  # fmt: skip
     return Scale("paper", group, group, ())

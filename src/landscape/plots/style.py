@@ -1,7 +1,8 @@
 """One look for every figure: a colour, a dash and a marker per architecture.
 
 Colours are those of M. Okabe and K. Ito, *Color Universal Design* (2008), told apart by readers
-with any common colour vision; dashes and markers keep them apart in black and white.
+with any common colour vision; dashes and markers keep them apart in black and white. Series that
+are named by a number have the colours of Matplotlib's viridis, from dark to light.
 """
 
 from __future__ import annotations
@@ -25,8 +26,20 @@ LOOKS = {
     "plain": Look("#D55E00", "-", "o"),
     "residual": Look("#0072B2", (0, (5, 2)), "s"),
     "hyper-residual": Look("#009E73", (0, (1, 1)), "^"),
+    "malicious": Look("#CC79A7", "-.", "D"),
+    "orthogonal": Look("#56B4E9", (0, (3, 1, 1, 1)), "v"),
+    "BiasReg": Look("#E69F00", "-.", "P"),
+    "BiasReg+BN": Look("#000000", (0, (3, 1, 1, 1)), "X"),
+    "BiasL2Reg": Look("#56B4E9", (0, (1, 1)), "v"),
+    "worst": Look("#D55E00", "-", "o"),
+    "best": Look("#0072B2", (0, (5, 2)), "s"),
 }
-_OTHERS = (Look("#CC79A7", "-.", "D"), Look("#56B4E9", (0, (3, 1, 1, 1)), "v"))
+_COLORS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c120")
+_DASHES = ("-", (0, (5, 2)), "-.", (0, (1, 1)))
+_OTHERS = tuple(
+    Look(color, _DASHES[place % 4], marker)
+    for place, (color, marker) in enumerate(zip(_COLORS, "osD^vPX*", strict=True))
+)
 
 
 def look(name: str, index: int = 0) -> Look:

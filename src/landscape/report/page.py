@@ -80,6 +80,34 @@ class Page:
         body.append("</footer>")
         return _DOCUMENT.format(title=html.escape(self.title), style=_STYLE, body="\n".join(body))
 
+    def to_markdown(self, pictures: str, level: int = 1) -> tuple[str, dict[str, bytes]]:
+        """Text in Markdown, and the pictures that it shows, by name.
+
+        Parameters
+        ----------
+        pictures
+            What the pictures' names begin with, such as ``"results/fig3"``.
+        level
+            Of the title's heading.
+
+        Returns
+        -------
+        The text, and PNG bytes for each file that it names.
+        """
+        mark = "#" * level
+        files: dict[str, bytes] = {}
+        lines = [f"{mark} {self.title}", *self.lead]
+        for part in self.parts:
+            lines.append(f"{mark}# {part.title}")
+            if isinstance(part, Table):
+                lines += [_table_markdown(part), *([part.note] if part.note else [])]
+            else:
+                name = f"{pictures}-{len(files) + 1}.png"
+                files[name] = part.png
+                lines += [f"![{part.title}]({name})", part.caption]
+        lines += [f"*{text}*" for text in self.footer]
+        return "\n\n".join(lines) + "\n", files
+
     def show(self, console: Any) -> None:
         """Print title, lead and tables to a ``rich`` console."""
         from rich.markup import escape
@@ -110,6 +138,15 @@ def _table_html(table: Table) -> str:
         f"<section><h2>{html.escape(table.title)}</h2><div class=scroll><table><thead><tr>{head}"
         f"</tr></thead><tbody>\n{rows}\n</tbody></table></div>{note}</section>"
     )
+
+
+def _table_markdown(table: Table) -> str:
+    def row(cells: Sequence[str]) -> str:
+        # A bar would end the cell.
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "---|" * len(table.columns)
+    return "\n".join([row(table.columns), rule, *(row(cells) for cells in table.rows)])
 
 
 def _picture_html(picture: Picture) -> str:

@@ -3,13 +3,15 @@ import pytest
 import xarray as xr
 
 from landscape.experiments.claims import decide
-from landscape.experiments.fig3 import EPSILONS, FRACTIONS, RELATIVE, claims
-from landscape.experiments.fig3_report import make_page
-from landscape.experiments.networks import ARCHITECTURES
-from landscape.experiments.scales import fig3_scale
+from landscape.experiments.collect import EPSILONS, FRACTIONS, RELATIVE
+from landscape.experiments.fig3 import STUDY, claims
+from landscape.experiments.networks import MEASURES
+from landscape.experiments.scales import make_scale
+from landscape.experiments.study_page import make_page
+from landscape.experiments.variants import STANDARD
 from landscape.report import Picture, Table
 
-SCALE = fig3_scale("laptop", "cifar100", None)
+SCALE = make_scale("laptop", "cifar100", None)
 ENVIRONMENT = {"landscape": "9.9", "python": "3.99", "cores": 2, "devices": ["cpu"]}
 
 
@@ -17,7 +19,8 @@ def planted(group, num_parameters, images):
     """Smooth made-up results of a group, with every axis that a page reads."""
     rng = np.random.default_rng(0)
     epochs, spectra = np.arange(group.epochs + 1), list(group.spectrum_epochs)
-    networks = (len(ARCHITECTURES), group.seeds)
+    networks = (len(STANDARD), group.seeds)
+    measured = (*networks, len(group.measure_epochs))
     shape = (*networks, len(spectra), len(images))
     where = ("architecture", "seed", "spectrum_epoch", "images")
     level = np.array([0.6, 0.4, 0.2])[:, None, None, None] + rng.normal(0, 0.01, shape)
@@ -27,6 +30,7 @@ def planted(group, num_parameters, images):
         values[f"{kind}_upper"] = level + 0.05
         values[f"{kind}_stderr"] = np.full(shape, 0.004)
     values["norm"], values["noise_floor"] = np.full(shape, 30.0), np.full(shape, 4e-6)
+    values["mixture"], values["mixture_fits"] = np.full(shape, 0.3), np.ones(shape)
     grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
     history = np.linspace(0.1, 0.9, len(epochs)) + 0.01 * rng.normal(size=(*networks, 1))
     return xr.Dataset(
@@ -43,11 +47,15 @@ def planted(group, num_parameters, images):
                 )
             },
             "density": ((*where, "eigenvalue"), np.full((*shape, len(grid)), 0.05)),
+            **{
+                name: (("architecture", "seed", "measure_epoch"), rng.random(measured))
+                for name in MEASURES
+            },
         },
         coords={
-            "architecture": list(ARCHITECTURES), "seed": np.arange(group.seeds), "epoch": epochs,
+            "architecture": list(STANDARD), "seed": np.arange(group.seeds), "epoch": epochs,
             "spectrum_epoch": spectra, "images": images, "eps": EPSILONS, "relative": RELATIVE,
-            "eigenvalue": grid,
+            "eigenvalue": grid, "measure_epoch": list(group.measure_epochs),
         },
         attrs={"num_parameters": num_parameters, "num_classes": 20, "num_examples": 10_000},
     )  # fmt: skip
@@ -65,7 +73,7 @@ def two_groups(tmp_path_factory):
     results = {SCALE.accuracy.name: wide, SCALE.fractions.name: pooled}
     verdicts = decide(claims(wide, pooled))
     figures = tmp_path_factory.mktemp("figures")
-    page = make_page(SCALE, "cifar100", results, verdicts, figures, [ENVIRONMENT], 90.0)
+    page = make_page(STUDY, SCALE, "cifar100", results, verdicts, figures, [ENVIRONMENT], 90.0)
     return page, verdicts, figures
 
 
@@ -78,7 +86,7 @@ def test_every_figure_is_kept_as_png_and_pdf_and_shown(two_groups):
     pictures = [part.png for part in page.parts if isinstance(part, Picture)]
     kept = sorted(path.read_bytes() for path in figures.glob("*.png"))
     assert sorted(pictures) == kept
-    assert len(kept) == 4
+    assert len(kept) == 5
     assert {path.stem for path in figures.glob("*.pdf")} == {
         path.stem for path in figures.glob("*.png")
     }

@@ -1,0 +1,142 @@
+"""Plain networks of other seeds: what sets the worst apart from the best.
+
+After figure 4 of A. E. Orhan and X. Pitkow, *Skip Connections Eliminate Singularities*, ICLR 2018:
+of many plain networks the ten that train worst are compared with the ten that train best, by mean
+training accuracy. Claims: the worst are more degenerate, have smaller incoming weights, a larger
+overlap and a larger share of variance in three directions. Of fewer than 40 networks a quarter
+stands on each side; measures are means over the epochs at which they are taken, the first left out.
+Both choices are ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from landscape.experiments.claims import Claim
+from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
+from landscape.experiments.pictures import MEASURE_LABELS, fraction_curves, one_legend, overview
+from landscape.experiments.study import Drawn, Study
+from landscape.experiments.variants import PLAIN
+from landscape.plots import look, plot_through_training
+from landscape.plots.style import tidy
+
+MOST = 10
+
+
+def extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the networks that train worst, and of those that train best."""
+    order = np.argsort(through_training(results).values[0], kind="stable")
+    count = min(MOST, max(1, len(order) // 4))
+    return order[:count], order[::-1][:count]
+
+
+def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
+    """Worst against best; fractions by the accuracy of the networks they belong to."""
+
+    def claim(
+        name: str, results: xr.Dataset, values: xr.DataArray, more: str, obstacle: str, unit: str
+    ) -> Claim:
+        worst, best = (values.values[0][side] for side in extremes(results))
+        larger, smaller = (worst, best) if more == "worst" else (best, worst)
+        less = "best" if more == "worst" else "worst"
+        text = f"{name} of the {more} networks is larger than that of the {less}"
+        return Claim(
+            f"{name}: {more} > {less}", text, larger, smaller, obstacle, paired=False, unit=unit
+        )
+
+    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
+    measured = accuracy.isel(measure_epoch=slice(1, None)).mean("measure_epoch")
+    return [
+        claim("degenerate fraction", fractions, last, "worst", too_few_data(fractions), "points"),
+        claim("incoming norm", accuracy, measured["incoming_norm"], "best", "", "norm"),
+        claim("overlap", accuracy, measured["correlation"], "worst", "", "correlation"),
+        claim("top-three share", accuracy, measured["top_share"], "worst", "", "points"),
+    ]
+
+
+def sides(results: xr.Dataset) -> xr.Dataset:
+    """The same with the worst and the best as two architectures, their seeds renumbered."""
+    parts = [
+        results.isel(seed=side).assign_coords(seed=np.arange(len(side)))
+        for side in extremes(results)
+    ]
+    whole = xr.concat(parts, "architecture")
+    return whole.assign_coords(architecture=["worst", "best"]).assign_attrs(results.attrs)
+
+
+def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
+    """Worst and best through training, all networks one by one, and f(ε)."""
+    return [
+        overview(sides(accuracy), sides(fractions)),
+        _through_training(sides(accuracy)),
+        _one_by_one(accuracy, fractions),
+        fraction_curves(sides(fractions)),
+    ]
+
+
+def _through_training(results: xr.Dataset) -> Drawn:
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    names = ("incoming_norm", "correlation", "top_share")
+    panels = figure.subplots(1, 3)
+    for ax, name in zip(panels, names, strict=True):
+        label = MEASURE_LABELS[name]
+        along = results[name].rename(measure_epoch="epoch")
+        plot_through_training(along, ax=ax, percent=label.endswith("(%)"))
+        ax.set_ylabel(label)
+    one_legend(figure, panels[0])
+    return Drawn(
+        "distances",
+        "How near the singularities",
+        "The networks that train worst and those that train best. Left: elimination (small norms "
+        "are near). Middle: overlap. Right: linear dependence. Bands: 95 % intervals of the mean.",
+        figure,
+    )
+
+
+def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
+    """Every network: its accuracy against its fraction and its distances."""
+    measured = accuracy.isel(measure_epoch=slice(1, None)).mean("measure_epoch")
+    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
+    columns = [
+        (fractions, 100 * last.values[0], f"eigenvalues with |λ| ≤ {EPS:g} (%)"),
+        (accuracy, measured["incoming_norm"].values[0], MEASURE_LABELS["incoming_norm"]),
+        (accuracy, measured["correlation"].values[0], MEASURE_LABELS["correlation"]),
+        (accuracy, 100 * measured["top_share"].values[0], MEASURE_LABELS["top_share"]),
+    ]
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for ax, (results, values, label) in zip(panels, columns, strict=True):
+        tidy(ax)
+        reached = 100 * through_training(results).values[0]
+        worst, best = extremes(results)
+        middle = np.setdiff1d(np.arange(len(reached)), np.concatenate([worst, best]))
+        for index, (name, side) in enumerate((("worst", worst), ("best", best))):
+            style = look(name, index)
+            ax.plot(values[side], reached[side], style.marker, color=style.color, label=name)
+        ax.plot(values[middle], reached[middle], ".", color="0.6", label="others")
+        ax.set_xlabel(label)
+    panels[0].set_ylabel("training accuracy, mean (%)")
+    one_legend(figure, panels[0])
+    return Drawn(
+        "networks",
+        "Network by network",
+        "Mean training accuracy against the degenerate fraction at the last epoch and against the "
+        "means of the measures through training; each point is a network.",
+        figure,
+    )
+
+
+STUDY = Study(
+    name="fig4",
+    summary="many plain networks: the worst against the best",
+    title="The worst and the best of many plain networks",
+    question="Are plain networks that train badly nearer to singularities than those that train "
+    "well?",
+    variants=lambda group, penalty: {"plain": PLAIN},
+    claims=claims,
+    pictures=pictures,
+    depth=30,
+    seeds={"smoke": 8, "laptop": 40, "paper": 100},
+)

@@ -1,0 +1,65 @@
+"""Residual networks whose initial weights undo the skip.
+
+After figure 5 of A. E. Orhan and X. Pitkow, *Skip Connections Eliminate Singularities*, ICLR 2018.
+With the identity subtracted from every hidden kernel the network starts near the ghosts of the
+singularities. Claims: such networks train only slightly worse than residual ones (a gap of at most
+a quarter of that between residual and plain), and far better than plain ones.
+"""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from landscape.experiments.claims import Claim
+from landscape.experiments.collect import through_training
+from landscape.experiments.pictures import densities, distances, fraction_curves, overview
+from landscape.experiments.study import Drawn, Study
+from landscape.experiments.variants import MALICIOUS, PLAIN, RESIDUAL
+
+# A gap up to this share of the one between residual and plain networks is slight.
+SLIGHT = 0.25
+
+
+def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
+    """By mean training accuracy, seed by seed."""
+    reached = through_training(accuracy)
+    plain, residual, malicious = (
+        reached.sel(architecture=name).values for name in ("plain", "residual", "malicious")
+    )
+    return [
+        Claim(
+            "accuracy: malicious only slightly below residual",
+            "residual − malicious is less than a quarter of residual − plain",
+            SLIGHT * (residual - plain),
+            residual - malicious,
+        ),
+        Claim(
+            "accuracy: malicious > plain",
+            "mean training accuracy through training is higher in spite of the initialisation",
+            malicious,
+            plain,
+        ),
+    ]
+
+
+def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
+    """Through training, f(ε), densities, distances."""
+    return [
+        overview(accuracy, fractions),
+        fraction_curves(fractions),
+        densities(fractions),
+        distances(accuracy),
+    ]
+
+
+STUDY = Study(
+    name="fig5",
+    summary="residual networks that start with their skips undone",
+    title="Malicious initialisation",
+    question="Do skips help because of where training starts, or because of where it can go?",
+    variants=lambda group, penalty: {
+        "plain": PLAIN, "residual": RESIDUAL, "malicious": MALICIOUS,
+    },
+    claims=claims,
+    pictures=pictures,
+)  # fmt: skip

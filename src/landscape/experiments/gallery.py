@@ -1,0 +1,72 @@
+"""One page of many runs: every verdict first, then each run's figures and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import InputError
+from landscape.experiments.reproduce import report
+from landscape.report import Page, Table
+from landscape.runs import read_run_folder, write_atomically
+
+_HEAD = """# Results
+
+Made from run folders by `landscape results`; nothing here is typed by hand. What the experiments
+are, how claims are decided, what differs from the paper: [experiments](experiments.md)."""
+
+
+def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
+    """Write the page and its pictures.
+
+    Parameters
+    ----------
+    folders
+        Finished run folders.
+    out
+        Markdown file; pictures go into a folder beside it that has its name.
+    console
+        For the progress of the reports, which are written anew.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one is no finished run.
+    """
+    if not folders:
+        raise InputError("name at least one run folder")
+    verdicts, sections = [], []
+    for number, path in enumerate(folders):
+        page = report(path, console)
+        text, files = page.to_markdown(f"{out.stem}/{number:02d}-{path.name}", level=2)
+        for name, content in files.items():
+            write_atomically(out.parent / name, content)
+        claims = json.loads((path / "claims.json").read_text())
+        verdicts += [_verdict(read_run_folder(path).config["request"], one) for one in claims]
+        finished = json.loads((path / "timing.json").read_text()).get("finished", "unknown")
+        sections.append(f"{text.strip()}\n\n*Finished: {finished}.*")
+    columns = ("experiment", "data", "scale", "claim", "effect", "95 % interval", "verdict")
+    note = "Effects in the unit of the claim; accuracies and fractions in points of a hundred."
+    summary = Page("Every claim", [], [Table("Verdicts", columns, verdicts, note)], [])
+    lines = [_HEAD, summary.to_markdown("", level=2)[0], *sections]
+    write_atomically(out, "\n\n".join(line.strip() for line in lines).encode() + b"\n")
+
+
+def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:
+    factor = 100 if claim["unit"] == "points" else 1
+
+    def told(value: float | None) -> str:
+        return "—" if value is None else f"{factor * value:+.3g}"
+
+    low, high = (told(value) for value in claim["interval"])
+    return (
+        request["experiment"],
+        request["dataset"],
+        request["scale"],
+        claim["claim"],
+        told(claim["effect"]),
+        "—" if low == "—" else f"[{low}, {high}]",
+        claim["status"] + (f" ({claim['obstacle']})" if claim["obstacle"] else ""),
+    )

@@ -1,0 +1,315 @@
+"""The page of a study: figures, tables and verdicts from collected results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.experiments.claims import MIN_PAIRS, Verdict
+from landscape.experiments.collect import ENOUGH_DATA, EPS, WIDEST, data_ratio, resolved
+from landscape.experiments.inquiry import Inquiry
+from landscape.experiments.pictures import against_images
+from landscape.experiments.scales import Group, Scale
+from landscape.experiments.study import Drawn, Study
+from landscape.plots import mean_interval
+from landscape.report import Page, Picture, Table
+from landscape.runs import write_atomically
+
+
+def make_page(
+    study: Study,
+    scale: Scale,
+    dataset: str,
+    results: Mapping[str, xr.Dataset],
+    verdicts: Sequence[Verdict],
+    figures: Path,
+    environments: Sequence[Mapping[str, Any]],
+    seconds: float | None,
+) -> Page:
+    """Draw the figures, keep them in a folder as PNG and PDF, and compose the page.
+
+    Parameters
+    ----------
+    study, scale, dataset
+        What was run.
+    results
+        Collected results by group name; ``"search"`` if a penalty was searched for.
+    verdicts
+        Of the study's claims.
+    figures
+        Folder for the figure files.
+    environments
+        Versions and machine of every start.
+    seconds
+        Duration of the run; None if unknown.
+    """
+    accuracy, fractions = results[scale.accuracy.name], results[scale.fractions.name]
+    shown = [
+        Picture(drawn.title, drawn.caption, _save(drawn, study, figures))
+        for drawn in study.pictures(accuracy, fractions)
+    ]
+    groups = {group.name: results[group.name] for group in scale.groups}
+    parts: list[Table | Picture] = [
+        _claims_table(verdicts), *shown[:1], _networks_table(groups), *shown[1:]
+    ]  # fmt: skip
+    if study.spectra:
+        parts.append(_fractions_table(fractions))
+    if scale.accuracy != scale.fractions and study.spectra:
+        drawn = against_images(accuracy)
+        picture = Picture(drawn.title, drawn.caption, _save(drawn, study, figures))
+        parts += [picture, _fractions_table(accuracy)]
+    if study.searches:
+        parts.append(_search_table(results["search"]))
+    return Page(
+        title=f"{study.title} on {dataset} ({scale.name} scale)",
+        lead=_lead(study, scale, fractions, verdicts),
+        parts=parts,
+        footer=_footer(study, scale, environments, seconds),
+    )
+
+
+def inquiry_page(
+    inquiry: Inquiry,
+    scale: str,
+    results: xr.Dataset,
+    verdicts: Sequence[Verdict],
+    figures: Path,
+    environments: Sequence[Mapping[str, Any]],
+    seconds: float | None,
+) -> Page:
+    """The same of an inquiry, at a scale of that name."""
+    parts: list[Table | Picture] = [_claims_table(verdicts)] if verdicts else []
+    parts += [
+        Picture(drawn.title, drawn.caption, _save(drawn, inquiry, figures))
+        for drawn in inquiry.pictures(results)
+    ]
+    parts += inquiry.tables(results)
+    return Page(
+        title=f"{inquiry.title} ({scale} scale)",
+        lead=[f"{inquiry.question} {_counted(verdicts)}."],
+        parts=parts,
+        footer=[*inquiry.protocol, _made(environments, seconds)],
+    )
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    counts = {
+        status: sum(verdict.status == status for verdict in verdicts)
+        for status in ("holds", "fails", "undecided", "no verdict")
+    }
+    return (
+        f"Of {len(verdicts)} claims, {counts['holds']} hold, {counts['fails']} fail, "
+        f"{counts['undecided']} are undecided"
+        + (f", {counts['no verdict']} get no verdict" if counts["no verdict"] else "")
+    )
+
+
+def _made(environments: Sequence[Mapping[str, Any]], seconds: float | None) -> str:
+    made = "; continued with ".join(
+        ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str))
+        + f"; {environment.get('cores')} cores"
+        for environment in environments
+    )
+    duration = f"; {seconds / 60:.1f} minutes" if seconds is not None else ""
+    return f"Made with {made}{duration}."
+
+
+def _lead(
+    study: Study, scale: Scale, fractions: xr.Dataset, verdicts: Sequence[Verdict]
+) -> list[str]:
+    ask = f"{study.question} {_counted(verdicts)} ({scale.accuracy.seeds} seeds per architecture)."
+    if not study.spectra:
+        return [ask]
+    ratio = data_ratio(fractions)
+    enough = "enough" if ratio >= ENOUGH_DATA else "not enough"
+    return [
+        ask,
+        f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
+        f"C = {fractions.attrs['num_classes']} classes, for networks of "
+        f"P = {fractions.attrs['num_parameters']:,} parameters: N(C−1)/P = {ratio:.2f}, {enough} "
+        f"data for a verdict on fractions (at least {ENOUGH_DATA:g}). Everything is of this batch.",
+    ]
+
+
+def _footer(
+    study: Study, scale: Scale, environments: Sequence[Mapping[str, Any]], seconds: float | None
+) -> list[str]:
+    group = scale.fractions
+    deviations = "; ".join(scale.deviations) or "none"
+    return [
+        "Protocol: Adam, learning rate "
+        f"{group.learning_rate:g}, batches of {group.batch_size}, {group.epochs} epochs, Glorot "
+        "normal weights, zero biases, inputs standardised per channel. Deviations from the "
+        f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
+        *([_about_spectra(group)] if study.spectra else []),
+        "Verdicts: Student's t over seeds at 95 %, paired, or of two groups Welch's, with Holm's "
+        f"correction within the figure; fewer than {MIN_PAIRS} pairs give none.",
+        "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",
+        _made(environments, seconds),
+    ]
+
+
+def _about_spectra(group: Group) -> str:
+    return (
+        f"Spectra: Hessian of the training loss in float32, {_listed(group.num_steps)} Lanczos "
+        f"steps at epochs {_listed(group.spectrum_epochs)}, partial reorthogonalisation, one "
+        "Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the probe's own "
+        "measure (Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more steps are "
+        "needed."
+    )
+
+
+def _claims_table(verdicts: Sequence[Verdict]) -> Table:
+    rows = []
+    for verdict in verdicts:
+        points = verdict.claim.unit == "points"
+        factor, form = (100, "+.2f") if points else (1, "+.3g")
+        effect, lower, upper = (
+            format(factor * value, form) for value in (verdict.effect, verdict.lower, verdict.upper)
+        )
+        rows.append(
+            (
+                verdict.claim.name,
+                effect if np.isfinite(verdict.effect) else "—",
+                f"[{lower}, {upper}]" if np.isfinite(verdict.lower) else "—",
+                verdict.claim.unit,
+                f"{verdict.p_value:.2g}" if np.isfinite(verdict.p_value) else "—",
+                str(verdict.num_pairs),
+                verdict.status + (f" ({verdict.claim.obstacle})" if verdict.claim.obstacle else ""),
+            )
+        )
+    return Table(
+        "Claims",
+        ("claim", "effect", "95 % interval", "unit", "p (Holm)", "pairs", "verdict"),
+        rows,
+        "Effect: mean difference of the left and the right side over seeds; points are hundredths. "
+        "At matched training loss: at the highest of the architectures' final losses, "
+        "interpolated between the epochs with spectra. A pair counts if both fractions are "
+        f"resolved: above the noise floor, certified to within {100 * WIDEST:.0f} points. "
+        "Intervals are each claim's own; verdicts go by Holm's p, so an interval without zero may "
+        "be undecided. “≥” holds if “>” does.",
+    )
+
+
+def _networks_table(results: Mapping[str, xr.Dataset]) -> Table:
+    rows = []
+    for name, dataset in results.items():
+        for architecture in dataset["architecture"].values:
+            part = dataset.sel(architecture=architecture)
+            rows.append(
+                (
+                    name,
+                    str(architecture),
+                    f"{dataset.attrs['num_parameters']:,}",
+                    f"{dataset.attrs['num_examples']:,}",
+                    _percent(part["accuracy"].isel(epoch=slice(1, None)).mean("epoch").values),
+                    _percent(part["accuracy"].isel(epoch=-1).values),
+                    _plus_minus(part["loss"].isel(epoch=-1).values),
+                )
+            )
+    return Table(
+        "Training",
+        ("networks", "architecture", "P", "images", "accuracy, mean through training (%)",
+         "accuracy, last epoch (%)", "training loss, last epoch"),
+        rows,
+        "Mean over seeds ± half-width of its 95 % interval (from three seeds). Loss in nats.",
+    )  # fmt: skip
+
+
+def _fractions_table(results: xr.Dataset) -> Table:
+    rows = []
+    for architecture in results["architecture"].values:
+        for epoch in results["spectrum_epoch"].values:
+            for images in results["images"].values:
+                part = results.sel(architecture=architecture, spectrum_epoch=epoch, images=images)
+                if np.isfinite(part["norm"].values).any():
+                    rows.append((str(architecture), str(epoch), *_fraction_cells(part)))
+    return Table(
+        "Fractions",
+        ("architecture", "epoch", "N", "degenerate (%)", "certified (%)", "negative (%)",
+         "certified (%)", "mixture (%)", "‖H‖", "noise floor"),
+        rows,
+        f"Degenerate: |λ| ≤ {EPS:g}; negative: λ < −{EPS:g}. Mean over seeds ± half-width of its "
+        "95 % interval (from three seeds); certified: means over seeds of the bounds. Not "
+        f"resolved: a certified interval wider than {100 * WIDEST:.0f} points, or a noise floor "
+        f"above {EPS:g}; (k of S) says how many networks remain. More steps, or float64, would "
+        "resolve them. Sampling error of one probe: at most "
+        f"{100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Mixture: the "
+        "degenerate share by Skilling's moments and the mixture that has them, mean over seeds, "
+        "and of how many networks one alone has them; where it does not the weight is no estimate. "
+        "Noise floor: largest over seeds.",
+    )  # fmt: skip
+
+
+def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
+    """One row of the table of fractions, from its N on."""
+    images, norm = int(part["images"]), f"{np.mean(part['norm'].values):.3g}"
+    floor = f"{np.max(part['noise_floor'].values):.0e}"
+    if not np.isfinite(part["degenerate"].values).any():
+        return (f"{images:,}", "below the noise floor", "—", "—", "—", "—", norm, floor)
+    cells = [cell for kind in ("degenerate", "negative") for cell in _estimate_cells(part, kind)]
+    fits = part["mixture_fits"].values
+    mixture = f"{100 * np.nanmean(part['mixture'].values):.1f} ({int(fits.sum())} of {fits.size})"
+    return (f"{images:,}", *cells, mixture, norm, floor)
+
+
+def _estimate_cells(part: xr.Dataset, kind: str) -> tuple[str, str]:
+    """Mean of the resolved estimates of a kind, and the mean certified interval."""
+    estimates = resolved(part, kind).values
+    known = np.isfinite(estimates)
+    some = "" if known.all() else f" ({known.sum()} of {known.size})"
+    interval = (
+        f"[{100 * np.nanmean(part[f'{kind}_lower'].values):.1f}, "
+        f"{100 * np.nanmean(part[f'{kind}_upper'].values):.1f}]"
+    )
+    return (_percent(estimates[known]) + some if known.any() else "not resolved", interval)
+
+
+def _percent(values: np.ndarray) -> str:
+    return _plus_minus(100 * values, "{:.1f}")
+
+
+def _plus_minus(values: np.ndarray, form: str = "{:.3g}") -> str:
+    mean, half = mean_interval(np.asarray(values, float), 0)
+    # From two values Student's interval is 9 standard deviations wide: it says nothing.
+    enough = np.isfinite(values).sum() > 2 and np.isfinite(half)
+    return form.format(mean) + (f" ± {form.format(half)}" if enough else "")
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _search_table(search: xr.Dataset) -> Table:
+    best = int(np.argmax(search["accuracy"].values))
+    rows = [
+        (
+            *(f"{float(search[name][k]):.3g}" for name in ("mean", "std", "strength")),
+            f"{100 * float(search['accuracy'][k]):.2f}",
+            "taken" if k == best else "",
+        )
+        for k in range(search.sizes["candidate"])
+    ]
+    return Table(
+        "The search for the penalty on biases",
+        ("μ", "σ", "λ", "accuracy, mean through training (%)", ""),
+        rows,
+        "One network each, of another seed than those that are compared, for the same epochs.",
+    )
+
+
+def _save(drawn: Drawn, study: Study | Inquiry, figures: Path) -> bytes:
+    """Keep a figure as PNG and PDF; return the PNG."""
+    stem, figure = figures / f"{study.name}-{drawn.name}", drawn.figure
+    content = {}
+    for kind, options in (("png", {"dpi": 150}), ("pdf", {})):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, **options)  # type: ignore[arg-type]
+        content[kind] = stream.getvalue()
+        write_atomically(stem.with_suffix(f".{kind}"), content[kind])
+    return content["png"]

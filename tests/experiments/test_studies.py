@@ -1,0 +1,330 @@
+"""Every study: what it compares, what it claims of planted effects, and a small run."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from landscape.errors import InputError
+from landscape.experiments import fig2, fig4, fig6, fig7, fig9, fig10, search, validation
+from landscape.experiments.claims import decide
+from landscape.experiments.gallery import write_gallery
+from landscape.experiments.networks import MEASURES, Family, prepare
+from landscape.experiments.reproduce import EXPERIMENTS, Request, report, reproduce
+from landscape.experiments.scales import make_scale
+from landscape.experiments.study import Study
+from landscape.training import BiasRegularization
+
+PENALTY = BiasRegularization(1e-3, 0.1, 0.5)
+NAMES = tuple(name for name, study in EXPERIMENTS.items() if isinstance(study, Study))
+
+
+def planted(study, accuracy, fraction, *, seeds=6, **measured):
+    """Results with an accuracy and a fraction for each architecture, and measures if given."""
+    group = study.scale("laptop", "digits", seeds).accuracy
+    names = list(study.variants(group, PENALTY))
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1e-3, (len(names), seeds))
+    epochs, layers, whole = len(group.measure_epochs), group.depth, group.epochs + 1
+    level = np.asarray(accuracy, float).reshape(len(names), -1) + noise
+    spectra = list(group.spectrum_epochs) or [0]
+    where = ("architecture", "seed", "spectrum_epoch", "images")
+    share = np.asarray(fraction, float).reshape(len(names), -1) + noise
+    share = np.broadcast_to(share[..., None, None], (len(names), seeds, len(spectra), 1))
+    values = {name: np.zeros((len(names), seeds)) for name in MEASURES} | measured
+    gradients = values.pop("slope", np.zeros((len(names), seeds))) + noise
+    norms = 10 ** (gradients[..., None, None] * np.arange(layers))
+    return xr.Dataset(
+        {
+            "accuracy": (("architecture", "seed", "epoch"), np.repeat(level[..., None], whole, 2)),
+            "loss": (("architecture", "seed", "epoch"), np.ones((len(names), seeds, whole))),
+            **{
+                name: (
+                    ("architecture", "seed", "measure_epoch"),
+                    np.repeat((np.broadcast_to(v, noise.shape) + noise)[..., None], epochs, 2),
+                )
+                for name, v in values.items()
+            },
+            "gradient_norm": (
+                ("architecture", "seed", "measure_epoch", "layer"),
+                np.broadcast_to(norms, (len(names), seeds, epochs, layers)),
+            ),
+            "degenerate": (where, share),
+            "degenerate_lower": (where, share - 0.05),
+            "degenerate_upper": (where, share + 0.05),
+        },
+        coords={
+            "architecture": names, "seed": np.arange(seeds), "epoch": np.arange(whole),
+            "measure_epoch": list(group.measure_epochs), "layer": np.arange(1, layers + 1),
+            "spectrum_epoch": spectra, "images": [1797],
+        },
+        attrs={"num_parameters": 7_000, "num_classes": 10, "num_examples": 1797},
+    )  # fmt: skip
+
+
+def statuses(study, results):
+    return {v.claim.name: v.status for v in decide(study.claims(results, results))}
+
+
+# Accuracies, fractions and slopes of gradients, in the order of the architectures, as claimed.
+AS_CLAIMED = {
+    "fig3": ([0.5, 0.7, 0.8], [0.6, 0.4, 0.2], None),
+    "fig5": ([0.5, 0.9, 0.88], [0.6, 0.4, 0.4], None),
+    "fig6": ([0.9, 0.8, 0.7, 0.5, 0.5], [0.1, 0.2, 0.3, 0.5, 0.5], None),
+    "fig7": ([0.5, 0.6, 0.7, 0.8, 0.8], [0.5] * 5, [0.1, 0.08, 0.03, 0.0, 0.0]),
+    "fig8": ([0.5, 0.8, 0.84], [0.5] * 3, None),
+    "fig9": ([0.9, 0.8, 0.7, 0.6, 0.5], [0.5] * 5, None),
+    "fig10": ([0.9, 0.8, 0.7, 0.6], [0.5] * 4, [0.0] * 4),
+}
+
+
+@pytest.mark.parametrize("name", AS_CLAIMED)
+def test_claims_hold_where_things_are_as_claimed_and_fail_where_they_are_opposite(name):
+    accuracy, fraction, slope = AS_CLAIMED[name]
+    study = EXPERIMENTS[name]
+    measured = {} if slope is None else {"slope": np.array(slope)[:, None]}
+    if name == "fig8":
+        measured["zero_probability"] = np.array([0.5, 0.4, 0.3])[:, None]
+    found = statuses(study, planted(study, accuracy, fraction, **measured))
+    matched = {k: v for k, v in found.items() if "matched" not in k}
+    assert set(matched.values()) == {"holds"}, matched
+    opposite = {} if slope is None else {"slope": 0.2 - np.array(slope)[:, None]}
+    if name == "fig7":
+        # Rising for all, and steeper with the normalised layer.
+        opposite["slope"] = np.array([-0.1, -0.1, -0.2, 0.1, 0.1])[:, None]
+    if name == "fig8":
+        opposite["zero_probability"] = np.array([0.5, 0.3, 0.4])[:, None]
+    turned = np.array(accuracy)[::-1], np.array(fraction)[::-1]
+    if name == "fig8":
+        turned = [0.7, 0.8, 0.6], fraction
+    if name == "fig6":
+        turned = [0.5, 0.6, 0.7, 0.8, 0.8], turned[1]
+    if name == "fig5":
+        turned = [0.9, 0.88, 0.5], fraction
+    against = statuses(study, planted(study, *turned, **opposite))
+    directional = {k: v for k, v in against.items() if "≈" not in k and "slightly" not in k}
+    directional = {k: v for k, v in directional.items() if "matched" not in k}
+    assert set(directional.values()) == {"fails"}, directional
+
+
+def test_of_many_networks_the_worst_are_compared_with_the_best():
+    study = fig4.STUDY
+    accuracy = np.linspace(0.2, 0.9, 40)
+    near = 1 - accuracy
+    results = planted(
+        study, accuracy, near, seeds=40,
+        incoming_norm=accuracy[None], correlation=near[None], top_share=near[None],
+    )  # fmt: skip
+    worst, best = fig4.extremes(results)
+    assert sorted(worst) == list(range(10))
+    assert sorted(best) == list(range(30, 40))
+    verdicts = decide(study.claims(results, results))
+    assert {v.status for v in verdicts} == {"holds"}
+    assert not any(v.claim.paired for v in verdicts)
+    assert {v.claim.unit for v in verdicts} == {"points", "norm", "correlation"}
+    backwards = planted(
+        study, accuracy, accuracy, seeds=40,
+        incoming_norm=near[None], correlation=accuracy[None], top_share=accuracy[None],
+    )  # fmt: skip
+    assert {v.status for v in decide(study.claims(backwards, backwards))} == {"fails"}
+    few = planted(study, accuracy[:8], near[:8], seeds=8)
+    assert [len(side) for side in fig4.extremes(few)] == [2, 2]
+
+
+def test_too_few_data_give_no_verdict_on_fractions():
+    for name in ("fig4", "fig6"):
+        study = EXPERIMENTS[name]
+        kinds = len(study.variants(study.scale("laptop", "digits", 6).accuracy, PENALTY))
+        results = planted(study, np.linspace(0.4, 0.9, kinds), np.linspace(0.6, 0.1, kinds))
+        results.attrs["num_parameters"] = 20_000
+        found = {k: v for k, v in statuses(study, results).items() if k.startswith("degenerate")}
+        assert set(found.values()) == {"no verdict"}
+
+
+def test_trends_of_gradients_are_slopes_of_their_logarithm():
+    slopes = np.linspace(-0.2, 0.3, 5)[:, None] * np.ones(6)
+    results = planted(fig7.STUDY, [0.5] * 5, [0.5] * 5, slope=slopes)
+    np.testing.assert_allclose(fig7.trends(results).values, slopes, atol=5e-3)
+
+
+def test_levels_are_told_by_the_names():
+    group = fig9.STUDY.scale("laptop", "digits", 1).accuracy
+    assert list(fig9.variants(group, None)) == [f"{count} distinct" for count in (16, 8, 4, 2, 1)]
+    results = planted(fig9.STUDY, [0.5] * 5, [0.5] * 5)
+    assert fig9.distinct_columns(results).tolist() == [16, 8, 4, 2, 1]
+    found = fig10.taus(planted(fig10.STUDY, [0.5] * 4, [0.5] * 4))
+    np.testing.assert_allclose(found * 15, fig10.SPREADS, atol=0.01)
+
+
+def test_the_best_penalty_is_taken_and_strength_alone_shared_with_the_l2_kind():
+    tried = search.candidates("laptop", 3)
+    assert tried == search.candidates("laptop", 3) != search.candidates("laptop", 4)
+    assert all(-1 <= p.mean <= 1 and 0.01 <= p.std <= 1 for p in tried)
+    assert all(1e-5 <= p.strength <= 1e-2 for p in tried)
+    trained = [
+        xr.Dataset({"accuracy": (("seed", "epoch"), [[0.0, accuracy]])})
+        for accuracy in np.random.default_rng(0).permutation(len(tried)) / len(tried)
+    ]
+    results = search.search_results(tried, trained)
+    assert search.best(results) == tried[int(results["accuracy"].argmax())]
+    kinds = fig6.variants(fig6.STUDY.scale("smoke", "digits", 1).accuracy, tried[0])
+    assert kinds["BiasL2Reg"].penalty == BiasRegularization(tried[0].strength)
+    assert kinds["BiasReg+BN"].norm
+    assert kinds["BiasReg"].penalty == tried[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scales_of_a_study(name):
+    study = EXPERIMENTS[name]
+    laptop = study.scale("laptop", "digits", None)
+    assert laptop.accuracy.depth == study.depth
+    assert laptop.accuracy.seeds >= 5
+    if study.spectra:
+        data = prepare("digits", laptop.fractions)
+        family = study.families(data, laptop.fractions, 0, PENALTY)[0]
+        ratio = data.num_examples * (data.num_classes - 1) / family.num_parameters
+        assert ratio >= 2
+    else:
+        assert laptop.accuracy.spectrum_epochs == ()
+    assert study.scale("paper", "cifar100", None).accuracy.width == 128
+    assert study.scale("smoke", "digits", None).accuracy.depth == 4
+
+
+def test_variants_are_told_apart_by_their_inputs():
+    seen = {}
+    for study in (EXPERIMENTS[name] for name in NAMES):
+        group = make_scale("smoke", "digits", None).accuracy
+        data = prepare("digits", group)
+        for name, variant in study.variants(group, PENALTY).items():
+            inputs = json.dumps(Family(name, group, data, 0, variant).inputs, sort_keys=True)
+            assert seen.setdefault(inputs, variant) == variant
+
+
+def small_run(name, folder):
+    """Run an experiment at its smallest; its page."""
+    console = Console(file=io.StringIO(), width=120)
+    return reproduce(Request(name, scale="smoke"), folder, resume=False, console=console, workers=1)
+
+
+@pytest.fixture(scope="module")
+def small_runs(tmp_path_factory):
+    """Folders of two finished runs, the second of a study without spectra."""
+    folders = [tmp_path_factory.mktemp(name) / name for name in ("fig5", "fig9")]
+    for folder in folders:
+        small_run(folder.name, folder)
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "fig3"])
+def test_a_small_run_leaves_results_that_pass_their_invariants(name, small_runs, tmp_path):
+    study = EXPERIMENTS[name]
+    made = {folder.name: folder for folder in small_runs}
+    if name in made:
+        tmp_path = made[name].parent
+        page = report(made[name], Console(file=io.StringIO()))
+    else:
+        page = small_run(name, tmp_path / name)
+    with xr.open_dataset(tmp_path / name / "results-small.nc", engine="h5netcdf") as found:
+        results = found.load()
+    group = study.scale("smoke", "digits", None).accuracy
+    assert results["architecture"].values.tolist() == list(study.variants(group, PENALTY))
+    assert results["gradient_norm"].shape[1:] == (group.seeds, len(group.measure_epochs), 4)
+    assert (results["gradient_norm"] >= 0).all()
+    for share in ("accuracy", "zero_probability", "top_share"):
+        assert ((results[share] >= 0) & (results[share] <= 1 + 1e-6)).all()
+    assert (np.abs(results["correlation"]) <= 1).all()
+    assert (results["incoming_norm"] > 0).all()
+    if study.spectra:
+        assert (results["degenerate_lower"] <= results["degenerate_upper"]).all()
+    assert ("degenerate" in results) == study.spectra
+    claims = json.loads((tmp_path / name / "claims.json").read_text())
+    assert [claim["claim"] for claim in claims] == [
+        claim.name for claim in study.claims(results, results)
+    ]
+    drawn = study.pictures(results, results)
+    figures = {path.name for path in (tmp_path / name / "figures").glob("*.png")}
+    assert figures == {f"{name}-{one.name}.png" for one in drawn}
+    assert study.title in page.title
+    if study.searches:
+        assert page.parts[-1].title == "The search for the penalty on biases"
+        assert len(page.parts[-1].rows) == search.CANDIDATES["smoke"]
+
+
+@pytest.mark.slow
+def test_a_study_that_keeps_no_networks_says_so(small_runs):
+    from landscape.analysis import load_problem
+
+    with pytest.raises(InputError, match="keeps no networks"):
+        load_problem(str(small_runs[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fig2", "validation"])
+def test_a_small_inquiry_leaves_results_that_pass_their_invariants(name, tmp_path):
+    inquiry = EXPERIMENTS[name]
+    page = small_run(name, tmp_path / name)
+    with xr.open_dataset(tmp_path / name / "results.nc", engine="h5netcdf") as found:
+        results = found.load()
+    claims = json.loads((tmp_path / name / "claims.json").read_text())
+    assert [claim["claim"] for claim in claims] == [c.name for c in inquiry.claims(results)]
+    figures = {path.name for path in (tmp_path / name / "figures").glob("*.png")}
+    assert figures == {f"{name}-{one.name}.png" for one in inquiry.pictures(results)}
+    assert page.title.startswith(inquiry.title)
+    if name == "fig2":
+        assert (results["time"] > 0).all()
+        np.testing.assert_allclose(results["followed"], results["closed"], rtol=1e-2)
+        growth = fig2.growth(results)
+        assert float(growth.sel(kind="plain").min()) > 0
+    else:
+        for kind in validation.KINDS:
+            exact = results[f"{kind}_exact"]
+            assert ((exact >= 0) & (exact <= 1)).all()
+            assert (results[f"{kind}_lower"] <= results[f"{kind}_upper"]).all()
+            assert validation.covered(results, kind).mean() > 0.5
+    again = io.StringIO()
+    report(tmp_path / name, Console(file=again, width=120))
+    assert json.loads((tmp_path / name / "claims.json").read_text()) == claims
+
+
+def test_growth_is_the_slope_over_decades():
+    distances = [1e-1, 1e-2, 1e-3]
+    times = 3.0 + 2.0 * np.arange(3) + np.zeros((2, 2, 4, 2, 3))
+    results = xr.Dataset(
+        {"time": (("system", "place", "direction", "kind", "distance"), times)},
+        coords={"distance": distances},
+    )
+    np.testing.assert_allclose(fig2.growth(results), 2.0)
+
+
+def test_exact_shares_are_those_of_the_eigenvalues_and_moments_those_of_the_spectrum():
+    values = np.array([-2.0, -1e-4, 0.0, 5e-4, 1.0, 3.0])
+    moments = validation._moments(values)
+    np.testing.assert_allclose(moments.moments, [np.mean(values**k) for k in (1, 2, 3, 4)])
+
+
+@pytest.mark.slow
+def test_a_gallery_shows_every_verdict_and_figure_of_its_runs(small_runs, tmp_path):
+    console = Console(file=io.StringIO(), width=120)
+    runs = small_runs
+    page = tmp_path / "docs" / "results.md"
+    write_gallery(runs, page, console)
+    text = page.read_text()
+    for run in runs:
+        for claim in json.loads((run / "claims.json").read_text()):
+            assert f"| {claim['claim']} |" in text
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(shown) == sum(len(list((run / "figures").glob("*.png"))) for run in runs)
+    for name in shown:
+        assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"Finished: \d{4}-\d\d-\d\d", text)
+    # Every row of a table has as many cells as its head.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
+        assert len(cells) == 1
+    with pytest.raises(InputError, match="name at least one run folder"):
+        write_gallery([], page, console)
