@@ -17,7 +17,7 @@ from landscape.degeneracy import (
     hidden_layers,
     null_directions,
 )
-from landscape.errors import InputError
+from landscape.errors import InputError, ResourceError
 from landscape.models import MLP, ResNet
 
 RUNS = settings(
@@ -381,3 +381,10 @@ def test_refusals(planted):
         degeneracy_budget(model, params, batch, method="guess")
     with pytest.raises(InputError, match="compared by exact totals"):
         degeneracy_budget(model, params, batch, method="structural", reference=batch)
+
+
+def test_examples_that_do_not_fit_are_refused_with_how_many_would(planted, monkeypatch):
+    model, params, state, batch = planted.network("none", 1)
+    monkeypatch.setattr("landscape.degeneracy.chain.host_memory", lambda: 50_000)
+    with pytest.raises(ResourceError, match=r"on 120 examples takes .*: take at most \d+ examples"):
+        degeneracy_budget(model, params, batch, state=state)

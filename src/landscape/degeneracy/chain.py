@@ -194,13 +194,14 @@ def _structural_increments(
 
 def _expect_room(network: Network, params: Any, state: Any, inputs: Any) -> None:
     """Refuse examples whose effects do not fit in the host's memory."""
-    walk, effects = jax.eval_shape(
-        lambda: (
-            network.run(params, state, inputs[:1], None),
-            network.effects(params, state, inputs[:1]),
-        )
-    )
-    read = [jax.eval_shape(one.rows, x) for one, x in zip(network.maps, walk.inputs, strict=True)]
+    one = inputs[:1]
+
+    def kept() -> tuple[Any, Any]:
+        walk = network.run(params, state, one, None)
+        rows = [a_map.rows(x) for a_map, x in zip(network.maps, walk.inputs, strict=True)]
+        return rows, network.effects(params, state, one)
+
+    read, effects = jax.eval_shape(kept)
     # Each twice: rows with a constant, effects centered.
     each = 2 * sum(array.size * array.dtype.itemsize for array in (*read, *effects))
     total = host_memory()
