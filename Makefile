@@ -4,7 +4,6 @@ VENV ?= .venv
 SCALE ?= laptop
 OUT ?= runs/demo-$(SCALE)
 WORKERS ?= auto
-DEVICE ?= cpu
 
 BIN = $(VENV)/bin
 # pyenv's shims refuse a version that is installed but not selected: select it.
@@ -42,7 +41,7 @@ bench: $(BIN)/.installed  ## the benchmark suite, quick; NAMES="kernels resolve"
 	$(BIN)/python benchmarks/run.py $(NAMES) $(FLAGS)
 
 bench-peers: $(BIN)/.installed  ## others on the same work, each in an environment made here; FLAGS=--quick
-	$(BIN)/python benchmarks/side_by_side.py $(NAMES) $(FLAGS) --out benchmarks/results/$(DEVICE)/peers.json
+	$(BIN)/python benchmarks/side_by_side.py $(NAMES) $(FLAGS)
 
 bench-compare: $(BIN)/.installed  ## two result files side by side: BEFORE=a.json AFTER=b.json
 	@$(BIN)/python benchmarks/compare.py $(BEFORE) $(AFTER)

@@ -3,8 +3,11 @@
     python benchmarks/compare.py before.json after.json
 
 Where a row carries ratios to a reference of its own run, those are compared: seconds of different
-runs are those of different machines, or of one machine at different times. A row has changed if the
-ranges of its repeats do not overlap, and by how much is the ratio of the medians.
+runs are those of different machines, or of one machine at different times. A row has changed if its
+repeats differ by the rank test of H. B. Mann and D. R. Whitney (*On a test of whether one of two
+random variables is stochastically larger than the other*, Ann. Math. Stat. 18, 1947) at 1 % and
+their medians by more than 5 %, which is what two runs of one program differ by on an idle machine;
+fewer than five repeats give no verdict.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from scipy.stats import mannwhitneyu
+
+FEWEST, LEVEL, LEAST = 5, 0.01, 1.05
 
 
 def timed_rows(record: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -41,26 +48,24 @@ def _name(part: Any, number: int) -> str:
     return ", ".join(f"{k} {v}" for k, v in told.items()) or str(number)
 
 
-def measured(row: dict[str, Any]) -> tuple[float, float, float, str]:
-    """Median, lowest and highest of what is compared, and its unit."""
-    ratio = row.get("ratio")
-    if ratio and not math.isclose(ratio["lowest"], ratio["highest"]):
-        return ratio["median"], ratio["lowest"], ratio["highest"], "x"
-    times = row["seconds"]
-    return median(times), min(times), max(times), "s"
+def measured(row: dict[str, Any]) -> tuple[list[float], str]:
+    """What is compared, and its unit: ratios to a reference, unless the row is that."""
+    ratios = row.get("ratios", [])
+    if ratios and not all(math.isclose(ratio, 1) for ratio in ratios):
+        return ratios, "x"
+    return row["seconds"], "s"
 
 
 def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float]:
-    """``"faster"``, ``"slower"`` or ``"within noise"``, and after over before."""
-    old, old_low, old_high, unit = measured(before)
-    new, new_low, new_high, other = measured(after)
+    """``"faster"``, ``"slower"``, ``"within noise"`` or why not, and after over before."""
+    (old, unit), (new, other) = measured(before), measured(after)
     if unit != other:
         return "not comparable", math.nan
-    if new_high < old_low:
-        return "faster", new / old
-    if new_low > old_high:
-        return "slower", new / old
-    return "within noise", new / old
+    ratio = median(new) / median(old)
+    if min(len(old), len(new)) < FEWEST:
+        return "too few repeats", ratio
+    changed = mannwhitneyu(old, new).pvalue < LEVEL and abs(math.log(ratio)) > math.log(LEAST)
+    return ("within noise" if not changed else "faster" if ratio < 1 else "slower"), ratio
 
 
 def main() -> None:
@@ -81,10 +86,11 @@ def main() -> None:
         counts[word] = counts.get(word, 0) + 1
         numbers = []
         for row in (old[path], new[path]):
-            middle, low, high, unit = measured(row)
-            numbers.append(f"{middle:.4g} [{low:.4g}, {high:.4g}] {unit}")
+            values, unit = measured(row)
+            spread = f"[{min(values):.4g}, {max(values):.4g}]"
+            numbers.append(f"{median(values):.4g} {spread} {unit}, n = {len(values)}")
         name = " / ".join(path)
-        print(f"{name:64s} {numbers[0]:28s} {numbers[1]:28s} {ratio:6.2f}  {word}")
+        print(f"{name:64s} {numbers[0]:36s} {numbers[1]:36s} {ratio:6.2f}  {word}")
     for name, rows, others in (("before", old, new), ("after", new, old)):
         for path in [p for p in rows if p not in others]:
             print(f"{' / '.join(path):64s} only {name}")

@@ -63,7 +63,13 @@ class Case:
 
     def gradient(self) -> Callable[[], Any]:
         """One gradient: the unit."""
-        compiled = jax.jit(jax.grad(lambda p, batch: self.loss(p, {}, batch)))
+
+        @jax.jit
+        def compiled(params: Any, batch: Any) -> Any:
+            # In the precision that products have.
+            with jax.default_matmul_precision("highest"):
+                return jax.grad(lambda p: self.loss(p, {}, batch))(params)
+
         return lambda: compiled(self.params, self.batch)
 
 

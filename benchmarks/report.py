@@ -16,13 +16,16 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import matplotlib as mpl
-from compare import timed_rows, verdict
+from compare import measured, timed_rows, verdict
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
+
+# Answers that differ by more, relative to the first row's, are not the same.
+SAME = 1e-3
 
 # Blue and vermilion of M. Okabe and K. Ito's palette, distinct to colour-blind readers.
 OURS, THEIRS = "#0072B2", "#D55E00"
@@ -368,15 +371,20 @@ def schemes(record: dict[str, Any], _: Path) -> list[str]:
 def peers(record: dict[str, Any], figures: Path) -> list[str]:
     """Side by side."""
     lines = [
-        "Every tool has a process and an environment of its own; weights, data bytes and start "
-        "vectors are the same, and all take turns within one run. What counts is the ratio: the "
-        "seconds a tool took over those of the first row in the same round, as median and range.",
+        "Every tool has a process and an environment of its own; weights and data bytes are the "
+        "same, and so are the start vectors of products, densities and Lanczos runs (for traces "
+        "and top eigenvalues each draws its own). Each takes turns with the first row; what counts "
+        "is the ratio: its seconds over those of the first row in the same round, as median and "
+        "range. PyHessian 0.1 has a stand-in for `torch.eig`, which PyTorch no longer has; matfree "
+        "runs with the flags that `landscape` sets for JAX, against wrong sums in jaxlib 0.10.2.",
         "",
     ]
     for name in ("matvec", "lanczos", "pyhessian", "eigenthings", "families"):
         for title, rows in record.get(name, {}).items():
-            lines += [f"### {name}: {title}", ""]
+            lines += [f"### {name}: {title}", "", _measured(record, name, rows)]
             head = ["", "seconds", "ratio", "first call", "peak memory", "result"]
+            if any("distance_to_full" in row.get("result", {}) for row in rows):
+                lines += ["Distance to full: points may move by 10⁻⁵ of the largest node.", ""]
             if name == "matvec":
                 head.append("in gradients of its framework")
                 lines += table(head, [(*_peer_row(r), _in_gradients(r, rows)) for r in rows])
@@ -385,6 +393,20 @@ def peers(record: dict[str, Any], figures: Path) -> list[str]:
     if "accuracy" in record:
         lines += _accuracy(record["accuracy"], figures)
     return lines
+
+
+def _measured(record: dict[str, Any], name: str, rows: list[dict[str, Any]]) -> str:
+    """When and how a table was measured, and rows whose answer differs."""
+    when = record.get("measured", {}).get(name, {})
+    repeats = min((len(row["seconds"]) for row in rows if row.get("seconds")), default=0)
+    told = [f"{repeats} repeats", f"{'quick' if when.get('quick') else 'full'} mode"]
+    told += [f"revision {when['revision']}"] if "revision" in when else []
+    told += [f"load {when['load']:.1f}"] if "load" in when else []
+    far = [
+        row["label"] for row in rows if row.get("result", {}).get("distance_to_reference", 0) > SAME
+    ]
+    wrong = f" Not the same answer to {SAME:g}: {', '.join(far)}." if far else ""
+    return f"*{', '.join(told)}.*{wrong}\n"
 
 
 def _peer_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -422,58 +444,70 @@ def _number(value: Any) -> str:
 
 def again(record: dict[str, Any], path: Path) -> list[str]:
     """Whether a second run's ratios lie where the first's repeats did."""
-    first = json.loads(path.with_name("peers.json").read_text())
+    first = json.loads(path.with_name(f"{path.stem.removesuffix('-again')}.json").read_text())
     old, new = (dict(timed_rows(r)) for r in (first, record))
-    shared = [p for p in old if p in new and old[p]["ratio"]["lowest"] < old[p]["ratio"]["highest"]]
+    shared = [p for p in old if p in new and measured(old[p])[1] == "x"]
+    if not shared:
+        return ["No ratio is in both runs.", ""]
     verdicts = [verdict(old[p], new[p]) for p in shared]
     moved = [abs(math.log(factor)) for _, factor in verdicts]
-    outside = sum(word != "within noise" for word, _ in verdicts)
+    outside = [p for p, (word, _) in zip(shared, verdicts, strict=True) if word != "within noise"]
     typical, most = (math.exp(f(moved)) for f in (median, max))
     return [
-        f"Of {len(shared)} ratios to the reference, {len(shared) - outside} have ranges that "
-        f"overlap with those of the first run; medians differ by a factor of {typical:.2f} "
-        f"typically and {most:.2f} at most.",
+        f"Of {len(shared)} ratios to the reference, {len(shared) - len(outside)} agree with those "
+        f"of the first run within the noise of their repeats; medians differ by a factor of "
+        f"{typical:.2f} typically and {most:.2f} at most.",
+        *([f"Not within noise: {'; '.join(' / '.join(p) for p in outside)}."] if outside else []),
         "",
     ]
 
 
 def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
     truth, mostly = record["truth"], record["truth, mostly zeros"]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    by_label: dict[str, list[tuple[float, float, float]]] = {}
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    by_label: dict[str, list[tuple[float, float, float, float]]] = {}
     rows = []
     for title, found in record.items():
         for row in [] if title.startswith("truth") else found:
             if "result" in row:
-                spent = median(row["seconds"])
-                share, error, far = (
-                    row["result"][k] for k in ("fraction", "fraction_error", "distance")
-                )
+                spent, told = median(row["seconds"]), row["result"]
+                share, error = told["relative_fraction"], told["relative_fraction_error"]
                 if not title.startswith("mostly"):
-                    by_label.setdefault(row["label"], []).append((spent, error, far))
-                cells = (title, row["label"], time_in_words(spent))
-                rows.append((*cells, f"{share:.4f}", f"{error:.1e}", f"{far:.3f}"))
+                    steps = row["options"]["steps"]
+                    by_label.setdefault(row["label"], []).append(
+                        (spent, steps, error, told["distance"])
+                    )
+                rows.append(
+                    (title, row["label"], time_in_words(spent), f"{told['fraction']:.4f}",
+                     f"{share:.4f}", f"{error:.1e}", f"{told['distance']:.3f}")
+                )  # fmt: skip
     for label, points in by_label.items():
         ours = label.startswith("landscape")
         style = {"color": OURS if ours else THEIRS, "marker": "os^v<>DP"[len(axes[0].lines) % 8]}
-        for ax, which in zip(axes, (1, 2), strict=True):
-            ax.loglog([p[0] for p in points], [p[which] for p in points], label=label, **style)
-            ax.set_xlabel("seconds")
-    axes[0].set_ylabel(f"error of the share within {truth['eps']:g}")
+        for ax, (x, y) in zip(axes, ((0, 2), (0, 3), (1, 3)), strict=True):
+            ax.loglog([p[x] for p in points], [p[y] for p in points], label=label, **style)
+    axes[0].set_xlabel("seconds")
+    axes[1].set_xlabel("seconds")
+    axes[2].set_xlabel("products")
+    axes[0].set_ylabel("error of the share within ε‖A‖")
     axes[1].set_ylabel("distance of distribution functions")
-    axes[1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))
+    axes[2].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))
     return [
         "### accuracy: error against dense truth",
         "",
-        f"A network trained on the digits, P = {truth['parameters']:,}; {truth['fraction']:.1%} of "
-        f"its eigenvalues lie within {truth['eps']:g} of 0, and {truth['null']:.1%} within 10⁻⁶ of "
-        "its norm. Estimates from each tool's own nodes and weights; only `landscape` bounds them. "
+        f"A network trained on the digits, P = {truth['parameters']:,}, norm {truth['norm']:.3g}; "
+        f"{truth['fraction']:.1%} of its eigenvalues lie within {truth['eps']:g} of 0, "
+        f"{truth['relative_fraction']:.1%} within {truth['eps']:g} of its norm, and "
+        f"{truth['null']:.1%} within 10⁻⁶ of it. Estimates from each tool's own nodes and weights. "
         f"The last rows are of a diagonal with {mostly['parameters']:,} entries, "
-        f"{mostly['null']:.1%} of them zero. One probe: the share itself has a standard error, and "
-        "all have the same probe.",
+        f"{mostly['null']:.1%} of them zero. One probe, the same for all: the share itself has a "
+        "standard error. Distance: of distribution functions, points allowed to move by 10⁻⁵ of "
+        "the norm.",
         "",
         _save(figure, figures, "accuracy"),
-        *table(["", "tool", "seconds", "share", "its error", "distance"], rows),
+        *table(
+            ["", "tool", "seconds", "share within ε", "within ε‖A‖", "its error", "distance"], rows
+        ),
     ]
 
 

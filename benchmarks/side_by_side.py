@@ -28,6 +28,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+
+# Before JAX is used: the tools share an accelerator with this process.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import tempfile
 import time
 from functools import partial
@@ -37,7 +41,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from harness import HERE, machine, write
+from harness import HERE, device, machine, write
 from peers.requirements import REQUIREMENTS
 from peers.workers import Contender, interleaved, python_of
 from scipy.linalg import eigh_tridiagonal
@@ -49,7 +53,8 @@ from landscape.spectra import dense_spectrum
 from landscape.training import TrainConfig, fit, fit_many, softmax_cross_entropy
 
 # Threads that PyTorch is tried with on a CPU.
-THREADS = [1, 2]
+_CORES = os.cpu_count() or 1
+THREADS = sorted({1, 2, max(1, _CORES // 2), _CORES} & set(range(1, _CORES + 1)))
 
 EPS = 1e-3
 
@@ -197,6 +202,7 @@ def contenders(
         ],
     }
     if job == "diagonal":
+        # The others' loops are part of their operators.
         theirs = {k: v for k, v in theirs.items() if k in ("pyhessian", "matfree")}
     return mine + [c for tool in tools for c in theirs.get(tool, [])]
 
@@ -208,7 +214,7 @@ class Bench:
         self.options, self.folder = options, folder
         given = dict(pair.split("=", 1) for pair in options.python)
         self.python = partial(python_of, folder=options.environments, given=given)
-        self.repeats = options.repeats or (3 if options.quick else 10)
+        self.repeats = options.repeats or (5 if options.quick else 10)
         on_gpu = jax.default_backend() == "gpu"
         self.torch: dict[str, Any] = {"device": "cuda"} if on_gpu else {"threads": THREADS}
         self.tools = options.tools
@@ -247,6 +253,12 @@ class Bench:
             Contender(name, tool, "matvec", count=count, **self._settings(tool))
             for tool, name in names.items()
         ]
+        who.append(
+            Contender(
+                "jax.linearize and vmap, as for matfree", "matfree", "matvec", count=count,
+                linearized=True,
+            )
+        )  # fmt: skip
         who += [
             Contender("landscape, one gradient", "landscape", "gradient"),
             Contender("PyTorch, one gradient", "pyhessian", "gradient", **self.torch),
@@ -281,15 +293,14 @@ class Bench:
         for probes in (1,) if self.options.quick else (1, 8):
             print(f"  density, 100 steps, {probes} probe(s)", flush=True)
             who = contenders("density", {"steps": 100, "probes": probes}, self.tools, self.torch)
-            repeats = self.repeats if probes == 1 else max(2, self.repeats // 5)
-            tables[f"density 100 x {probes}"] = self._densities(who, problem, repeats)
+            tables[f"density 100 x {probes}"] = self._densities(who, problem, self.repeats)
         print("  trace, 100 products", flush=True)
         names = ("landscape", "pyhessian", "hessian_eigenthings", "curvlinops", "matfree")
         who = [
             Contender(f"{tool}, Hutchinson", tool, "trace", probes=100, **self._settings(tool))
             for tool in names
         ]
-        tables["trace"] = self.turns(who, problem, read=_scalars, repeats=max(2, self.repeats // 3))
+        tables["trace"] = self.turns(who, problem, read=_scalars)
         print("  top eigenvalue", flush=True)
         who = [Contender(tool, tool, "top", steps=40, **self._settings(tool)) for tool in names[:3]]
         who.insert(1, Contender("landscape, verified", "landscape", "top", verify=True))
@@ -318,7 +329,7 @@ class Bench:
         print("  density, 80 steps, 10 probes", flush=True)
         who = contenders("density", {"steps": 80, "probes": 10}, self.tools, self.torch)
         problem = mlp_network(self.folder)
-        return {"density 80 x 10": self._densities(who, problem, max(2, self.repeats // 4))}
+        return {"density 80 x 10": self._densities(who, problem, self.repeats)}
 
     def families(self) -> dict[str, Any]:
         """Three architectures, each with some seeds at two moments of training."""
@@ -340,9 +351,8 @@ class Bench:
                 Contender("matfree, one program, full", "matfree", "family", scheme="full",
                           **options),
             ]  # fmt: skip
-            repeats = max(2, self.repeats // 3)
             tables[f"{count} networks 20x16, skip {skip}"] = self.turns(
-                who, problem, repeats=repeats
+                who, problem, read=_smallest_and_largest
             )
         return tables
 
@@ -371,10 +381,10 @@ class Bench:
         width, epochs = (12, 30) if self.options.quick else (25, 60)
         problem, values = digits_network(self.folder, width, epochs)
         tables: dict[str, Any] = {"truth": _truth(values)}
-        for steps in (20, 50, 100, 200):
+        for steps in (50, 100, 200, 400):
             print(f"  accuracy, P = {len(values)}, {steps} steps, 1 probe", flush=True)
             who = contenders("density", {"steps": steps, "probes": 1}, self.tools, self.torch)
-            tables[f"{steps} steps"] = self.turns(
+            tables[f"P = {len(values)}, {steps} steps"] = self.turns(
                 who, problem, read=partial(_errors, values), repeats=3
             )
         rng = np.random.default_rng(0)
@@ -393,29 +403,41 @@ class Bench:
 
 
 def _truth(values: np.ndarray) -> dict[str, float]:
+    size, norm = np.abs(values), float(np.abs(values).max())
     return {
         "parameters": len(values),
-        "fraction": float(np.mean(np.abs(values) <= EPS)),
-        "null": float(np.mean(np.abs(values) <= 1e-6 * np.abs(values).max())),
+        "norm": norm,
         "eps": EPS,
+        "fraction": float(np.mean(size <= EPS)),
+        "relative_eps": EPS * norm,
+        "relative_fraction": float(np.mean(size <= EPS * norm)),
+        "null": float(np.mean(size <= 1e-6 * norm)),
     }
 
 
 def _errors(values: np.ndarray, _: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a tool's nodes and weights say, and how far that is from the truth."""
+    """What a tool's nodes and weights say, and how far that is from the truth.
+
+    Shares within an absolute and a relative ε; the distance of the distribution functions, points
+    allowed to move by 10⁻⁵ of the norm, which rounding moves them by.
+    """
     if "alphas" in result:
         alphas, betas = (np.ravel(result[k]).astype(float) for k in ("alphas", "betas"))
         nodes, vectors = eigh_tridiagonal(alphas, betas[: len(alphas) - 1])
         result = {"nodes": nodes, "weights": vectors[0] ** 2}
     nodes, weights = np.ravel(result["nodes"]), np.ravel(result["weights"])
-    kept = np.isfinite(nodes)
-    near = np.abs(nodes[kept]) <= EPS
-    fraction = float(weights[kept][near].sum() / weights[kept].sum())
-    return {
-        "fraction": fraction,
-        "fraction_error": abs(fraction - _truth(values)["fraction"]),
-        "distance": distance(result, values),
-    }
+    kept, truth, found = np.isfinite(nodes), _truth(values), {}
+    for name, eps in (("fraction", EPS), ("relative_fraction", truth["relative_eps"])):
+        near = np.abs(nodes[kept]) <= eps
+        found[name] = float(weights[kept][near].sum() / weights[kept].sum())
+        found[f"{name}_error"] = abs(found[name] - truth[name])
+    return {**found, "distance": distance(result, values, 1e-5 * truth["norm"])}
+
+
+def _smallest_and_largest(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The ends of the spectra of all networks, by which runs of a family are told to agree."""
+    nodes = np.asarray(result["nodes"], float)
+    return {"lowest": float(np.nanmin(nodes)), "highest": float(np.nanmax(nodes))}
 
 
 def _images(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -462,19 +484,28 @@ def main() -> None:
     parser.add_argument(
         "--python", nargs="*", default=[], metavar="TOOL=PATH", help="interpreters that have a tool"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--out", type=Path, help="default results/DEVICE/peers.json, or runs/bench/… if quick"
+    )
     options = parser.parse_args()
+    if options.out is None:
+        place = HERE.parent / "runs" / "bench" if options.quick else HERE / "results"
+        options.out = place / device() / "peers.json"
     record: dict[str, Any] = {}
-    if options.out and options.out.exists():
-        # Tables that are not measured now stay as they are.
+    if options.out.exists():
+        # Tables that are not measured now stay as they are; each has its own time and revision.
         record = json.loads(options.out.read_text())
-    record["environment"] = machine()
+    record.setdefault("environment", machine())
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         for name in options.tables or TABLES:
             print(name, flush=True)
             when = {"quick": options.quick, "repeats": bench.repeats, **machine()}
+            if when["load"] > 0.5 * _CORES:
+                print(f"    the machine is not idle: load {when['load']:.1f}", flush=True)
+            begun = time.perf_counter()
             record[name] = getattr(bench, name)()
+            when["seconds_in_all"] = round(time.perf_counter() - begun, 1)
             record.setdefault("measured", {})[name] = when
             write(options.out, record)
 

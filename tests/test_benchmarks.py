@@ -29,21 +29,27 @@ def script(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def row(*seconds, ratio=None):
-    found = {"label": "a", "seconds": list(seconds)}
-    return found if ratio is None else {**found, "ratio": ratio}
+def row(*seconds):
+    return {"label": "a", "seconds": list(seconds)}
 
 
-def test_a_change_counts_only_beyond_the_range_of_the_repeats(script):
+def test_a_change_counts_only_if_the_repeats_tell_it_apart(script):
     verdict = script("compare").verdict
-    before = row(1.0, 1.1, 1.2)
-    assert verdict(before, row(0.8, 0.85, 0.9)) == ("faster", pytest.approx(0.85 / 1.1))
-    assert verdict(before, row(1.15, 1.3, 1.4))[0] == "within noise"
-    assert verdict(before, row(1.3, 1.3, 1.4))[0] == "slower"
-    # Twice the seconds on another machine, and the same ratio to the reference beside it.
-    ratio = {"median": 2.0, "lowest": 1.9, "highest": 2.1}
-    assert verdict(row(1.0, ratio=ratio), row(2.0, ratio=ratio)) == ("within noise", 1.0)
-    assert verdict(row(1.0, ratio=ratio), row(2.0))[0] == "not comparable"
+    before = row(1.0, 1.05, 1.1, 1.15, 1.2)
+    faster = row(0.8, 0.82, 0.85, 0.88, 0.9)
+    assert verdict(before, faster) == ("faster", pytest.approx(0.85 / 1.1))
+    assert verdict(faster, before)[0] == "slower"
+    assert verdict(before, row(1.0, 1.1, 1.12, 1.2, 1.3))[0] == "within noise"
+    # However well it is known, a change of 2 % is none.
+    assert verdict(row(*[1.0] * 9), row(*[1.02] * 9))[0] == "within noise"
+    assert verdict(before, row(0.1, 0.1, 0.1, 0.1))[0] == "too few repeats"
+    # Twice the seconds on another machine, and the same ratios to the reference beside it.
+    ratios = [1.9, 1.95, 2.0, 2.05, 2.1]
+    there = {**row(*[2.0] * 5), "ratios": ratios}
+    assert verdict({**before, "ratios": ratios}, there) == ("within noise", 1.0)
+    assert verdict({**before, "ratios": ratios}, row(*[2.0] * 5))[0] == "not comparable"
+    # The reference itself has nothing but seconds.
+    assert verdict({**before, "ratios": [1.0] * 5}, {**faster, "ratios": [1.0] * 5})[0] == "faster"
 
 
 def test_rows_are_found_wherever_they_are(script):

@@ -74,7 +74,12 @@ def gradient(arrays: Any, options: dict[str, Any]) -> Any:
     """One gradient in the same framework."""
     op = _operator(arrays)
     state = () if op.state is None else (op.state,)
-    model_gradient = jax.jit(lambda op: jax.grad(op.loss)(op.params, *state, op.batch))
+
+    @jax.jit
+    def model_gradient(op: HessianOperator) -> Any:
+        # In the precision that products have.
+        with jax.default_matmul_precision("highest"):
+            return jax.grad(op.loss)(op.params, *state, op.batch)
 
     def run() -> Result:
         found = jax.block_until_ready(model_gradient(op))

@@ -42,6 +42,16 @@ def peak_memory() -> int:
     return 1024 * int(line.split()[1])
 
 
+def device_memory() -> int | None:
+    """Most bytes that this process has had on its accelerator; None without one."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    if jax is not None and jax.default_backend() != "cpu":
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return None
+
+
 def serve(jobs: dict[str, Job], *packages: str) -> None:
     """Answer until standard input closes; ``packages`` are those whose versions matter."""
     answers = os.fdopen(os.dup(1), "w")
@@ -84,6 +94,7 @@ def serve(jobs: dict[str, Job], *packages: str) -> None:
                         "flags": os.environ.get("XLA_FLAGS", ""),
                     },
                     "peak_bytes": peak_memory(),
+                    "device_peak_bytes": device_memory(),
                 }
         except Exception as error:
             # Whatever a tool raises becomes its row in the table: the others go on.

@@ -101,8 +101,9 @@ def top(arrays: Any, options: dict[str, Any]) -> Any:
 
 def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
     """The Lanczos loop of ``density`` alone, its products replaced by those with a diagonal."""
-    torch.set_num_threads(options["threads"])
     device = options.get("device", "cpu")
+    if device == "cpu":
+        torch.set_num_threads(options["threads"])
     values = torch.from_numpy(arrays["eigenvalues"]).to(device)
     signs = torch.from_numpy((arrays["start"] > 0).astype(arrays["start"].dtype)).to(device)
     opened = object.__new__(hessian)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.requirements import REQUIREMENTS
+from peers.requirements import requirements
 
 HERE = Path(__file__).parent
 
@@ -32,11 +32,11 @@ def python_of(tool: str, folder: Path, given: dict[str, str]) -> str:
     if not (place / ".installed").exists():
         print(f"making an environment for {tool} in {place} ...", flush=True)
         venv.create(place, with_pip=True, clear=True)
-        # One after the other: what is there already satisfies the later ones.
-        for requirement in REQUIREMENTS[tool]:
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, requirement], check=True)
-        (place / ".installed").touch()
+        # Together, so that the versions that are asked for stay as they are.
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--quiet", *requirements(tool)], check=True)
+        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True)
+        (place / ".installed").write_text(frozen.stdout)
     return str(python)
 
 
@@ -106,7 +106,10 @@ def interleaved(
     python: Callable[[str], str],
     read: Callable[[Contender, dict[str, np.ndarray]], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of one table: everyone in turn, as often as asked; ratios to the first.
+    """Rows of one table: each in turn with the first, as often as asked; ratios to that.
+
+    No more than two processes hold their data at a time, so that memory is not what is measured;
+    who begins a round is drawn anew for each.
 
     Parameters
     ----------
@@ -122,49 +125,80 @@ def interleaved(
     read
         What to record of a result, with the contender it came from.
     """
-    workers: list[tuple[Contender, Worker, dict[str, Any]]] = []
-    rows: list[dict[str, Any]] = []
-    for contender in contenders:
-        row: dict[str, Any] = {
-            "label": contender.label,
-            "tool": contender.tool,
-            "job": contender.job,
-            "options": dict(contender.options),
-        }
-        try:
-            worker, chosen = _prepared(contender, problem, python)
-        except RuntimeError as error:
-            if not workers:
-                raise
-            rows.append({**row, "error": str(error)})
-            print(f"    {contender.label}: {error}", flush=True)
+    order = np.random.default_rng(0)
+    reference, row = _row(contenders[0], problem, python)
+    if reference is None:
+        raise RuntimeError(row["error"])
+    rows = [row]
+    for contender in contenders[1:]:
+        worker, row = _row(contender, problem, python)
+        rows.append(row)
+        if worker is None:
+            print(f"    {contender.label}: {row['error']}", flush=True)
             continue
-        rows.append({**row, **chosen, "seconds": []})
-        workers.append((contender, worker, rows[-1]))
-    for _ in range(repeats):
-        for _, worker, row in workers:
-            row["seconds"] += worker.ask(run=1)["seconds"]
-    for contender, worker, row in workers:
-        if read:
-            row["result"] = read(contender, worker.result())
-        described = worker.ask(describe=True)
-        row["versions"], row["peak_bytes"] = described["versions"], described["peak_bytes"]
-        worker.close()
-    for _, _, row in workers:
-        ratios = np.asarray(row["seconds"]) / np.asarray(workers[0][2]["seconds"])
-        row["ratio"] = {
-            "median": float(np.median(ratios)),
-            "lowest": float(ratios.min()),
-            "highest": float(ratios.max()),
-        }
-        print(
-            f"    {row['label']:42s} {np.median(row['seconds']):9.4f} s  "
-            f"{row['ratio']['median']:6.2f}x  [{row['ratio']['lowest']:.2f}, "
-            f"{row['ratio']['highest']:.2f}]  first {row['first_seconds']:.1f} s  "
-            f"{row['peak_bytes'] / 1e6:.0f} MB",
-            flush=True,
-        )
+        row["reference_seconds"] = []
+        for _ in range(repeats):
+            pair = [(reference, row["reference_seconds"]), (worker, row["seconds"])]
+            for who, seconds in pair if order.random() < 0.5 else pair[::-1]:
+                seconds += who.ask(run=1)["seconds"]
+        _finish(contender, worker, row, read)
+    alone = len(rows) == 1
+    beside = next((r["reference_seconds"] for r in rows if r.get("reference_seconds")), None)
+    rows[0]["seconds"] = (
+        reference.ask(run=repeats)["seconds"] if alone or beside is None else beside
+    )
+    rows[0]["reference_seconds"] = rows[0]["seconds"]
+    _finish(contenders[0], reference, rows[0], read)
+    for row in rows:
+        if row.get("seconds"):
+            _report(row)
     return rows
+
+
+def _row(
+    contender: Contender, problem: Path, python: Callable[[str], str]
+) -> tuple[Worker | None, dict[str, Any]]:
+    """A worker that is ready, if the tool can do the job, and its row."""
+    row: dict[str, Any] = {
+        "label": contender.label,
+        "tool": contender.tool,
+        "job": contender.job,
+        "options": dict(contender.options),
+    }
+    try:
+        worker, chosen = _prepared(contender, problem, python)
+    except RuntimeError as error:
+        return None, {**row, "error": str(error)}
+    return worker, {**row, **chosen, "seconds": []}
+
+
+def _finish(contender: Contender, worker: Worker, row: dict[str, Any], read: Any) -> None:
+    """Result, versions and memory; ends the process."""
+    if read:
+        row["result"] = read(contender, worker.result())
+    row |= worker.ask(describe=True)
+    row.pop("jobs")
+    worker.close()
+
+
+def _report(row: dict[str, Any]) -> None:
+    """Ratios to the reference of the same round, and a line."""
+    ratios = np.asarray(row["seconds"]) / np.asarray(row["reference_seconds"])
+    row["ratios"] = ratios.tolist()
+    row["ratio"] = {
+        "median": float(np.median(ratios)),
+        "lowest": float(ratios.min()),
+        "highest": float(ratios.max()),
+    }
+    # The first call compiles: one that is faster than those after it tells of a disturbance.
+    disturbed = np.median(row["seconds"]) > 1.2 * row["first_seconds"]
+    print(
+        f"    {row['label']:42s} {np.median(row['seconds']):9.4f} s  "
+        f"{row['ratio']['median']:6.2f}x  [{row['ratio']['lowest']:.2f}, "
+        f"{row['ratio']['highest']:.2f}]  first {row['first_seconds']:.1f} s  "
+        f"{row['peak_bytes'] / 1e6:.0f} MB{'  DISTURBED?' if disturbed else ''}",
+        flush=True,
+    )
 
 
 def _prepared(
@@ -181,7 +215,8 @@ def _prepared(
         answer = worker.ask(prepare=contender.job, problem=str(problem), options=options)
         if len(choices) == 1:
             return worker, answer
-        tried[choice] = min(worker.ask(run=1)["seconds"])
+        # Of short jobs the best of three.
+        tried[choice] = min(worker.ask(run=3 if answer["first_seconds"] < 3 else 1)["seconds"])
         if best is None or tried[choice] < min(t for c, t in tried.items() if c != choice):
             if best:
                 best[0].close()
