@@ -25,7 +25,7 @@ from landscape.errors import (
     UnitsFailedError,
 )
 from landscape.experiments.reproduce import Request
-from landscape.experiments.scales import SCALES, fig3_scale
+from landscape.experiments.scales import SCALES, make_scale
 from landscape.runs import open_run_folder
 
 SMOKE = ("reproduce", "fig3", "--scale", "smoke")
@@ -301,7 +301,7 @@ def test_a_configuration_that_cannot_be_read_exits_2(
 
 def test_a_report_of_an_unfinished_run_exits_2(landscape, tmp_path):
     request = Request("fig3", scale="smoke")
-    scale = dataclasses.asdict(fig3_scale("smoke", "digits", None))
+    scale = dataclasses.asdict(make_scale("smoke", "digits", None))
     config = {"request": dataclasses.asdict(request), "scale": scale, "data": {}}
     open_run_folder(tmp_path / "run", config, resume=False)
     ended = landscape("report", tmp_path / "run")

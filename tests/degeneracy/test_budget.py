@@ -45,6 +45,9 @@ def plant(planted, draw, skip):
     summed = draw(st.sampled_from([None, None, *range(depth)]))
     if summed is not None:
         kinds[summed][0] = "sum"
+    if summed == 0:
+        # Three linear units of two inputs would be dependent whatever their weights.
+        constants = min(constants, 1)
     always = [] if summed is None else [(summed, unit) for unit in (0, 2, 3)]
     for attempt in range(400):
         model, params, state, (x, y) = planted.network(skip, seed + 10**6 * attempt)
@@ -52,7 +55,18 @@ def plant(planted, draw, skip):
         dead = set()
         changed = params
         # Units 0 and 1 are dead, or twins of 2 and 3; unit 4 is left alone.
+        rng = np.random.default_rng(seed + attempt)
         for layer, pair in enumerate(kinds):
+            if summed is not None and layer > summed:
+                # What it reads has moved: as many examples are to be active as before.
+                z = planted.responses(model, changed, state, x)[0][layer]
+                moved = {
+                    unit: planted.column(changed, layer, unit)[1]
+                    + 1e-3
+                    - np.quantile(z[:, unit], 1 - rng.uniform(0.4, 0.7))
+                    for unit in range(n)
+                }
+                changed = planted.changed(changed, layer, bias=moved)
             if layer == summed:
                 z = planted.responses(model, changed, state, x)[0][layer]
                 (w, b), (u, c) = (planted.column(changed, layer, unit) for unit in (2, 3))
@@ -74,7 +88,7 @@ def plant(planted, draw, skip):
                         changed, layer, columns={unit: w + shift}, bias={unit: b}
                     )
         found = planted.responses(model, changed, state, x)[0]
-        if planted.is_generic(found, dead, always):
+        if planted.is_generic(found, dead, always) and moves_enough(model, changed, state, x):
             break
     else:
         return None
@@ -104,8 +118,22 @@ def plant(planted, draw, skip):
     else:
         expected["rescaling"] = n if skip == "identity" else 1
         expected["softmax"] = n + 1
+    expected["always active"] = summed is not None
     few = draw(st.sampled_from([None, None, 25]))
     return model, changed, state, (x, y), expected, few
+
+
+def moves_enough(model, params, state, x):
+    """Whether every unit moves the logits on no example or on several.
+
+    On a single one all that it reads is constant.
+    """
+    marked = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.full_like(leaf, path[-1].key == "bias"), params
+    )
+    rows = np.asarray(dense_jacobian(model)(params, state, x))
+    moved = (rows[..., ravel_pytree(marked)[0] > 0] != 0).any(1).sum(0)
+    return not np.any((moved > 0) & (moved < 8))
 
 
 @functools.cache
@@ -148,20 +176,24 @@ def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
             assert fewer.counts == {**counts, "few data": fewer.total - budget.total}
         assert counts["unexplained"] >= 0
         assert all(count >= 0 for count in counts.values())
-        for cause in COUNTED:
+        for cause in ("elimination", "constant input", "overlap"):
             assert counts[cause] == expected[cause], (cause, counts)
-        if skip == "none" and not expected["dependence"]:
+        # Three linear units may depend on others besides, by chance.
+        assert counts["dependence"] >= expected["dependence"]
+        if skip == "none" and not expected["always active"]:
             assert counts["rescaling"] == expected["rescaling"]
             assert counts["softmax"] == expected["softmax"]
-        remainders.append(counts["unexplained"])
+        if not expected["always active"]:
+            remainders.append(counts["unexplained"])
         seen.append(sum(expected[cause] > 0 for cause in COUNTED))
 
     check()
     # Of three architectures, more than 200 networks; several of them with more than one cause.
     assert len(seen) > 60
     assert sum(count > 1 for count in seen) > 10
-    # Without skips nothing is left; with them a little is in some.
-    assert np.mean(np.array(remainders) > 0) <= (0 if skip == "none" else 0.1)
+    # Without skips nothing is left, with them a little in some, if no unit is always active.
+    allowed = {"none": 0, "identity": 0.1, "hyper": 0.25}[skip]
+    assert np.mean(np.array(remainders) > 0) <= allowed
 
 
 @pytest.mark.parametrize("skip", ["none", "identity", "hyper"])

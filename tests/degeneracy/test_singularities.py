@@ -180,10 +180,13 @@ def test_at_the_ghost_of_elimination_a_unit_is_a_second_bias(planted, n, x64):
 
 
 def test_at_the_ghost_of_dependence_a_unit_is_the_sum_of_others(planted, n, x64):
-    def ghost(params, x, _):
+    def ghost(params, x, found):
         (w, b), (u, c) = (planted.column(params, LAYER, unit) for unit in (0, 1))
         carried = np.eye(n)[0] + np.eye(n)[1] - np.eye(n)[2]
-        return planted.changed(params, LAYER, columns={2: w + u + carried}, bias={2: b + c + 9.0})
+        # As far up as keeps the unit active.
+        branch = found[0][LAYER][:, :2].sum(1) + found[1][LAYER - 1] @ carried
+        more = max(0.0, 0.1 - branch.min())
+        return planted.changed(params, LAYER, columns={2: w + u + carried}, bias={2: b + c + more})
 
     added, base, budget = compared(planted, "identity", ghost, always=TRIPLE)
     assert budget.counts["dependence"] - base.counts["dependence"] == n
