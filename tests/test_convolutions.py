@@ -52,6 +52,7 @@ def orders(program):
 CHANNELS_LAST = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 def test_a_convolution_of_any_order_gives_the_same(order, options):
@@ -82,6 +83,7 @@ def deep(x, kernels):
     return {"x": x, "mean": x.mean()}
 
 
+@pytest.mark.slow
 def test_programs_inside_programs_are_reordered_too(x64):
     x = jax.random.normal(jax.random.key(0), (2, 3, 6, 5))
     kernels = jax.random.normal(jax.random.key(1), (4, 3, 3, 3, 3)) / 5

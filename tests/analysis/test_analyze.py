@@ -95,6 +95,7 @@ def test_large_problems_are_taken_by_lanczos(monkeypatch):
     assert (found.measures, found.budget, found.refused) == (None, None, "")
 
 
+@pytest.mark.slow
 def test_any_loss_will_do_and_what_is_missing_is_said():
     def loss(params, batch):
         return jnp.mean((jnp.tanh(batch["x"] @ params["w"]) - batch["y"]) ** 2)

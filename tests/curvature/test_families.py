@@ -98,6 +98,7 @@ def test_scaled_members_that_recompute_are_not_stored():
     assert not stack([2.0 * op for op in networks(2)]).recomputes
 
 
+@pytest.mark.slow
 def test_vmap_over_checkpoints_needs_no_family(x64):
     members = list(networks(3, dtype=jnp.float64))
     v = jax.random.normal(jax.random.key(3), (members[0].shape[0],))

@@ -40,6 +40,7 @@ def jacobian(params, batch):
     return slopes, np.asarray(jax.nn.softmax(model(params, batch)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 1, 7, 50])
 def test_ggn_is_the_sum_over_explicit_jacobians(case, chunk_size):
     J, p = jacobian(*case)
@@ -78,6 +79,7 @@ def test_empirical_fisher_is_the_mean_outer_product_of_gradients(case, chunk_siz
     np.testing.assert_allclose(op.to_dense(), gradients.T @ gradients / N, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [ggn, empirical_fisher])
 def test_a_mask_with_its_weight_leaves_the_examples_out(case, make):
     params, batch = case

@@ -282,6 +282,7 @@ def test_noise_floor_is_rounding_of_the_operators_type():
     assert 2**-53 * norm * 0.9 <= floor <= 100 * 2**-53 * norm
 
 
+@pytest.mark.slow
 def test_noise_floor_sees_a_coarse_operator():
     class Coarse(DiagonalOperator):
         def _products(self):

@@ -196,6 +196,7 @@ def test_a_coarser_type_inside_needs_a_measured_noise_floor():
     assert run.spectrum(noise_floor=0.01).noise_floor >= 0.01
 
 
+@pytest.mark.slow
 def test_full_precision_is_not_mistaken_for_a_coarser_type(x64):
     model = MLP(3, 5, 3, skip="identity")
     batch = (jnp.asarray(INPUTS, jnp.float64), jnp.arange(12) % 3)

@@ -83,6 +83,7 @@ def test_a_weight_counts_in_a_stream_as_in_one_batch(x64):
     np.testing.assert_allclose(op.to_dense(), expected.to_dense(), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["full", "partial", "none"])
 def test_spectra_of_a_stream_are_those_of_the_data(scheme, x64):
     stream = Stream(9)
@@ -170,6 +171,7 @@ class Given:
         return iter(self.batches)
 
 
+@pytest.mark.slow
 def test_a_coarser_type_inside_a_stream_needs_a_measured_noise_floor():
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), PARAMS)
     batches = [jax.tree.map(np.float32, {"x": X[i::2], "y": Y[i::2]}) for i in (0, 1)]

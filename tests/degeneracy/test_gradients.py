@@ -87,6 +87,7 @@ def test_the_last_layers_is_that_of_the_readout(name):
     assert (found > 0).all()
 
 
+@pytest.mark.slow
 def test_families_are_mapped():
     model = MODELS["residual"]
     x, labels = network(model)[2]

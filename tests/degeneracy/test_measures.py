@@ -154,6 +154,7 @@ def test_hand_made_weights_have_their_closed_forms(x64):
     assert len(pairs.closest(100)) == 6
 
 
+@pytest.mark.slow
 def test_activities_with_known_dependence(x64):
     rng = np.random.default_rng(0)
     q = np.linalg.qr(np.c_[np.ones(50), rng.normal(size=(50, 4))])[0][:, 1:]
@@ -193,6 +194,7 @@ def test_ghosts_of_identity_skips(x64):
     assert all(np.isnan(g).all() for g in plain.elimination.ghost_distances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", SKIPS)
 def test_vmapped_and_compiled_equal_looped(skip, x64):
     model, params, state, x = network(skip)

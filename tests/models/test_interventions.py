@@ -63,6 +63,7 @@ def test_with_linear_units_it_is_the_plain_network_at_the_start_and_through_trai
     assert abs(moved).max() > 0.01
 
 
+@pytest.mark.slow
 def test_only_hidden_kernels_are_changed():
     x = jnp.ones((1, 4))
     plain, malicious = (

@@ -95,6 +95,7 @@ def test_fixed_matrices_are_arguments_not_constants():
     np.testing.assert_allclose(model.apply(changed, x), residual, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_biases_start_at_zero_and_kernels_glorot_normal():
     params = variables(MLP(40, 64, 10), features=100)["params"]
     assert not np.any(params["hidden"]["bias"])

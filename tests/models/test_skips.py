@@ -21,6 +21,7 @@ def test_random_matrices_are_orthogonal(width, x64):
         np.testing.assert_allclose(q @ q.T, np.eye(width), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 6, 128])
 def test_repeated_matrices_have_so_many_distinct_orthonormal_columns(width, x64):
     key, distinct, whole = jax.random.key(3), width, None
@@ -38,6 +39,7 @@ def test_repeated_matrices_have_so_many_distinct_orthonormal_columns(width, x64)
         distinct //= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.01, 0.1, 0.2])
 @pytest.mark.parametrize("width", [1, 2, 7, 128])
 def test_eigenvalues_lie_on_the_unit_circle_and_the_covariance_decays(width, tau, x64):
@@ -102,6 +104,7 @@ def test_random_skips_say_what_they_need(wrong):
 SKIPS = [RandomSkip(), RandomSkip("repeated", num_distinct=2), RandomSkip("unit circle", tau=0.5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", SKIPS, ids=lambda skip: skip.kind)
 def test_networks_draw_their_own_and_have_the_kernels_of_those_without(skip):
     x = jnp.ones((3, 7))

@@ -19,6 +19,7 @@ def bulk():
     return DiagonalOperator(jnp.asarray(BULK))
 
 
+@pytest.mark.slow
 def test_steps_end_when_the_width_is_reached(x64):
     wide, narrow = (resolve_fraction(bulk(), jax.random.key(0), width=w) for w in (0.2, 0.02))
     for result, width in ((wide, 0.2), (narrow, 0.02)):
@@ -95,6 +96,7 @@ def test_a_family_goes_on_until_every_network_has_ended(x64):
     assert result.spectrum.num_steps[0].item() < result.spectrum.num_steps[1].item()
 
 
+@pytest.mark.slow
 def test_unusable_requests_are_refused():
     op, key = bulk(), jax.random.key(0)
     for width in (0.0, float("nan")):
@@ -108,6 +110,7 @@ def test_unusable_requests_are_refused():
         resolve_fraction(op, key, lambda s: degenerate_fraction(s, 1e-12))
 
 
+@pytest.mark.slow
 def test_without_reorthogonalisation_more_steps_than_dimensions_are_made():
     values = np.r_[np.linspace(0, 0.02, 90), np.linspace(1, 50, 30)]
     op = DiagonalOperator(jnp.asarray(values, jnp.float32))

@@ -20,6 +20,7 @@ def outliers(size=400, seed=0):
     return np.sort(np.r_[rng.normal(0, 0.1, size - 9), -7, -3, -2, 2, 4, 9, 30, 31, 100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("options", "take"),
@@ -50,6 +51,7 @@ def test_eigenpairs_are_those_of_the_dense_matrix(options, take, dtype, x64):
     )
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_long_it_takes(x64, monkeypatch):
     """An edge that converges slowly: many restarts, never more than M + 1 rows."""
     values = np.r_[np.linspace(0, 1, 600), 1.02]
@@ -83,6 +85,7 @@ def test_a_spent_budget_is_said_and_residuals_stay_honest(x64):
     assert "max_matvecs" in repr(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "count"),
     [
@@ -124,6 +127,7 @@ def test_an_operator_driven_from_the_host_gives_the_same_pairs(x64):
     assert found.num_matvecs == expected.num_matvecs
 
 
+@pytest.mark.slow
 def test_another_operator_of_the_same_shape_does_not_recompile():
     options = {"num_largest": 1, "subspace": 9}
     extremal_eigenpairs(DiagonalOperator(jnp.arange(31.0)), jax.random.key(0), **options)
@@ -157,6 +161,7 @@ def test_unusable_requests_are_refused(monkeypatch):
         extremal_eigenpairs(op, key, num_largest=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_multiple_eigenvalues_come_as_often_as_they_are_multiple(seed, x64):
     values = np.r_[np.zeros(60), np.random.default_rng(0).uniform(1, 2, 60)]
@@ -170,6 +175,7 @@ def test_multiple_eigenvalues_come_as_often_as_they_are_multiple(seed, x64):
     assert unverified.num_matvecs < pairs.num_matvecs
 
 
+@pytest.mark.slow
 def test_a_budget_spent_before_the_check_is_told():
     op = DiagonalOperator(jnp.asarray(outliers(), jnp.float32))
     found = extremal_eigenpairs(op, jax.random.key(0), num_largest=1)

@@ -98,6 +98,7 @@ def test_partial_reorthogonalisation_holds_where_clusters_are_far_apart(spread, 
         certified_interval_contains(values, jax.random.key(seed), 120, "partial", 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [1e-2, 1e-3, 3e-4, 1e-4])
 def test_mass_near_the_end_of_an_interval_is_certified_within_the_allowance(gap):
     """Rounding turns eigenvectors too: mass ±gap from the end moves by more than δ explains."""
@@ -106,6 +107,7 @@ def test_mass_near_the_end_of_an_interval_is_certified_within_the_allowance(gap)
         certified_interval_contains(values, jax.random.key(seed), 60, "full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["full", "partial"])
 def test_what_outliers_hide_in_float32_is_not_certified(scheme):
     """Two outliers 10⁷ times the bulk: the steps end at rounding level, the bulk unresolved."""
@@ -177,6 +179,7 @@ def test_steps_in_parts_are_the_steps_at_once(scheme):
         np.testing.assert_array_equal(getattr(once, name), getattr(parts, name))
 
 
+@pytest.mark.slow
 def test_lost_orthogonality_is_part_of_the_noise_floor(x64):
     values = np.linspace(-1, 2, 200)
     start = np.random.default_rng(0).standard_normal((1, 200))
@@ -196,6 +199,7 @@ def test_lost_orthogonality_is_part_of_the_noise_floor(x64):
     assert spoilt.spectrum().noise_floor > 1e-4
 
 
+@pytest.mark.slow
 def test_a_stored_state_goes_on_to_the_same_bits():
     op = DiagonalOperator(jnp.asarray(spectrum_of("continuum"), jnp.float32))
     run = lanczos_run(op, jax.random.key(0), capacity=40).advance(15)
@@ -221,6 +225,7 @@ def test_calls_of_one_capacity_share_a_program():
     np.testing.assert_array_equal(first.alphas, second.alphas[:, :12])
 
 
+@pytest.mark.slow
 def test_a_basis_that_does_not_fit_is_refused_and_auto_does_without():
     op, key = DiagonalOperator(jnp.arange(1000.0)), jax.random.key(0)
     # 64 rows, which come in blocks, and three vectors of 4 kB.
@@ -244,6 +249,7 @@ def test_without_a_basis_any_number_of_steps_runs_in_three_vectors():
     assert len(long) == 2  # and the image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "steps"),
     [(np.zeros(5), 1), (np.ones(5), 1), ([0, 0, 1.0], 2), ([3.0], 1), (np.arange(4.0), 4)],

@@ -181,6 +181,7 @@ def test_moments_at_degree_2m_are_not(x64):
     assert abs(found[16] - expected[16]) > 1e-3
 
 
+@pytest.mark.slow
 def test_moments_of_pooled_probes_are_weighted_by_squared_length(x64):
     matrix, key = prescribed("outliers"), jax.random.key(3)
     scale = Scale.of(matrix)
@@ -250,6 +251,7 @@ def test_bounds_hold_for_a_kernel_far_sharper_than_the_steps(kind, num_steps, x6
     )
 
 
+@pytest.mark.slow
 def test_a_trained_networks_moments_and_distribution_agree(trained, x64):
     op, matrix = trained
     key, scale = jax.random.key(2), Scale.of(matrix)

@@ -83,6 +83,7 @@ def test_bounds_at_a_ritz_value_stay_valid(x64):
         assert high >= weights[values < x - tolerance].sum() - 1e-9
 
 
+@pytest.mark.slow
 def test_probes_are_pooled_by_their_squared_length(x64):
     values = spectrum_of("clusters")
     key = jax.random.key(0)
@@ -95,6 +96,7 @@ def test_probes_are_pooled_by_their_squared_length(x64):
     assert float(fraction.estimate) == pytest.approx(pooled[np.abs(values) < 0.1].sum(), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_probe_i_does_not_depend_on_how_many_there_are(x64):
     op = DiagonalOperator(jnp.asarray(spectrum_of("continuum")))
     one = slq(op, jax.random.key(0), num_steps=10)
@@ -102,6 +104,7 @@ def test_probe_i_does_not_depend_on_how_many_there_are(x64):
     np.testing.assert_allclose(one.alphas[0], three.alphas[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_pooled_mass_follows_its_beta_law(x64):
     values = np.concatenate([np.zeros(20), np.ones(30)])
     op = DiagonalOperator(jnp.asarray(values))

@@ -184,6 +184,7 @@ def test_a_budget_of_p_products_is_spent_on_the_exact_answer(method, num_matvecs
         assert (estimate.num_matvecs, estimate.method) == (SIZE, "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [np.zeros(SIZE), np.ones(SIZE), np.r_[-3.0, np.zeros(SIZE - 1)], [2.5]],

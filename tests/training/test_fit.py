@@ -114,6 +114,7 @@ def test_no_epochs_return_the_initial_network(model, digits):
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_adam_follows_the_published_update(digits):
     """Full batches: Algorithm 1 of Kingma and Ba (arXiv:1412.6980), gradients in float64."""
     model, key, rate, steps = MLP(2, 6, 10, activation="tanh"), jax.random.key(2), 3e-3, 3
@@ -165,6 +166,7 @@ def test_every_example_is_visited_in_every_epoch_and_the_last_batch_is_filled_up
     assert len({tuple(row) for row in last}) == epochs, "the order is drawn anew each epoch"
 
 
+@pytest.mark.slow
 def test_fit_many_equals_fit_in_a_loop(model, digits):
     config = TrainConfig(epochs=2, batch_size=25, learning_rate=3e-3)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -191,6 +193,7 @@ def test_blocks_of_one_do_not_depend_on_the_other_keys(model, digits, config):
             assert (a[index] == b[0]).all()
 
 
+@pytest.mark.slow
 def test_nothing_compiles_for_another_key_or_another_data_set_of_the_same_shape(digits, caplog):
     model, config = MLP(2, 7, 10), TrainConfig(epochs=2, batch_size=25, learning_rate=3e-3)
     fit(model, digits, config, jax.random.key(0))
@@ -295,6 +298,7 @@ def test_batch_statistics_are_updated_in_training_and_used_in_evaluation(digits)
     np.testing.assert_allclose(run.loss[-1], numpy_cross_entropy(logits, labels).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_many_networks_are_their_own(digits):
     keys = jax.random.split(jax.random.key(0), 2)
     config = TrainConfig(epochs=2, batch_size=120)

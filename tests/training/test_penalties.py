@@ -31,6 +31,7 @@ def parameters(model=MODEL, shape=(1, 8, 8, 1)):
     return model.init(jax.random.key(0), jnp.ones(shape))["params"]
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_weighted_sum_of_squares_over_hidden_biases():
     params = parameters()
     penalty = BiasRegularization(strength=0.3, mean=-1.0, std=2.0)
@@ -78,6 +79,7 @@ def test_losses_are_recorded_without_it_and_networks_start_as_without_it():
     assert with_it.loss[-1] == pytest.approx(float(data_loss), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_penalty_of_no_strength_changes_nothing():
     runs = [
         fit(MODEL, digits(), CONFIG, jax.random.key(0), penalty=p)

@@ -181,6 +181,7 @@ def test_a_checkpoint_of_another_run_is_refused(change, stopped, model, digits, 
     assert contents(stopped) == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_skip_matrix_is_refused(digits, config, tmp_path):
     def train(skip, **options):
         model = MLP(2, 6, 10, skip=skip)
