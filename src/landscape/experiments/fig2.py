@@ -324,10 +324,14 @@ def _surface() -> Drawn:
         outgoing = total / 2 * np.array([1 + z, 1 - z])
         return outgoing, middle + np.outer([u / 2, -u / 2], direction)
 
+    surfaces = {
+        kind: np.log10([[two_units(kind).loss(*weights(z, u)) for z in shares] for u in apart])
+        for kind in KINDS
+    }
+    ends = [function(list(surfaces.values())) for function in (np.min, np.max)]
     for ax, kind in zip(panels, KINDS, strict=True):
-        system = two_units(kind)
-        losses = np.array([[system.loss(*weights(z, u)) for z in shares] for u in apart])
-        filled = ax.contourf(shares, apart, np.log10(losses), 24, cmap="cividis")
+        system, heights = two_units(kind), np.linspace(ends[0], ends[1], 25)
+        filled = ax.contourf(shares, apart, surfaces[kind], heights, cmap="cividis")
         ghost = 0.0
         if kind == "residual":
             # The weights that undo the difference of the skips along the drawn direction.
