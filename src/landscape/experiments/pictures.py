@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from landscape.experiments.collect import EPS, WIDEST, resolved
 from landscape.experiments.study import Drawn
@@ -189,6 +190,7 @@ def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
         part = results["gradient_norm"].sel(measure_epoch=epoch)
         plot_through_training(part, ax=ax, percent=False)
         ax.set_yscale("log")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(f"epoch {epoch}")
     panels[0].set_ylabel("norm of ∂ℓ/∂x, mean over examples")
     one_legend(figure, panels[0])

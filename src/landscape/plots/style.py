@@ -2,7 +2,7 @@
 
 Colours are those of M. Okabe and K. Ito, *Color Universal Design* (2008), told apart by readers
 with any common colour vision; dashes and markers keep them apart in black and white. Series that
-are named by a number have the colours of Matplotlib's viridis, from dark to light.
+have no look of their own have the colours of Matplotlib's viridis first, from dark to light.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOKS = {
     "worst": Look("#D55E00", "-", "o"),
     "best": Look("#0072B2", (0, (5, 2)), "s"),
 }
-_COLORS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#d8c120")
+_COLORS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#d8c120", "#E69F00", "#CC79A7", "#000000")
 _DASHES = ("-", (0, (5, 2)), "-.", (0, (1, 1)))
 _OTHERS = tuple(
     Look(color, _DASHES[place % 4], marker)
