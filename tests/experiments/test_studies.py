@@ -213,14 +213,14 @@ def small_run(name, folder):
 @pytest.fixture(scope="module")
 def small_runs(tmp_path_factory):
     """Folders of two finished runs, the second of a study without spectra."""
-    folders = [tmp_path_factory.mktemp(name) / name for name in ("fig5", "fig9")]
+    folders = [tmp_path_factory.mktemp(name) / name for name in ("fig2", "fig9")]
     for folder in folders:
         small_run(folder.name, folder)
     return folders
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fig4", "fig5", "fig6", "fig9"])
+@pytest.mark.parametrize("name", ["fig4", "fig6", "fig9"])
 def test_a_small_run_leaves_results_that_pass_their_invariants(name, small_runs, tmp_path):
     study = EXPERIMENTS[name]
     made = {folder.name: folder for folder in small_runs}
@@ -265,9 +265,14 @@ def test_a_study_that_keeps_no_networks_says_so(small_runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig2", "validation"])
-def test_a_small_inquiry_leaves_results_that_pass_their_invariants(name, tmp_path):
+def test_a_small_inquiry_leaves_results_that_pass_their_invariants(name, small_runs, tmp_path):
     inquiry = EXPERIMENTS[name]
-    page = small_run(name, tmp_path / name)
+    made = {folder.name: folder for folder in small_runs}
+    if name in made:
+        tmp_path = made[name].parent
+        page = report(made[name], Console(file=io.StringIO()))
+    else:
+        page = small_run(name, tmp_path / name)
     with xr.open_dataset(tmp_path / name / "results.nc", engine="h5netcdf") as found:
         results = found.load()
     claims = json.loads((tmp_path / name / "claims.json").read_text())
