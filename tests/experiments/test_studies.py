@@ -219,16 +219,19 @@ def small_runs(tmp_path_factory):
     return folders
 
 
+def finished(name, small_runs, tmp_path):
+    """The page of a finished run and its folder, the shared one if there is one."""
+    made = {folder.name: folder for folder in small_runs}
+    if name in made:
+        return report(made[name], Console(file=io.StringIO())), made[name].parent
+    return small_run(name, tmp_path / name), tmp_path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig6", "fig9"])
 def test_a_small_run_leaves_results_that_pass_their_invariants(name, small_runs, tmp_path):
     study = EXPERIMENTS[name]
-    made = {folder.name: folder for folder in small_runs}
-    if name in made:
-        tmp_path = made[name].parent
-        page = report(made[name], Console(file=io.StringIO()))
-    else:
-        page = small_run(name, tmp_path / name)
+    page, tmp_path = finished(name, small_runs, tmp_path)
     with xr.open_dataset(tmp_path / name / "results-small.nc", engine="h5netcdf") as found:
         results = found.load()
     group = study.scale("smoke", "digits", None).accuracy
@@ -267,12 +270,7 @@ def test_a_study_that_keeps_no_networks_says_so(small_runs):
 @pytest.mark.parametrize("name", ["fig2", "validation"])
 def test_a_small_inquiry_leaves_results_that_pass_their_invariants(name, small_runs, tmp_path):
     inquiry = EXPERIMENTS[name]
-    made = {folder.name: folder for folder in small_runs}
-    if name in made:
-        tmp_path = made[name].parent
-        page = report(made[name], Console(file=io.StringIO()))
-    else:
-        page = small_run(name, tmp_path / name)
+    page, tmp_path = finished(name, small_runs, tmp_path)
     with xr.open_dataset(tmp_path / name / "results.nc", engine="h5netcdf") as found:
         results = found.load()
     claims = json.loads((tmp_path / name / "claims.json").read_text())

@@ -18,8 +18,8 @@ from landscape.experiments.collect import (
     through_training,
     too_few_data,
 )
-from landscape.experiments.pictures import densities, distances, fraction_curves, overview
-from landscape.experiments.study import Drawn, Study
+from landscape.experiments.pictures import standard
+from landscape.experiments.study import Study
 from landscape.experiments.variants import STANDARD
 
 
@@ -71,16 +71,6 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     return result
 
 
-def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
-    """Through training, f(ε), densities, distances."""
-    return [
-        overview(accuracy, fractions),
-        fraction_curves(fractions),
-        densities(fractions),
-        distances(accuracy),
-    ]
-
-
 STUDY = Study(
     name="fig3",
     summary="plain, residual, hyper-residual: accuracy, degenerate and negative fraction, "
@@ -89,5 +79,5 @@ STUDY = Study(
     question="Do skip connections make training easier, and the loss landscape less degenerate?",
     variants=lambda group, penalty: STANDARD,
     claims=claims,
-    pictures=pictures,
+    pictures=standard,
 )

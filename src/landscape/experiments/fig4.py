@@ -16,10 +16,16 @@ from matplotlib.figure import Figure
 
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
-from landscape.experiments.pictures import MEASURE_LABELS, fraction_curves, one_legend, overview
+from landscape.experiments.pictures import (
+    MEASURE_LABELS,
+    distances,
+    fraction_curves,
+    one_legend,
+    overview,
+)
 from landscape.experiments.study import Drawn, Study
 from landscape.experiments.variants import PLAIN
-from landscape.plots import look, plot_through_training
+from landscape.plots import look
 from landscape.plots.style import tidy
 
 MOST = 10
@@ -70,29 +76,10 @@ def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
     """Worst and best through training, all networks one by one, and f(ε)."""
     return [
         overview(sides(accuracy), sides(fractions)),
-        _through_training(sides(accuracy)),
+        distances(sides(accuracy)),
         _one_by_one(accuracy, fractions),
         fraction_curves(sides(fractions)),
     ]
-
-
-def _through_training(results: xr.Dataset) -> Drawn:
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    names = ("incoming_norm", "correlation", "top_share")
-    panels = figure.subplots(1, 3)
-    for ax, name in zip(panels, names, strict=True):
-        label = MEASURE_LABELS[name]
-        along = results[name].rename(measure_epoch="epoch")
-        plot_through_training(along, ax=ax, percent=label.endswith("(%)"))
-        ax.set_ylabel(label)
-    one_legend(figure, panels[0])
-    return Drawn(
-        "distances",
-        "How near the singularities",
-        "The networks that train worst and those that train best. Left: elimination (small norms "
-        "are near). Middle: overlap. Right: linear dependence. Bands: 95 % intervals of the mean.",
-        figure,
-    )
 
 
 def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:

@@ -12,8 +12,8 @@ import xarray as xr
 
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import through_training
-from landscape.experiments.pictures import densities, distances, fraction_curves, overview
-from landscape.experiments.study import Drawn, Study
+from landscape.experiments.pictures import standard
+from landscape.experiments.study import Study
 from landscape.experiments.variants import MALICIOUS, PLAIN, RESIDUAL
 
 # A gap up to this share of the one between residual and plain networks is slight.
@@ -42,16 +42,6 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     ]
 
 
-def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
-    """Through training, f(ε), densities, distances."""
-    return [
-        overview(accuracy, fractions),
-        fraction_curves(fractions),
-        densities(fractions),
-        distances(accuracy),
-    ]
-
-
 STUDY = Study(
     name="fig5",
     summary="residual networks that start with their skips undone",
@@ -61,5 +51,5 @@ STUDY = Study(
         "plain": PLAIN, "residual": RESIDUAL, "malicious": MALICIOUS,
     },
     claims=claims,
-    pictures=pictures,
+    pictures=standard,
 )  # fmt: skip

@@ -18,9 +18,9 @@ import xarray as xr
 
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
-from landscape.experiments.pictures import densities, distances, fraction_curves, overview
+from landscape.experiments.pictures import standard
 from landscape.experiments.scales import Group
-from landscape.experiments.study import Drawn, Study
+from landscape.experiments.study import Study
 from landscape.experiments.variants import PLAIN, RESIDUAL, Variant, biased
 from landscape.training import BiasRegularization
 
@@ -79,16 +79,6 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     ]
 
 
-def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
-    """Through training, f(ε), densities, distances."""
-    return [
-        overview(accuracy, fractions),
-        fraction_curves(fractions),
-        densities(fractions),
-        distances(accuracy),
-    ]
-
-
 STUDY = Study(
     name="fig6",
     summary="biases held near random targets, with and without a normalised layer",
@@ -96,7 +86,7 @@ STUDY = Study(
     question="Does training become easier if singularities are broken without any skip?",
     variants=variants,
     claims=claims,
-    pictures=pictures,
+    pictures=standard,
     depth=30,
     searches=True,
 )

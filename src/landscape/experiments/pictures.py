@@ -31,6 +31,16 @@ MEASURE_LABELS = {
 }
 
 
+def standard(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
+    """Through training, f(ε), densities, distances: of studies that compare architectures."""
+    return [
+        overview(accuracy, fractions),
+        fraction_curves(fractions),
+        densities(fractions),
+        distances(accuracy),
+    ]
+
+
 def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
     """Accuracy and both fractions through training."""
     spectra = "degenerate" in fractions
