@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import machine, write
+from harness import interleaved, machine, seconds, write
 
 from landscape.curvature import HessianOperator, hessian
 from landscape.models import MLP
@@ -62,17 +62,6 @@ def operator(examples: int, width: int = WIDTH, inputs: int = INPUTS) -> Hessian
     variables = jax.jit(model.init)(jax.random.key(1), x[:1])
     batch = (x, jnp.arange(examples) % CLASSES)
     return hessian(softmax_cross_entropy(model), variables["params"], batch, state={}, check=False)
-
-
-def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Of each call, after one that compiles."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return times
 
 
 def necessary_operations(examples: int) -> float:
@@ -127,24 +116,27 @@ def matvec(options: argparse.Namespace) -> list[dict[str, Any]]:
         v = jax.random.normal(jax.random.key(2), (vectors, op.shape[0]))
 
         alone, flops = products_alone(EXAMPLES, vectors)
-        apart = seconds(partial(_products, op, v, steps), options.repeats)
-        reference = seconds(alone, options.repeats)
-        # Pairs taken in turn would be fairer still; a median of ratios of neighbours is near it.
+        pair = {"alone": alone, "products": partial(_products, op, v, steps)}
+        times = interleaved(pair, options.repeats)
+        apart, reference = (np.asarray(times[k]["seconds"]) for k in ("products", "alone"))
         needed = necessary_operations(EXAMPLES) * vectors
         rate, best = needed * steps / np.median(apart), flops / np.median(reference)
         rows.append(
             {
+                "label": f"{vectors} vector{'s' if vectors > 1 else ''}",
                 "vectors": vectors,
                 "milliseconds": 1e3 * float(np.median(apart)) / steps,
                 "operations": needed,
                 "gflops": rate / 1e9,
                 "matrix_product_gflops": best / 1e9,
-                "share": rate / best,
+                "share": float(np.median(reference / apart) * needed * steps / flops),
+                "seconds": apart.tolist(),
+                "ratios": (apart / reference).tolist(),
             }
         )
         print(
             f"matvec   k={vectors:2d}  {rows[-1]['milliseconds']:8.1f} ms  {rate / 1e9:6.1f} of "
-            f"{best / 1e9:6.1f} GF/s: {rate / best:.0%}",
+            f"{best / 1e9:6.1f} GF/s: {rows[-1]['share']:.0%}",
             flush=True,
         )
     return rows
@@ -185,10 +177,13 @@ def density(options: argparse.Namespace) -> list[dict[str, Any]]:
         distance = None if scheme == "product" else _distance(spectra[scheme], spectra["full"])
         rows.append(
             {
+                "label": scheme,
                 "scheme": scheme,
                 "milliseconds_a_step": 1e3 * float(np.median(taken)) / steps,
                 "products_a_step": ratio,
                 "distance_to_full": distance,
+                "seconds": taken,
+                "ratios": (np.array(taken) / np.array(times["product"])).tolist(),
             }
         )
         print(
@@ -222,9 +217,10 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
     for varies, examples, inputs in cases:
         op = operator(examples, inputs=inputs)
         steps = 10
-        taken = float(np.median(seconds(partial(_walk, op, steps), options.repeats))) / steps
+        _, times = seconds(partial(_walk, op, steps), options.repeats)
+        taken = float(np.median(times)) / steps
         rows.append({"varies": varies, "examples": examples, "parameters": op.shape[0]})
-        rows[-1]["milliseconds_a_step"] = 1e3 * taken
+        rows[-1] |= {"milliseconds_a_step": 1e3 * taken, "seconds": times}
         print(
             f"scaling  {varies}  N = {examples:6d}  P = {op.shape[0]:8d}  {1e3 * taken:8.1f} ms a "
             "step",

@@ -155,12 +155,13 @@ def digits_network(folder: Path, width: int, epochs: int) -> tuple[Path, np.ndar
     return path, values
 
 
-def distance(result: dict[str, np.ndarray], truth: np.ndarray, slack: float = 0.0) -> float:
+def distance(found: tuple[np.ndarray, np.ndarray], truth: np.ndarray, slack: float = 0.0) -> float:
     """Largest distance of two distribution functions, points allowed to move by so much.
 
-    ``truth``: eigenvalues of equal weight, or nodes and weights as two rows.
+    ``found``: nodes and weights. ``truth``: eigenvalues of equal weight, or nodes and weights as
+    two rows.
     """
-    theirs = _measure(result["nodes"], result["weights"])
+    theirs = _measure(*found)
     mine = _measure(truth, np.ones_like(truth)) if truth.ndim == 1 else _measure(*truth)
     points = np.unique(np.concatenate([theirs[0], mine[0]]))
 
@@ -170,6 +171,15 @@ def distance(result: dict[str, np.ndarray], truth: np.ndarray, slack: float = 0.
     above = at(theirs, points) - at(mine, points + slack)
     below = at(mine, points) - at(theirs, points + slack)
     return float(max(above.max(), below.max(), 0))
+
+
+def quadrature(result: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of a result that has them, or one tridiagonal matrix."""
+    if "alphas" not in result:
+        return np.ravel(result["nodes"]).astype(float), np.ravel(result["weights"]).astype(float)
+    alphas, betas = (np.ravel(result[k]).astype(float) for k in ("alphas", "betas"))
+    nodes, vectors = eigh_tridiagonal(alphas, betas[: len(alphas) - 1])
+    return nodes, vectors[0] ** 2
 
 
 def _measure(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,10 +211,7 @@ def contenders(
             for scheme in ("full", "none")
         ],
     }
-    if job == "diagonal":
-        # The others' loops are part of their operators.
-        theirs = {k: v for k, v in theirs.items() if k in ("pyhessian", "matfree")}
-    return mine + [c for tool in tools for c in theirs.get(tool, [])]
+    return mine + [c for tool in tools for c in theirs[tool]]
 
 
 class Bench:
@@ -259,6 +266,23 @@ class Bench:
                 linearized=True,
             )
         )  # fmt: skip
+        if count == 1:
+            # A graph that is retained cannot be compiled; forward over reverse mode can, at times.
+            compiled = {**self.torch, "compiled": True}
+            who += [
+                Contender("PyHessian, torch.compile", "pyhessian", "matvec", count=1, **compiled),
+                Contender(
+                    "PyTorch, torch.compile of forward over reverse", "pyhessian",
+                    "forward_over_reverse", **self.torch,
+                ),
+            ]  # fmt: skip
+        if jax.default_backend() == "gpu":
+            who += [
+                Contender("landscape, TF32", "landscape", "matvec", count=count,
+                          precision="default"),
+                Contender("PyHessian, TF32", "pyhessian", "matvec", count=count, tf32=True,
+                          **self.torch),
+            ]  # fmt: skip
         who += [
             Contender("landscape, one gradient", "landscape", "gradient"),
             Contender("PyTorch, one gradient", "pyhessian", "gradient", **self.torch),
@@ -282,17 +306,18 @@ class Bench:
             start = rng.choice(np.array([-1, 1], np.float32), size)
             np.savez(path, eigenvalues=values, start=start)
             who = contenders("diagonal", {"steps": steps}, self.tools, self.torch)
-            # The last diagonal of T tells whether the same has been computed.
-            tables[f"P = {size}, {steps} steps"] = self.turns(who, path, read=_last_alpha)
+            tables[f"P = {size}, {steps} steps"] = self.turns(who, path, read=_smallest_and_largest)
         return tables
 
     def pyhessian(self) -> dict[str, Any]:
         """PyHessian's own job."""
         problem = mlp_network(self.folder)
         tables = {}
-        for probes in (1,) if self.options.quick else (1, 8):
+        for probes in (1, 8):
             print(f"  density, 100 steps, {probes} probe(s)", flush=True)
-            who = contenders("density", {"steps": 100, "probes": probes}, self.tools, self.torch)
+            # Eight probes the others take one by one: of those only the job's owner.
+            tools = self.tools if probes == 1 else ["pyhessian"]
+            who = contenders("density", {"steps": 100, "probes": probes}, tools, self.torch)
             tables[f"density 100 x {probes}"] = self._densities(who, problem, self.repeats)
         print("  trace, 100 products", flush=True)
         names = ("landscape", "pyhessian", "hessian_eigenthings", "curvlinops", "matfree")
@@ -300,6 +325,11 @@ class Bench:
             Contender(f"{tool}, Hutchinson", tool, "trace", probes=100, **self._settings(tool))
             for tool in names
         ]
+        who += [
+            Contender(f"{tool}, Hutch++", tool, "trace", probes=100, method="hutch++",
+                      **self._settings(tool))
+            for tool in ("landscape", "hessian_eigenthings", "curvlinops")
+        ]  # fmt: skip
         tables["trace"] = self.turns(who, problem, read=_scalars)
         print("  top eigenvalue", flush=True)
         who = [Contender(tool, tool, "top", steps=40, **self._settings(tool)) for tool in names[:3]]
@@ -316,18 +346,19 @@ class Bench:
             return {}
 
         rows = self.turns(who, problem, read=keep, repeats=repeats)
-        full = found[who[0].label]
-        truth = np.stack([np.ravel(full["nodes"]), np.ravel(full["weights"])])
-        slack = 1e-5 * float(np.abs(full["nodes"]).max())
+        truth = np.stack(quadrature(found[who[0].label]))
+        slack = 1e-5 * float(np.abs(truth[0]).max())
         for row in rows:
             if row["label"] in found:
-                row["result"] = {"distance_to_full": distance(found[row["label"]], truth, slack)}
+                measure = quadrature(found[row["label"]])
+                row["result"] = {"distance_to_full": distance(measure, truth, slack)}
         return rows
 
     def eigenthings(self) -> dict[str, Any]:
         """hessian-eigenthings' default job."""
         print("  density, 80 steps, 10 probes", flush=True)
-        who = contenders("density", {"steps": 80, "probes": 10}, self.tools, self.torch)
+        tools = ["hessian_eigenthings", "curvlinops"]
+        who = contenders("density", {"steps": 80, "probes": 10}, tools, self.torch)
         problem = mlp_network(self.folder)
         return {"density 80 x 10": self._densities(who, problem, self.repeats)}
 
@@ -351,6 +382,13 @@ class Bench:
                 Contender("matfree, one program, full", "matfree", "family", scheme="full",
                           **options),
             ]  # fmt: skip
+            if skip == "none":
+                # Loops as PyHessian's: of one architecture.
+                who += [
+                    Contender(f"{tool.replace('_', '-')}, looped", tool, "family", **options,
+                              **self.torch)
+                    for tool in ("hessian_eigenthings", "curvlinops")
+                ]  # fmt: skip
             tables[f"{count} networks 20x16, skip {skip}"] = self.turns(
                 who, problem, read=_smallest_and_largest
             )
@@ -421,22 +459,19 @@ def _errors(values: np.ndarray, _: Contender, result: dict[str, np.ndarray]) -> 
     Shares within an absolute and a relative ε; the distance of the distribution functions, points
     allowed to move by 10⁻⁵ of the norm, which rounding moves them by.
     """
-    if "alphas" in result:
-        alphas, betas = (np.ravel(result[k]).astype(float) for k in ("alphas", "betas"))
-        nodes, vectors = eigh_tridiagonal(alphas, betas[: len(alphas) - 1])
-        result = {"nodes": nodes, "weights": vectors[0] ** 2}
-    nodes, weights = np.ravel(result["nodes"]), np.ravel(result["weights"])
+    nodes, weights = quadrature(result)
     kept, truth, found = np.isfinite(nodes), _truth(values), {}
     for name, eps in (("fraction", EPS), ("relative_fraction", truth["relative_eps"])):
         near = np.abs(nodes[kept]) <= eps
         found[name] = float(weights[kept][near].sum() / weights[kept].sum())
         found[f"{name}_error"] = abs(found[name] - truth[name])
-    return {**found, "distance": distance(result, values, 1e-5 * truth["norm"])}
+    found["distance"] = distance((nodes, weights), values, 1e-5 * truth["norm"])
+    return found
 
 
 def _smallest_and_largest(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The ends of the spectra of all networks, by which runs of a family are told to agree."""
-    nodes = np.asarray(result["nodes"], float)
+    """The ends of all spectra, by which runs are told to agree."""
+    nodes = quadrature(result)[0]
     return {"lowest": float(np.nanmin(nodes)), "highest": float(np.nanmax(nodes))}
 
 
@@ -455,10 +490,6 @@ def _compare_images(rows: list[dict[str, Any]]) -> None:
         difference = sum(float(np.sum((images[k] - v) ** 2)) for k, v in reference.items())
         size = sum(float(np.sum(v**2)) for v in reference.values())
         row["result"] = {"distance_to_reference": float(np.sqrt(difference / size))}
-
-
-def _last_alpha(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {"last_alpha": float(result["alphas"][-1])} if "alphas" in result else {}
 
 
 def _scalars(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -12,8 +12,19 @@ from unittest import mock
 import curvlinops.papyan2020traces.spectrum as lanczos
 import torch
 from curvlinops import HessianLinearOperator, hutchinson_trace, hutchpp_trace
-from protocol import Job, Result, serve
+from protocol import Job, Result, looped, serve
 from torch_network import Problem
+
+
+class Diagonal:
+    """A diagonal matrix, with what ``fast_lanczos`` asks of an operator."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values, self.device, self.dtype = values, values.device, values.dtype
+        self.shape = (len(values), len(values))
+
+    def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
+        return self.values * vector
 
 
 def _opened(problem: Problem) -> HessianLinearOperator:
@@ -50,20 +61,28 @@ def matvec(arrays: Any, options: dict[str, Any]) -> Any:
 def density(arrays: Any, options: dict[str, Any]) -> Any:
     """``fast_lanczos``, the quadrature behind its spectral density, once for each probe."""
     problem = Problem(arrays, options)
-    operator = _opened(problem)
-    vectors = _flat(problem, options["probes"])
+    operator, vectors = _opened(problem), _flat(problem, options["probes"])
+    return lambda: _quadrature(operator, vectors, options["steps"])
 
-    def run() -> Result:
-        nodes, weights = [], []
-        draws = [v.clone() for v in vectors]
-        with mock.patch.object(lanczos, "randn", side_effect=draws):
-            for _ in vectors:
-                values, s = lanczos.fast_lanczos(operator, options["steps"])
-                nodes.append(values.cpu())
-                weights.append(s[0].cpu() ** 2)
-        return {"nodes": torch.stack(nodes), "weights": torch.stack(weights)}
 
-    return run
+def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
+    """``fast_lanczos`` on a diagonal operator."""
+    device = options.get("device", "cpu")
+    if device == "cpu":
+        torch.set_num_threads(options["threads"])
+    values, start = (torch.from_numpy(arrays[k]).to(device) for k in ("eigenvalues", "start"))
+    operator = Diagonal(values)
+    return lambda: _quadrature(operator, [start], options["steps"])
+
+
+def _quadrature(operator: Any, starts: list[torch.Tensor], steps: int) -> Result:
+    nodes, weights = [], []
+    with mock.patch.object(lanczos, "randn", side_effect=[v.clone() for v in starts]):
+        for _ in starts:
+            values, s = lanczos.fast_lanczos(operator, steps)
+            nodes.append(values.cpu())
+            weights.append(s[0].cpu() ** 2)
+    return {"nodes": torch.stack(nodes), "weights": torch.stack(weights)}
 
 
 def trace(arrays: Any, options: dict[str, Any]) -> Any:
@@ -79,7 +98,13 @@ def trace(arrays: Any, options: dict[str, Any]) -> Any:
     return run
 
 
-JOBS: dict[str, Job] = {"matvec": matvec, "density": density, "trace": trace}
+JOBS: dict[str, Job] = {
+    "family": looped(density),
+    "matvec": matvec,
+    "density": density,
+    "trace": trace,
+    "diagonal": diagonal,
+}
 
 if __name__ == "__main__":
     serve(JOBS, "torch", "curvlinops-for-pytorch")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hessian_eigenthings import (
     HessianOperator,
+    LambdaOperator,
     hutch_plus_plus,
     hutchinson,
     lanczos,
@@ -18,7 +19,7 @@ from hessian_eigenthings import (
     supervised_loss,
 )
 from hessian_eigenthings.linalg import SingleDeviceBackend
-from protocol import Job, Result, serve
+from protocol import Job, Result, looped, serve
 from torch_network import Problem
 
 
@@ -61,20 +62,29 @@ def density(arrays: Any, options: dict[str, Any]) -> Any:
     """``spectral_density``."""
     problem = Problem(arrays, options)
     operator, vectors = _opened(problem), _flat(problem, options["probes"])
+    return lambda: _density(operator, vectors, options["steps"])
 
-    def run() -> Result:
-        found = spectral_density(
-            operator,
-            num_runs=options["probes"],
-            lanczos_steps=options["steps"],
-            backend=Given(vectors),
-            # The density on a grid is drawn, not computed with: of the nodes no more is needed.
-            num_grid_points=2,
-        )
-        problem.synchronize()
-        return {"nodes": found.raw_eigenvalues.cpu(), "weights": found.raw_weights.cpu()}
 
-    return run
+def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
+    """``spectral_density`` of a diagonal operator."""
+    device = options.get("device", "cpu")
+    if device == "cpu":
+        torch.set_num_threads(options["threads"])
+    values, start = (torch.from_numpy(arrays[k]).to(device) for k in ("eigenvalues", "start"))
+    operator = LambdaOperator(lambda v: values * v, len(values), device)
+    return lambda: _density(operator, [start], options["steps"])
+
+
+def _density(operator: Any, starts: list[torch.Tensor], steps: int) -> Result:
+    found = spectral_density(
+        operator,
+        num_runs=len(starts),
+        lanczos_steps=steps,
+        backend=Given(starts),
+        # The density on a grid is drawn, not computed with: of the nodes no more is needed.
+        num_grid_points=2,
+    )
+    return {"nodes": found.raw_eigenvalues.cpu(), "weights": found.raw_weights.cpu()}
 
 
 def trace(arrays: Any, options: dict[str, Any]) -> Any:
@@ -113,7 +123,14 @@ def top(arrays: Any, options: dict[str, Any]) -> Any:
     return run
 
 
-JOBS: dict[str, Job] = {"matvec": matvec, "density": density, "trace": trace, "top": top}
+JOBS: dict[str, Job] = {
+    "family": looped(density),
+    "matvec": matvec,
+    "density": density,
+    "trace": trace,
+    "top": top,
+    "diagonal": diagonal,
+}
 
 if __name__ == "__main__":
     serve(JOBS, "torch", "hessian-eigenthings")

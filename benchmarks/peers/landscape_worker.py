@@ -26,7 +26,7 @@ def _tree(arrays: dict[str, np.ndarray], kind: str) -> Any:
     return unflatten_dict(named, sep="/")
 
 
-def _operator(arrays: dict[str, np.ndarray]) -> HessianOperator:
+def _operator(arrays: dict[str, np.ndarray], precision: Any = "highest") -> HessianOperator:
     kind = str(arrays["kind"])
     batch = (jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"]))
     if kind == "transformer":
@@ -40,7 +40,8 @@ def _operator(arrays: dict[str, np.ndarray]) -> HessianOperator:
         convolutions = sum(k.startswith("params:block") and v.ndim == 4 for k, v in arrays.items())
         model = ResNet(convolutions + 2, classes, arrays["params:stem/kernel"].shape[-1], skip)
     params, state = (jax.tree.map(jnp.asarray, _tree(arrays, k)) for k in ("params:", "state:"))
-    return hessian(softmax_cross_entropy(model), params, batch, state=state)
+    loss = softmax_cross_entropy(model)
+    return hessian(loss, params, batch, state=state, precision=precision)
 
 
 @functools.cache
@@ -90,7 +91,7 @@ def gradient(arrays: Any, options: dict[str, Any]) -> Any:
 
 def matvec(arrays: Any, options: dict[str, Any]) -> Any:
     """Products with all vectors at once, on the linearised gradient."""
-    op = _operator(arrays)
+    op = _operator(arrays, options.get("precision", "highest"))
     stored, columns = op.linearized(), _vectors(arrays, options["count"]).T
 
     def run() -> Result:
@@ -141,11 +142,12 @@ def family(arrays: Any, options: dict[str, Any]) -> Any:
 
 
 def trace_job(arrays: Any, options: dict[str, Any]) -> Any:
-    """Hutchinson's estimate with so many probes."""
+    """Hutchinson's estimate or Hutch++, with so many products."""
     op = _operator(arrays).linearized()
 
     def run() -> Result:
-        found = trace(op, jax.random.key(0), method="hutchinson", num_matvecs=options["probes"])
+        method = options.get("method", "hutchinson")
+        found = trace(op, jax.random.key(0), method=method, num_matvecs=options["probes"])
         return {"estimate": found.value, "standard_error": found.stderr}
 
     return run

@@ -52,6 +52,27 @@ def device_memory() -> int | None:
     return None
 
 
+def looped(job: Job) -> Job:
+    """A job for each network of a stack, one after the other; results stacked."""
+
+    def family(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> Callable[[], Result]:
+        runs = [job(part, options) for part in networks(arrays)]
+        return lambda: stacked([dict(run()) for run in runs])
+
+    return family
+
+
+def networks(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The networks of a stack, each as it would be exported alone."""
+    count = len(arrays["params:output/bias"])
+    return [arrays | {k: v[i] for k, v in arrays.items() if ":" in k} for i in range(count)]
+
+
+def stacked(found: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Results of the same shape as one."""
+    return {name: np.stack([np.asarray(each[name]) for each in found]) for name in found[0]}
+
+
 def serve(jobs: dict[str, Job], *packages: str) -> None:
     """Answer until standard input closes; ``packages`` are those whose versions matter."""
     answers = os.fdopen(os.dup(1), "w")

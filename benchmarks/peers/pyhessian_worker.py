@@ -11,9 +11,8 @@ import multiprocessing
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
-from protocol import Job, Result, serve
+from protocol import Job, Result, looped, networks, serve, stacked
 from pyhessian import hessian
 from pyhessian.utils import hessian_vector_product
 from torch_network import Problem
@@ -54,6 +53,29 @@ def matvec(arrays: Any, options: dict[str, Any]) -> Any:
             image = hessian_vector_product(opened.gradsH, opened.params, vector)
         problem.synchronize()
         return lambda: problem.exported(list(image))
+
+    return run
+
+
+def forward_over_reverse(arrays: Any, options: dict[str, Any]) -> Any:
+    """What PyTorch can compile: a product by forward over reverse mode, no graph retained."""
+    problem = Problem(arrays, options)
+    names = [name for name, _ in problem.model.named_parameters()]
+    params = {name: p.detach() for name, p in problem.model.named_parameters()}
+    vector = dict(zip(names, problem.vectors[0], strict=True))
+
+    def loss(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = torch.func.functional_call(problem.model, params, (problem.inputs,))
+        return problem.criterion(logits, problem.targets)
+
+    @torch.compile
+    def product(params: Any, vector: Any) -> Any:
+        return torch.func.jvp(torch.func.grad(loss), (params,), (vector,))[1]
+
+    def run() -> Result:
+        image = product(params, vector)
+        problem.synchronize()
+        return lambda: problem.exported([image[name] for name in names])
 
     return run
 
@@ -126,25 +148,19 @@ def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
 
 def family(arrays: Any, options: dict[str, Any]) -> Any:
     """``density`` of one network after the other, or in processes with one thread each."""
-    count, processes = len(arrays["params:output/bias"]), options.get("processes")
-    parts = [arrays | {k: v[i] for k, v in arrays.items() if ":" in k} for i in range(count)]
+    processes = options.get("processes")
     if not processes:
-        runs = [density(part, options) for part in parts]
-        return lambda: _stacked([run() for run in runs])
+        return looped(density)(arrays, options)
     # Before this process has used a thread of PyTorch's: they do not survive a fork.
     context = multiprocessing.get_context("fork")
     alone = {**options, "threads": 1}
     pool = context.Pool(processes, torch.set_num_threads, (1,))
-    jobs = [(part, alone) for part in parts]
-    return lambda: _stacked(pool.starmap(_whole_density, jobs, chunksize=1))
+    jobs = [(part, alone) for part in networks(arrays)]
+    return lambda: stacked(pool.starmap(_whole_density, jobs, chunksize=1))
 
 
 def _whole_density(arrays: Any, options: dict[str, Any]) -> dict[str, Any]:
     return density(arrays, options)()
-
-
-def _stacked(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: np.stack([np.asarray(each[name]) for each in found]) for name in found[0]}
 
 
 JOBS: dict[str, Job] = {
@@ -152,6 +168,7 @@ JOBS: dict[str, Job] = {
     "diagonal": diagonal,
     "gradient": gradient,
     "matvec": matvec,
+    "forward_over_reverse": forward_over_reverse,
     "density": density,
     "trace": trace,
     "top": top,

@@ -196,7 +196,7 @@ class Problem:
         if self.device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = bool(options.get("tf32", False))
             torch.backends.cudnn.allow_tf32 = bool(options.get("tf32", False))
-        self.model = NETWORKS[str(arrays["kind"])](arrays)
+        self.model: Any = NETWORKS[str(arrays["kind"])](arrays)
         self.inputs = torch.from_numpy(arrays["inputs"]).to(self.device)
         self.targets = torch.from_numpy(arrays["labels"]).long().reshape(-1).to(self.device)
         self.criterion = nn.CrossEntropyLoss()
@@ -206,6 +206,9 @@ class Problem:
             for own, value in zip(self.model.parameters(), exported, strict=True):
                 own.copy_(value)
         self.model.to(self.device)
+        self.slots = self.model.slots
+        if options.get("compiled"):
+            self.model = torch.compile(self.model)
         vectors = {k.split(":")[1]: v for k, v in arrays.items() if k.startswith("vectors:")}
         count = len(next(iter(vectors.values()))) if vectors else 0
         self.vectors = [
@@ -220,7 +223,7 @@ class Problem:
     def exported(self, tensors: list[Tensor]) -> dict[str, np.ndarray]:
         """A vector in the layout of the weights, as the problem names and orders them."""
         found: dict[str, Any] = {}
-        for slot, tensor in zip(self.model.slots, tensors, strict=True):
+        for slot, tensor in zip(self.slots, tensors, strict=True):
             array = slot.written(tensor.detach().cpu().numpy())
             if slot.entry is None:
                 found[f"image:{slot.name}"] = array

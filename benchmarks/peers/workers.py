@@ -17,6 +17,9 @@ from peers.requirements import requirements
 
 HERE = Path(__file__).parent
 
+# No more rounds of two contenders once they have taken so many seconds, but so many at least.
+ENOUGH, FEWEST = 60.0, 5
+
 
 def python_of(tool: str, folder: Path, given: dict[str, str]) -> str:
     """The interpreter of a tool's environment, which is made if there is none.
@@ -119,7 +122,8 @@ def interleaved(
     problem
         Exported arrays.
     repeats
-        Timed runs of each, after those that compile and choose.
+        Timed runs of each, after those that compile and choose; fewer of those that take many
+        seconds, but no fewer than ``FEWEST``.
     python
         Interpreter of a tool.
     read
@@ -137,7 +141,10 @@ def interleaved(
             print(f"    {contender.label}: {row['error']}", flush=True)
             continue
         row["reference_seconds"] = []
-        for _ in range(repeats):
+        for number in range(repeats):
+            spent = sum(row["seconds"]) + sum(row["reference_seconds"])
+            if number >= FEWEST and spent > ENOUGH:
+                break
             pair = [(reference, row["reference_seconds"]), (worker, row["seconds"])]
             for who, seconds in pair if order.random() < 0.5 else pair[::-1]:
                 seconds += who.ask(run=1)["seconds"]
