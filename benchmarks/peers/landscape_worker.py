@@ -65,7 +65,10 @@ def _images(op: HessianOperator, flat: jax.Array) -> dict[str, np.ndarray]:
 
 
 def _started(run: LanczosRun, start: jax.Array, capacity: int) -> LanczosRun:
-    """The run with the benchmark's start vectors in place of its own."""
+    """The run with the benchmark's start vectors in place of its own.
+
+    It has been begun with room for one step: with its basis another one would be made for nothing.
+    """
     state = begin(start, capacity, run.reorthogonalize)
     norms = np.asarray(jnp.sum(start**2, -1), float)
     return dataclasses.replace(run, state=state, probe_norms=norms)
@@ -114,6 +117,7 @@ def density(arrays: Any, options: dict[str, Any]) -> Any:
             num_probes=probes,
             reorthogonalize=options["scheme"],
             capacity=steps,
+            reserve=1,
         )
         spectrum = _started(begun, start, steps).advance(steps).spectrum()
         return {"nodes": spectrum.nodes, "weights": spectrum.weights}
@@ -130,7 +134,7 @@ def family(arrays: Any, options: dict[str, Any]) -> Any:
 
     def run() -> Result:
         begun = lanczos_run(
-            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps
+            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps, reserve=1
         )
         state = begin(start, steps, begun.reorthogonalize)
         norms = np.asarray(jnp.sum(start**2, -1), float)[:, None]
@@ -178,7 +182,7 @@ def diagonal(arrays: Any, options: dict[str, Any]) -> Any:
 
     def run() -> Result:
         begun = lanczos_run(
-            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps
+            op, jax.random.key(0), reorthogonalize=options["scheme"], capacity=steps, reserve=1
         )
         done = jax.block_until_ready(_started(begun, start, steps).advance(steps).state)
         return {"alphas": done.alphas[0], "betas": done.betas[0]}

@@ -48,7 +48,9 @@ class Worker:
 
     def __init__(self, tool: str, python: str) -> None:
         self.tool = tool
-        environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        # Of this checkout, wherever another one is installed.
+        paths = [str(HERE), str(HERE.parent.parent / "src")][: 2 if tool == "landscape" else 1]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         # JAX would take three quarters of an accelerator for itself.
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         self.process = subprocess.Popen(
