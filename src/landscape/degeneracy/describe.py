@@ -19,7 +19,7 @@ from landscape.degeneracy.functions import function_network
 from landscape.degeneracy.layers import HiddenLayer
 from landscape.degeneracy.networks import Network, linen_network, mlp_network
 from landscape.errors import InputError
-from landscape.models import MLP
+from landscape.models import MLP, hashable
 from landscape.training.losses import example_losses, logits_of, softmax_cross_entropy
 
 # Parameters, state and inputs to logits.
@@ -44,7 +44,7 @@ def opened(model: Any, state: Any = None) -> tuple[Any, Any]:
         If the model is none of those named in the module.
     """
     if isinstance(model, nn.Module):
-        return model, state
+        return hashable(model), state
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(model, nnx.Module):
         definition, _, rest = nnx.split(model, nnx.Param, ...)
@@ -54,6 +54,9 @@ def opened(model: Any, state: Any = None) -> tuple[Any, Any]:
             "a model is a Linen or NNX module, or a function of parameters and inputs; got "
             f"{type(model).__name__}"
         )
+    if getattr(type(model), "__hash__", None) is None:
+        # What compares by its contents has no hash: known by itself, it has one.
+        return functools.partial(model), state
     return model, state
 
 

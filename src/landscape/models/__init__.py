@@ -1,5 +1,6 @@
 """Networks as pure-functional Flax (Linen) modules; fixed matrices in a collection of their own."""
 
+from landscape.models.hashing import hashable
 from landscape.models.mlp import ACTIVATIONS, MLP, SKIPS
 from landscape.models.resnet import NORMS, ResNet
 from landscape.models.skips import (
@@ -18,6 +19,7 @@ __all__ = [
     "RandomSkip",
     "ResNet",
     "SkipMatrix",
+    "hashable",
     "random_orthogonal",
     "repeated_orthogonal",
     "unit_circle",

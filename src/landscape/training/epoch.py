@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array
 
 from landscape._convolutions import channels_last
+from landscape.models import hashable
 from landscape.training.losses import accuracy, apply, example_losses, train_logits
 from landscape.training.penalties import COLLECTION, Penalty
 
@@ -99,7 +100,7 @@ def compile_program(
     Losses are evaluated without the penalty.
     """
     # Given or left to its default, an argument is the same: the cache would tell them apart.
-    return _compiled(model, optimizer, batch_size, vectorized, generator, penalty)
+    return _compiled(hashable(model), optimizer, batch_size, vectorized, generator, penalty)
 
 
 @functools.lru_cache(maxsize=64)

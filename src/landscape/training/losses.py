@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from landscape.models import hashable
+
 Loss = Callable[[Any, Any, Any], Float[Array, ""]]
 
 
-@functools.cache
 def softmax_cross_entropy(model: nn.Module) -> Loss:
     """Mean softmax cross-entropy of a classifier, at frozen state.
 
@@ -40,7 +41,11 @@ def softmax_cross_entropy(model: nn.Module) -> Loss:
     >>> softmax_cross_entropy(model) is softmax_cross_entropy(MLP(depth=2, width=4, num_classes=3))
     True
     """
+    return _cross_entropy(hashable(model))
 
+
+@functools.cache
+def _cross_entropy(model: nn.Module) -> Loss:
     def loss(params: Any, state: Any, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
         return example_losses(apply(model, params, state, inputs), labels).mean()
@@ -48,7 +53,6 @@ def softmax_cross_entropy(model: nn.Module) -> Loss:
     return loss
 
 
-@functools.cache
 def logits_of(model: nn.Module) -> Callable[[Any, Any, Any], Float[Array, "N C"]]:
     """A classifier as ``logits(params, state, inputs)``, at frozen state: for ``jacobian``.
 
@@ -61,6 +65,11 @@ def logits_of(model: nn.Module) -> Callable[[Any, Any, Any], Float[Array, "N C"]
     -------
     The same function object for the same model, so nothing is compiled twice.
     """
+    return _logits(hashable(model))
+
+
+@functools.cache
+def _logits(model: nn.Module) -> Callable[[Any, Any, Any], Float[Array, "N C"]]:
     return lambda params, state, inputs: apply(model, params, state, inputs)
 
 
