@@ -93,7 +93,7 @@ def start(model):
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (Readout(), "what its last layer 'Dense_0' gives are not the logits"),
+        (Readout(), "readout belong to no dense layer"),
         (Tied(), "move the logits in other ways than those that were found.*used twice"),
         (Capped(), "what its last layer 'Dense_0' gives are not the logits"),
         (Pixelwise(), "what its last layer 'Dense_0' gives are not the logits"),

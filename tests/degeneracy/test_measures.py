@@ -194,6 +194,26 @@ def test_ghosts_of_identity_skips(x64):
     assert all(np.isnan(g).all() for g in plain.elimination.ghost_distances)
 
 
+def test_ghosts_of_skip_matrices(x64):
+    q = np.roll(np.eye(5), 1, axis=0) + 0.1
+    model, params, state, x = network(q, width=5)
+    kernel = params["hidden"]["kernel"].at[0, :, 2].set(-q[2])
+    kernel = kernel.at[1, :, 0].set(kernel[1, :, 1] + q[1] - q[0])
+    biases = params["hidden"]["bias"].at[0, 2].set(1e3).at[1, 0].set(params["hidden"]["bias"][1, 1])
+    params["hidden"] = {"kernel": kernel, "bias": biases}
+    found = measures(model, params, x, state=state)
+    ghosts = found.elimination.ghost_distances
+    assert np.isnan(ghosts[0]).all()
+    assert float(ghosts[1][2]) == pytest.approx(0, abs=1e-12)
+    assert float(ghosts[1][1]) > 0.5
+    assert float(found.overlap.ghost_distances[2][0, 1]) == pytest.approx(0, abs=1e-12)
+    # With the identity as a matrix they are those of the skip of that name.
+    alike = measures(MLP(4, 5, 3, skip=np.eye(5)), params, x, state={"fixed": {"skip": np.eye(5)}})
+    named = measures(MLP(4, 5, 3, skip="identity"), params, x)
+    for one, other in zip(jax.tree.leaves(alike), jax.tree.leaves(named), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("skip", SKIPS)
 def test_vmapped_and_compiled_equal_looped(skip, x64):
@@ -246,6 +266,12 @@ def test_smooth_units_are_active_and_biases_that_are_none_cannot_be_moved():
     params["input"]["bias"] = params["input"]["bias"] - 100
     found = measures(model, params, x).elimination
     assert not any(np.any(never) for never in found.never_active)
+    # The network is the same with the signs of a unit's weights, bias and readers turned.
+    turned = jax.tree.map(jnp.copy, params)
+    turned["input"] = {k: v.at[..., 0].multiply(-1) for k, v in params["input"].items()}
+    turned["hidden"]["kernel"] = params["hidden"]["kernel"].at[:, 0].multiply(-1)
+    again = measures(model, turned, x).elimination
+    np.testing.assert_allclose(again.distances[0], found.distances[0], rtol=1e-6)
     # The bias of a ReLU without one is no way to switch it off.
     layer = HiddenLayer("one", Leaf("w"), None, Leaf("v"))
     weights = {"w": jnp.ones((1, 2)), "v": 3 * jnp.ones((2, 1))}
@@ -284,6 +310,37 @@ def test_layers_of_other_models_are_found_or_described_by_hand():
     np.testing.assert_allclose(layer.biases(equinox), [0, 0])
 
 
+def test_layers_that_read_more_than_the_units_before_are_no_sequence_unless_flattened():
+    import flax.linen as nn
+
+    class Joined(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            first = nn.relu(nn.Dense(4)(x))
+            second = nn.relu(nn.Dense(4)(first))
+            return nn.Dense(2)(nn.relu(nn.Dense(4)(jnp.concatenate([first, second], 1))))
+
+    class ChannelsFirst(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(4, (3, 3))(x)).transpose(0, 3, 1, 2)
+            return nn.Dense(2)(x.reshape(len(x), -1))
+
+    def joined(params, x):
+        first = jax.nn.relu(x @ params["a"])
+        second = jax.nn.relu(first @ params["b"])
+        return jnp.concatenate([first, second], 1) @ params["c"]
+
+    x, images = jnp.ones((2, 3)), jnp.ones((2, 5, 5, 1))
+    for model, inputs in ((Joined(), x), (ChannelsFirst(), images)):
+        params = model.init(jax.random.key(0), inputs)["params"]
+        with pytest.raises(InputError, match="no sequence, in which each reads"):
+            measures(model, params, inputs)
+    weights = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones((8, 2))}
+    with pytest.raises(InputError, match="c does not read what b gives, unit by unit"):
+        hidden_layers(joined, weights, x)
+
+
 def test_structures_that_are_not_understood_are_refused():
     import flax.linen as nn
 
@@ -292,6 +349,23 @@ def test_structures_that_are_not_understood_are_refused():
         def __call__(self, x):
             layer = nn.Dense(3)
             return nn.Dense(2)(layer(layer(x)))
+
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(3)(x)) * self.param("w", nn.initializers.ones, (1, 3))
+            return nn.Dense(2)(x)
+
+    class Convolution(nn.Module):
+        options: tuple
+
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(3, **dict(self.options))(x)
+            return nn.Dense(2)(x.mean(tuple(range(1, x.ndim - 1))))
+
+    def convolution(**options):
+        return Convolution(tuple(options.items()))
 
     class Attention(nn.Module):
         @nn.compact
@@ -302,6 +376,18 @@ def test_structures_that_are_not_understood_are_refused():
     for model, inputs, message in (
         (Shared(), x, "called twice"),
         (Attention(), jnp.ones((2, 4, 3)), "by hand as HiddenLayer"),
+        (Scaled(), x, "w belong to no dense layer, convolution or normalisation"),
+        (convolution(kernel_size=(3,)), jnp.ones((2, 4, 3)), "goes along 1 axes"),
+        (
+            convolution(kernel_size=(3, 3), padding="CIRCULAR"),
+            jnp.ones((2, 4, 4, 3)),
+            "pads by CIRCULAR",
+        ),
+        (
+            convolution(kernel_size=(3, 3), kernel_dilation=(2, 1)),
+            jnp.ones((2, 6, 6, 3)),
+            "is dilated",
+        ),
         (lambda params, x: x, x, "does not end in a dense layer"),
     ):
         params = model.init(jax.random.key(0), inputs)["params"] if hasattr(model, "init") else {}
@@ -321,3 +407,19 @@ def test_structures_that_are_not_understood_are_refused():
     wide = HiddenLayer("one", Leaf("w"), None, Leaf("v"))
     with pytest.raises(InputError, match="has 3 units, but 'v' reads 4"):
         wide.outgoing_weights({"w": jnp.ones((2, 3)), "v": jnp.ones((4, 1))})
+    stacked = HiddenLayer("one", Leaf("w", 7))
+    with pytest.raises(InputError, match="no entry 7 along its leading axis"):
+        overlap([stacked], {"w": jnp.ones((2, 3, 3))})
+    with pytest.raises(InputError, match="one for each of 2 layers; got 1"):
+        linear_dependence([jnp.ones((4, 2))] * 2, inputs=[jnp.ones((4, 2))])
+    with pytest.raises(InputError, match=r"skip of layer 'one' is \(2, 2\)"):
+        overlap([layer], {"w": jnp.ones((3, 3))}, skips=[jnp.eye(2)])
+    model, params, _, x = network(dtype=jnp.float32)
+    for given, told in (((x, x), "a tuple"), (x[:0], r"shape \(0, 6\)")):
+        with pytest.raises(InputError, match=f"N ≥ 1 examples, .* got .*{told}"):
+            measures(model, params, given)
+    several = jax.vmap(lambda p: measures(model, p, x))(
+        jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+    )
+    with pytest.raises(InputError, match="the measures of several"):
+        several.overlap.closest()

@@ -130,7 +130,7 @@ def test_a_unit_that_nobody_reads(planted, n, x64):
     added, _, budget = compared(planted, "none", unread_unit(planted))
     assert added == n
     assert budget.counts["elimination"] == n + 1
-    assert "hidden/0: unit 2 read by nobody" in budget.findings
+    assert "hidden/0: unit 2 without effect on the logits" in budget.findings
     # With a skip it is still carried on. Two of its branches, with nobody between that reads it,
     # can trade by chance what both compute: that is another cause.
     with_skip, base, budget = compared(planted, "identity", unread_unit(planted))

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from landscape.analysis.tables import layers_json, layers_table, measures_table
 from landscape.curvature import LinearOperator, Problem, StreamedOperator, noise_floor
 from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
 from landscape.degeneracy.describe import loss_function, opened
@@ -114,9 +115,10 @@ class Analysis:
         """Tables and a figure, for the terminal and the browser."""
         parts: list[Table | Picture] = [self._spectrum_table()]
         if self.measures is not None:
-            parts.append(_measures_table(self.measures))
+            names = None if self.budget is None else self.budget.layer_names
+            parts.append(measures_table(self.measures, names))
         if self.budget is not None:
-            parts += [self._budget_table(self.budget), _layers_table(self.budget, self.measures)]
+            parts += [self._budget_table(self.budget), layers_table(self.budget, self.measures)]
         caption = (
             "Left: spectral density of the Hessian, smoothed with a Gaussian of 0.25 in "
             "asinh(λ/ε). Middle: share of the eigenvalues within ε of zero, between certified "
@@ -175,11 +177,18 @@ class Analysis:
 
     def _budget_table(self, budget: Budget) -> Table:
         rows = [(cause, f"{count:,}", f"{share:.2%}") for cause, count, share in budget.rows()]
+        rank, size = budget.rank, budget.num_parameters
+        low, high = int(rank.lower), int(rank.upper)
+        known = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        rows.append((f"not null: rank of the centered Jacobian ({rank.status})", known, ""))
+        if low == high:
+            rows[-1] = (*rows[-1][:2], f"{low / size:.2%}")
+        told = [f"{note[0].upper()}{note[1:]}." for note in budget.notes]
         return Table(
             "Null directions of the Gauss–Newton matrix, by cause",
             ("cause", "directions", "share of P"),
             rows,
-            " ".join(f"{told[0].upper()}{told[1:]}." for told in (*budget.notes, *budget.findings)),
+            " ".join([*told, *(f"In {found}." for found in budget.findings)]),
         )
 
     def picture(self, kind: str) -> bytes:
@@ -262,6 +271,10 @@ class Analysis:
                 "stderr": float(self.trace.stderr),
                 "interval": [float(end) for end in self.trace.confidence_interval()],
             },
+            "spectrum": {
+                "nodes": np.asarray(self.spectrum.nodes, float).tolist(),
+                "weights": np.asarray(self.spectrum.weights, float).tolist(),
+            },
             "refused": self.refused or None,
             "seconds": self.seconds,
         }
@@ -272,6 +285,7 @@ class Analysis:
                 "mean_zero_probability": number(found.elimination.mean_zero_probability),
                 "mean_correlation": number(found.overlap.mean_correlation),
                 "mean_top_share": number(found.dependence.mean_top_share),
+                "layers": layers_json(found),
             }
         if self.budget is not None:
             result["budget"] = {
@@ -455,49 +469,3 @@ def _no_classifier(problem: Problem) -> str:
             "penalty in it."
         )
     return ""
-
-
-def _layers_table(budget: Budget, found: Measures | None) -> Table:
-    """Null directions that belong to layers, and the measures of their units."""
-    causes = [cause for cause, counts in budget.by_layer.items() if any(counts)]
-    rows = []
-    for place, name in enumerate(budget.layer_names):
-        row = [name, *(f"{budget.by_layer[cause][place]:,}" for cause in causes)]
-        if found is not None and place < len(found.elimination.incoming_norms):
-            row += [
-                f"{float(found.elimination.incoming_norms[place].mean()):.3g}",
-                f"{float(found.elimination.zero_probability[place].mean()):.3f}",
-                f"{float(found.dependence.effective_rank[place]):.1f}",
-            ]
-        elif found is not None:
-            row += ["", "", ""]
-        rows.append(row)
-    columns = ["layer", *causes]
-    if found is not None:
-        columns += ["mean norm of incoming weights", "zero responses", "effective rank"]
-    return Table("Layer by layer", columns, rows, "Directions in the incoming weights of a layer.")
-
-
-def _measures_table(found: Measures) -> Table:
-    elimination, overlap, dependence = found.elimination, found.overlap, found.dependence
-    rows = [
-        ("elimination", "mean norm of incoming weights",
-         f"{float(elimination.mean_incoming_norm):.4g}"),
-        ("", "probability of a zero response",
-         f"{float(elimination.mean_zero_probability):.4f}"),
-        ("", "units that are never active",
-         f"{sum(int(layer.sum()) for layer in elimination.never_active):,}"),
-        ("overlap", "mean correlation of incoming weights",
-         f"{float(overlap.mean_correlation):+.4f}"),
-    ]  # fmt: skip
-    rows += [
-        ("", f"closest pair: layer {layer}, units {i} and {j}", f"cosine {cosine:.4f}")
-        for layer, i, j, cosine in overlap.closest(3)
-    ]
-    rows += [
-        ("linear dependence", "share of variance in three directions, mean over layers",
-         f"{float(dependence.mean_top_share):.4f}"),
-        ("", "effective rank, mean over layers",
-         f"{np.mean([float(rank) for rank in dependence.effective_rank]):.1f}"),
-    ]  # fmt: skip
-    return Table("How near the singularities", ("singularity", "measure", "value"), rows)

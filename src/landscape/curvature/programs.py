@@ -13,11 +13,16 @@ def equations(jaxpr: Any) -> Iterator[Any]:
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
+        yield from equations_inside(equation)
+
+
+def equations_inside(equation: Any) -> Iterator[Any]:
+    """Of all programs inside one equation: the body of a loop, a function that is called."""
+    for inner in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    ):
+        if hasattr(inner, "eqns"):
+            yield from equations(inner)
 
 
 def product_bytes(jaxpr: Any) -> int:

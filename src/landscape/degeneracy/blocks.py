@@ -30,7 +30,7 @@ from jaxtyping import Float
 from scipy import linalg, sparse
 
 # Directions along which the logits move by less than this share of ‖J‖ are in K.
-_INSIDE = 1e-11
+INSIDE = 1e-12
 
 # Beyond all maps.
 _NOWHERE = 2**31
@@ -334,10 +334,10 @@ def _rank(vectors: list[dict[int, np.ndarray]]) -> int:
         seen = np.stack([vector[number] for vector in here])
         later = sorted({m for vector in here for m in vector} - {number})
         if not later:
-            total += int((linalg.svdvals(seen, check_finite=False) > _INSIDE).sum())
+            total += int((linalg.svdvals(seen, check_finite=False) > INSIDE).sum())
             continue
         modes, values, _ = linalg.svd(seen, check_finite=False)
-        rank = int((values > _INSIDE).sum())
+        rank = int((values > INSIDE).sum())
         total += rank
         unseen = modes[:, rank:].T
         mixed: list[dict[int, np.ndarray]] = [{} for _ in unseen]

@@ -25,10 +25,11 @@ and no layer of it. The singular value below which they count as zero is the cut
 told, its place decides what is null.
 
 Of a network that is too large for that, the *structural* budget counts what needs no block of a
-layer to be decomposed: all of 1., rescaling, translation and mixing of 3., and 4. These directions
-are null and independent; so many more are null for want of equations, N (C − 1) for P parameters,
-and called few data here. Their sum is a lower bound of the nullity. From above it is bounded by the
-certified number of singular values of the centered Jacobian that are greater than τ σ₁.
+layer to be decomposed: all of 1.; rescaling, translation, mixing and what batch normalisations undo
+(``trades``) of 3.; and 4. These directions are null and independent; so many more are null for want
+of equations, N (C − 1) for P parameters, and called few data here. Their sum is a lower bound of
+the nullity. From above it is bounded by the certified number of singular values of the centered
+Jacobian that are greater than τ σ₁.
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature import hessian, jacobian
+from landscape.degeneracy.blocks import INSIDE
 from landscape.degeneracy.chain import count_chain
-from landscape.degeneracy.consistency import classifier_network
+from landscape.degeneracy.consistency import (
+    classifier_network,
+    expect_classes,
+    expect_labelled,
+)
 from landscape.degeneracy.describe import logits_function, loss_function, opened
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
 from landscape.degeneracy.null_directions import in_float64
@@ -69,6 +75,9 @@ CAUSES = (
     "few data",
 )
 
+
+# Links whose vectors change several layers, and the first of them last.
+_ACROSS = ("neighbours", "normalisation", "compensation", "mixing", "translation", "rescaling")
 
 METHODS = ("auto", "exact", "structural")
 
@@ -108,6 +117,12 @@ class Budget:
         of G; None if no ε was given.
     eps
         That ε.
+    left_out
+        Directions across layers that are null by algebra but not by the total's singular values:
+        not counted.
+    close
+        Singular values of single layers between the cut and 10⁻¹² of the largest: relations that
+        nearly hold, along which directions across layers cannot be told apart and may be missed.
     """
 
     counts: dict[str, int]
@@ -122,6 +137,8 @@ class Budget:
     method: str
     nearly_flat: Fraction | None
     eps: float | None
+    left_out: int = 0
+    close: int = 0
 
     @property
     def explained(self) -> float:
@@ -158,11 +175,28 @@ class Budget:
                     "there is no gap at the cut: what is null there, and its causes, would be "
                     "others at another tolerance"
                 )
+        if self.left_out:
+            told.append(
+                f"{self.left_out:,} directions across layers are null by algebra but not by the "
+                "total's singular values, and are not counted"
+            )
+        if self.close and self.counts["unexplained"]:
+            told.append(
+                f"{self.close:,} relations nearly hold within single layers (σ/σ₁ between the cut "
+                f"and {INSIDE:g}): directions across layers that differ along these alone are "
+                "among the unexplained"
+            )
         equations = self.rank.shape[0] - self.num_examples
-        if equations < self.num_parameters:
+        if equations >= self.num_parameters:
+            told.append(
+                f"N (C − 1) = {equations:,} equations for {self.num_parameters:,} parameters, "
+                f"{equations / self.num_parameters:.3g} each"
+            )
+        else:
             told.append(
                 f"N (C − 1) = {equations:,} equations for {self.num_parameters:,} parameters: at "
                 f"least {self.num_parameters - equations:,} directions are null for any network"
+                + ("" if self.counts["few data"] else "; a reference set tells which these are")
             )
         if self.nearly_flat is not None:
             share, (low, high) = self.nearly_flat.estimate, self.nearly_flat.confidence_interval()
@@ -216,8 +250,8 @@ def degeneracy_budget(
     model
         ``MLP`` with any skip, ``ResNet``, or another Linen module of dense layers and convolutions;
         an NNX module; or a function ``f(params, inputs)`` of logits, a sequence of such layers.
-        Symmetries across layers are counted for ``MLP``; of other models they are among the
-        relations of neighbouring layers.
+        Translation, mixing and compensation are counted for ``MLP``; of other models they are
+        among the relations of neighbouring layers.
     params, state
         Its parameters (of an NNX module ``nnx.state(model, nnx.Param)``), and its other
         collections; statistics are frozen.
@@ -280,6 +314,7 @@ def degeneracy_budget(
             in_float64, (params, state, inputs, whole)
         )
         network = classifier_network(model, params64, state64, whole64)
+        expect_classes(labels, network.maps[-1].kernel.of(params64).shape[-1])
     op = jacobian(logits, params, inputs, state=state or {})
     if method == "auto":
         least, most = sorted(op.shape)
@@ -301,9 +336,10 @@ def degeneracy_budget(
     caused = sum(chain.counts.values())
     if exact:
         total = upper = int(rank.nullity)
-        # Links across layers are taken at a cut of their own: those that move the logits by more
-        # than the total's cut are not null by it.
-        for cause in reversed(CAUSES):
+        # Those of single layers are null by the total's cut; links across layers are exact by their
+        # algebra, and may move the logits by more than the cut, by rounding or nearly null units.
+        left_out = caused - int(held.nullity) if caused > held.nullity else 0
+        for cause in _ACROSS:
             excess = min(counts[cause], max(0, caused - int(held.nullity)))
             counts[cause], caused = counts[cause] - excess, caused - excess
         counts["unexplained"] = int(held.nullity) - caused
@@ -317,6 +353,7 @@ def degeneracy_budget(
         total = caused + counts["few data"]
         # The interval holds at its level: one that ends below what is surely null has missed.
         upper = max(total, size - int(rank.lower))
+        left_out = 0
     flat = None
     if eps is not None:
         loss = loss_function(model)
@@ -336,29 +373,14 @@ def degeneracy_budget(
         method=method,
         nearly_flat=flat,
         eps=eps,
+        left_out=left_out,
+        close=chain.close,
     )
 
 
 def _num_equations(num_rows: int, num_examples: int) -> int:
     """N (C − 1): centered rows of an example add up to zero."""
     return num_rows - num_examples
-
-
-def expect_labelled(batch: Any) -> None:
-    """Refuse a batch that is no pair of inputs and as many labels.
-
-    Raises
-    ------
-    InputError
-        With what was given.
-    """
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise InputError(f"batch must be (inputs, labels); got {type(batch).__name__}")
-    inputs, labels = (np.shape(part) for part in batch)
-    if not inputs or len(labels) != 1 or labels != inputs[:1] or not labels[0]:
-        raise InputError(
-            f"batch must be N ≥ 1 inputs and as many labels; got shapes {inputs} and {labels}"
-        )
 
 
 def _expect_held(inputs: Any, reference: Any) -> None:

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from landscape.curvature import jacobian
 from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.parameters import path_name
 from landscape.degeneracy.blocks import (
+    INSIDE,
     Block,
     GivenRows,
     LayerRows,
@@ -36,12 +39,22 @@ from landscape.degeneracy.jacobian_rank import Rank, rows_of
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import Change, by_map
 from landscape.degeneracy.targets import TargetCounts, count_targets
+from landscape.degeneracy.trades import (
+    Trade,
+    normalisations,
+    normalised_counts,
+    rescalings,
+    that_are_null,
+)
 from landscape.errors import ResourceError
 
 # Bytes of the effects of a chunk of examples on their way.
 _CHUNK_BYTES = 2**27
 
 Families = dict[str, Iterator[tuple[str, Change]]]
+
+# Vectors by the blocks that they change.
+Links = dict[str, Iterable[dict[int, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +69,15 @@ class Chain:
         Of the causes that belong to layers.
     findings
         The units behind them, in words.
+    close
+        Singular values of single layers that are above the cut and too small for vectors across
+        layers to be told apart along them.
     """
 
     counts: dict[str, int]
     by_layer: dict[str, tuple[int, ...]]
     findings: tuple[str, ...]
+    close: int
 
 
 def count_chain(
@@ -123,9 +140,14 @@ def count_chain(
         for name, field in zip(names, fields, strict=True)
     }
     counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
-    families = {}
+    families, close = {}, 0
+    trades: dict[int, Trade] = {}
+    null: dict[int, np.ndarray] = {}
     if network.rescalable:
         families = across_layers(network, params, state, walk, effects)
+    else:
+        trades = rescalings(network, params)
+        null = that_are_null(trades, logits, params, state, inputs)
     if total is not None and cut is not None:
         rows: list[Rows] = [*maps, *_rows_of_others(network, logits, params, state, inputs)]
         shares = [one.effects.shape[-1] / num_targets for one in maps]
@@ -140,23 +162,69 @@ def count_chain(
         # What the readout adds to all logits: other relations of its targets are counted above.
         counts["softmax"], above[-1] = above[-1], 0
         by_layer["dependence from above"] = tuple(above)
-        found = _exact_increments(families, rows, blocks, len(maps), cut)
+        close = sum(int((block.values <= INSIDE).sum()) for block in blocks)
+        links: Links = {
+            cause: (by_map(change) for _, change in family) for cause, family in families.items()
+        }
+        if trades:
+            parts = _parts(network, params)
+            size = sum(len(part) for part in parts)
+            links["rescaling"] = (
+                {n: vector[part] for n, part in enumerate(parts) if vector[part].any()}
+                for number, trade in trades.items()
+                for _, vector in trade.vectors(null[number], size)
+            )
+        found = _exact_increments(links, rows, blocks, len(maps), cut)
     else:
         families.pop("compensation", None)
         again = across_layers(network, params, state, walk, effects) if families else {}
         found = _structural_increments(families, again, maps, plain=network.skip == "none")
+        if not network.rescalable:
+            silent = {number: targets[number].silent for number in trades}
+            found["rescaling"] = sum(int((null[n] & ~silent[n]).sum()) for n in trades)
+            found["normalisation"] = _normalised(network, logits, params, state, inputs, targets)
     counts |= {name: sum(values) for name, values in by_layer.items()} | found
-    return Chain(counts, by_layer, tuple(findings(network, targets, walk, params)))
+    return Chain(counts, by_layer, tuple(findings(network, targets, walk, params)), close)
+
+
+def _normalised(
+    network: Network,
+    logits: Logits,
+    params: Any,
+    state: Any,
+    inputs: Any,
+    targets: list[TargetCounts],
+) -> int:
+    """What batch normalisations add, by relations that are known and tried."""
+    trades = normalisations(network, params, state)
+    null = that_are_null(trades, logits, params, state, inputs)
+    total = 0
+    for number in trades:
+        norm, bias = network.norm(number), network.maps[number].bias is not None
+        assert norm is not None
+        total += normalised_counts(norm, bias, params, targets[number].silent, null[number])
+    return total
+
+
+def _parts(network: Network, params: Any) -> list[np.ndarray]:
+    """Places of each map's parameters in the raveled ones, and of all others: as in the blocks."""
+    flat, unflatten = ravel_pytree(params)
+    numbered = unflatten(jnp.arange(float(flat.size)))
+    parts = [
+        np.concatenate(
+            [np.asarray(leaf.of(numbered), int).ravel() for leaf in (one.kernel, one.bias) if leaf]
+        )
+        for one in network.maps
+    ]
+    others = np.setdiff1d(np.arange(flat.size), np.concatenate(parts))
+    return [*parts, others] if len(others) else parts
 
 
 def _exact_increments(
-    families: Families, rows: list[Rows], blocks: list[Block], num_maps: int, cut: float
+    vectors: Links, rows: list[Rows], blocks: list[Block], num_maps: int, cut: float
 ) -> dict[str, int]:
     """Of all links across layers; rows and blocks of the maps, and of all other parameters."""
-    links: dict[str, Iterable[dict[int, np.ndarray]]] = {
-        cause: coordinates((by_map(change) for _, change in family), blocks)
-        for cause, family in families.items()
-    }
+    links: Links = {cause: coordinates(family, blocks) for cause, family in vectors.items()}
     numbers = range(num_maps)
     scaled = itertools.product(numbers, range(num_maps, len(rows)))
     links["normalisation"] = of_pairs(rows, blocks, scaled, cut)

@@ -29,6 +29,41 @@ _EQUAL = 1e-6
 _EXAMPLES = 4
 
 
+def expect_labelled(batch: Any) -> None:
+    """Refuse a batch that is no pair of inputs and as many labels.
+
+    Raises
+    ------
+    InputError
+        With what was given.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise InputError(f"batch must be (inputs, labels); got {type(batch).__name__}")
+    inputs, labels = (np.shape(part) for part in batch)
+    if not inputs or len(labels) != 1 or labels != inputs[:1] or not labels[0]:
+        raise InputError(
+            f"batch must be N ≥ 1 inputs and as many labels; got shapes {inputs} and {labels}"
+        )
+    dtype = np.asarray(batch[1]).dtype
+    if not np.issubdtype(dtype, np.integer):
+        raise InputError(f"labels must be integers, the numbers of classes; got {dtype}")
+
+
+def expect_classes(labels: Any, num_classes: int) -> None:
+    """Refuse labels that are no classes of the model.
+
+    Raises
+    ------
+    InputError
+        With the range that they have.
+    """
+    lowest, highest = int(np.min(labels)), int(np.max(labels))
+    if lowest < 0 or highest >= num_classes:
+        raise InputError(
+            f"the labels go from {lowest} to {highest}, but the model gives {num_classes} logits"
+        )
+
+
 def classifier_network(model: Any, params: Any, state: Any, inputs: Any) -> Network:
     """A classifier's affine maps, which are all there is; call it under ``jax.enable_x64``.
 

@@ -75,7 +75,8 @@ def linear_dependence(
     rtol
         Of the rank. Default max(N, n) units of rounding of the activities' type.
     inputs
-        What each layer reads, in rows of fan_in numbers: for the distances.
+        What each layer reads, in rows of fan_in numbers: for the distances, of layers whose branch
+        is 1-Lipschitz in the pre-activations (ReLU, tanh; no normalisation after them).
 
     Returns
     -------
@@ -84,7 +85,7 @@ def linear_dependence(
     Raises
     ------
     InputError
-        If there are no activities.
+        If there are no activities, or not as many inputs.
     """
     if not len(activities):
         raise InputError("linear_dependence needs the activities of at least one layer; got none")
@@ -108,6 +109,8 @@ def linear_dependence(
         angles.append(_angles(centered, s, modes, cut * largest))
         least.append(s[-1] if len(x) > x.shape[1] else jnp.zeros_like(s[-1]))
     distances = jnp.full(len(shares), jnp.nan)
+    if inputs is not None and len(inputs) != len(shares):
+        raise InputError(f"inputs must be one for each of {len(shares)} layers; got {len(inputs)}")
     if inputs is not None:
         spans = [jnp.linalg.norm(_with_one(flat_activities(x)), 2) for x in inputs]
         distances = jnp.stack(least) / jnp.stack(spans)

@@ -5,8 +5,8 @@ Notation: unit ``j`` of a hidden layer has incoming weights ``w_j``, bias ``b_j`
 
 Elimination is the first of the singularities of A. E. Orhan and X. Pitkow, ICLR 2018: with ``w_j =
 0``, or a branch that is never active, the outgoing weights are free; with ``v_j = 0`` the incoming
-ones. Under an identity skip a unit still carries its skip input; there the ghost of elimination is
-``w_j = −e_j`` with ``b_j`` above the largest ``x_j``: branch and skip add up to a constant.
+ones. Under a skip Q a unit still carries its skip input ``q_j · x``; there the ghost of elimination
+is ``w_j = −q_j`` with ``b_j`` above the largest ``q_j · x``: branch and skip add up to a constant.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Elimination:
     distances
         An upper bound of the distance, in the units of the parameters, to the nearest point at
         which the unit is eliminated in this batch: 0 if it is never active, else the least of
-        ‖v_j‖, ‖w_j‖ with ``b_j`` brought down to 0 if it is above, and of a ReLU with a bias the
-        bias's way down to where ``z_j ≤ 0`` everywhere.
+        ‖v_j‖; ‖w_j‖ with ``b_j`` brought to 0 (of a ReLU if it is above) for branches that are 0
+        there; and of a ReLU with a bias the bias's way down to where ``z_j ≤ 0`` everywhere.
     ghost_distances
-        For layers with an identity skip whose inputs were given: the distance to ``w_j = −e_j``
-        with ``b_j`` at least the largest ``x_j``; NaN for others.
+        For layers with a skip of the identity or a matrix Q whose inputs were given: the distance
+        to ``w_j = −q_j``, row j of Q, with ``b_j`` at least the largest ``q_j · x``; NaN for
+        others.
     mean_incoming_norm, mean_zero_probability
         Over all units of all layers: the former is the paper's distance from elimination.
     """
@@ -67,6 +68,7 @@ def elimination(
     preactivations: Sequence[Array] | None,
     *,
     inputs: Sequence[Array] | None = None,
+    skips: Sequence[Array | None] | None = None,
 ) -> Elimination:
     """Norms of weights, zero responses, and distances to elimination.
 
@@ -80,7 +82,10 @@ def elimination(
         Of each layer, (N, n) or (N, H, W, n): what the next layer reads, and z of ReLUs; None for
         other units.
     inputs
-        Of each layer: what it reads; for the ghosts of identity skips.
+        Of each layer: what it reads; for the ghosts of skips.
+    skips
+        Of each layer: the matrix of its skip, or None. Default the identity where the layer is
+        described with ``identity_skip``.
 
     Returns
     -------
@@ -92,6 +97,7 @@ def elimination(
         If there is not one array for each layer, or one has another number of units.
     """
     layers = expect_layers(layers)
+    activities = [jnp.asarray(x) for x in activities]
     expect_one_each(layers, params, "activities", activities)
     if preactivations is not None:
         expect_one_each(layers, params, "preactivations", preactivations)
@@ -106,12 +112,19 @@ def elimination(
         outgoing.append(unread if read is None else jnp.linalg.norm(read, axis=1))
         zeros.append(jnp.mean(x == 0, 0, dtype=x.dtype))
         never.append(jnp.all(x == 0, 0) if z is None else jnp.all(flat_activities(z) <= 0, 0))
-        nearest = jnp.hypot(norms[-1], jnp.maximum(bias, 0))
+        nearest = jnp.hypot(norms[-1], jnp.abs(bias) if z is None else jnp.maximum(bias, 0))
         if z is not None and layer.bias is not None:
             nearest = jnp.minimum(nearest, jnp.maximum(flat_activities(z).max(0), 0))
         distances.append(jnp.where(never[-1], 0, jnp.fmin(nearest, outgoing[-1])))
-    reads = [None] * len(layers) if inputs is None else inputs
-    ghosts = [_ghost(layer, params, x) for layer, x in zip(layers, reads, strict=True)]
+    if inputs is None:
+        reads: list[Array | None] = [None] * len(layers)
+    else:
+        expect_one_each_of(layers, "inputs", inputs)
+        reads = list(inputs)
+    ghosts = [
+        _ghost(layer, params, x, skip)
+        for layer, x, skip in zip(layers, reads, skip_matrices(layers, params, skips), strict=True)
+    ]
     return Elimination(
         tuple(norms),
         tuple(outgoing),
@@ -124,13 +137,53 @@ def elimination(
     )
 
 
-def _ghost(layer: HiddenLayer, params: Any, x: Array | None) -> Array:
-    """Distance to w_j = −e_j, b_j ≥ max x_j."""
+def _ghost(layer: HiddenLayer, params: Any, x: Array | None, skip: Array | None) -> Array:
+    """Distance to w_j = −q_j, b_j ≥ max q_j · x."""
     weights, bias = layer.incoming_weights(params), layer.biases(params)
-    if x is None or not layer.identity_skip:
+    if x is None or skip is None:
         return jnp.full_like(bias, jnp.nan)
-    undone = jnp.linalg.norm(weights + jnp.eye(len(weights), dtype=weights.dtype), axis=0)
-    return jnp.hypot(undone, jnp.maximum(flat_activities(x).max(0) - bias, 0))
+    undone = jnp.linalg.norm(weights + skip.T, axis=0)
+    carried = jnp.matmul(flat_activities(x), skip.T, precision="highest")
+    return jnp.hypot(undone, jnp.maximum(carried.max(0) - bias, 0))
+
+
+def skip_matrices(
+    layers: Sequence[HiddenLayer], params: Any, given: Sequence[Array | None] | None
+) -> list[Array | None]:
+    """Of each layer the matrix of its skip: as given, or the identity where it is described so.
+
+    Raises
+    ------
+    InputError
+        If there is not one for each layer, or one does not fit its layer's weights.
+    """
+    weights = [layer.incoming_weights(params) for layer in layers]
+    shapes = [w.shape for w in weights]
+    if given is None:
+        given = [
+            jnp.eye(len(w), dtype=w.dtype) if layer.identity_skip else None
+            for layer, w in zip(layers, weights, strict=True)
+        ]
+    expect_one_each_of(layers, "skips", given)
+    for layer, (fan_in, width), skip in zip(layers, shapes, given, strict=True):
+        if skip is not None and jnp.shape(skip) != (width, fan_in):
+            raise InputError(
+                f"the skip of layer {layer.name!r} is {jnp.shape(skip)}, but the layer has "
+                f"{width} units that read {fan_in} numbers"
+            )
+    return [None if skip is None else jnp.asarray(skip) for skip in given]
+
+
+def expect_one_each_of(layers: Sequence[HiddenLayer], name: str, given: Sequence[Any]) -> None:
+    """Refuse what does not have an entry for each layer.
+
+    Raises
+    ------
+    InputError
+        With how many there are.
+    """
+    if len(given) != len(layers):
+        raise InputError(f"{name} must be one for each of {len(layers)} layers; got {len(given)}")
 
 
 def expect_one_each(

@@ -43,9 +43,7 @@ def findings(network: Network, targets: list[TargetCounts], walk: Any, params: A
         if len(never):
             parts.append(f"{_units(never)} never active")
         if len(unread):
-            # Of what is between a map and its readers nothing is known but for an MLP of ReLUs.
-            why = "read by nobody" if network.rescalable else "without effect"
-            parts.append(f"{_units(unread)} {why}")
+            parts.append(f"{_units(unread)} without effect on the logits")
         if network.sequential and response.shape[-1] == len(counts.silent):
             twins = _twins(response)
             parts += [f"{first} and {second} overlap" for first, second in twins]

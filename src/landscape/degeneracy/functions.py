@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature.parameters import path_name
+from landscape.curvature.programs import equations_inside
 from landscape.degeneracy.layers import Leaf
-from landscape.degeneracy.networks import AffineMap, Network, Walk
+from landscape.degeneracy.networks import MIXING, AffineMap, Network, Walk
 from landscape.errors import InputError
 
 # Programs inside a program that are evaluated as a part of it where parameters go in.
@@ -52,13 +53,14 @@ class _Value:
     product
         The map whose pre-activation it is, and the axis of its units.
     made_from
-        Maps that it has been made from, but for those that came in by way of later ones.
+        Maps that it has been made from, but for those that came in by way of later ones; and
+        whether by way of what mixes their units.
     """
 
     array: Any
     leaf: tuple[int, bool] | None = None
     product: tuple[int, int] | None = None
-    made_from: frozenset[int] = frozenset()
+    made_from: frozenset[tuple[int, bool]] = frozenset()
 
 
 @dataclasses.dataclass
@@ -68,7 +70,7 @@ class _Map:
     kernel: int
     transposed: bool
     window: tuple[Any, Any, Any] | None
-    reads: frozenset[int]
+    reads: frozenset[tuple[int, bool]]
     bias: int | None = None
 
 
@@ -104,7 +106,9 @@ class _Reader:
         functions, params = params if isinstance(params, tuple) else ((), params)
         found = equation.primitive.bind(*functions, *(v.array for v in given), **params)
         arrays = found if equation.primitive.multiple_results else [found]
-        made_from = frozenset[int]().union(*(value.made_from for value in given))
+        made_from = frozenset[tuple[int, bool]]().union(*(value.made_from for value in given))
+        if any(inner.primitive.name in MIXING for inner in (equation, *equations_inside(equation))):
+            made_from = frozenset((number, True) for number, _ in made_from)
         if name == "dot_general" and (product := self._product(equation, given, arrays[0])):
             return [product]
         if name == "conv_general_dilated" and given[1].leaf:
@@ -114,7 +118,8 @@ class _Reader:
         if name in ("convert_element_type", "copy"):
             return [dataclasses.replace(given[0], array=arrays[0])]
         if name == "transpose":
-            return [_transposed(given[0], equation.params["permutation"], arrays[0])]
+            value = dataclasses.replace(given[0], made_from=made_from)
+            return [_transposed(value, equation.params["permutation"], arrays[0])]
         if name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims"):
             leaf = given[0].leaf if _is_vector(given[0].array) else None
             return [_Value(arrays[0], leaf, None, made_from)]
@@ -165,7 +170,7 @@ class _Reader:
         self.maps.append(one)
         self.inputs.append(inputs)
         self.given.append(given)
-        return _Value(result, None, (number, axis), frozenset([number]))
+        return _Value(result, None, (number, axis), frozenset([(number, False)]))
 
     def _biased(self, given: list[_Value], result: Any) -> _Value | None:
         """A pre-activation and a parameter of one axis."""
@@ -260,9 +265,12 @@ def function_network(function: Function, params: Any, state: Any, inputs: Any) -
         if outputs.product is None or outputs.product[0] != last or reader.maps[last].window:
             _refuse("it does not end in a dense layer")
         for number, one in enumerate(reader.maps):
-            if number and number - 1 not in one.reads:
+            if number and not _follows(reader, number):
                 before, after = (paths[reader.maps[n].kernel] for n in (number - 1, number))
-                _refuse(f"{after} does not read what {before} gives: no sequence of layers")
+                _refuse(
+                    f"{after} does not read what {before} gives, unit by unit: no sequence of "
+                    "layers"
+                )
             bias = None if one.bias is None else Leaf(paths[one.bias])
             kernel = Leaf(paths[one.kernel], transposed=one.transposed)
             found.append(AffineMap(_name(kernel.path), kernel, bias, one.window))
@@ -270,6 +278,13 @@ def function_network(function: Function, params: Any, state: Any, inputs: Any) -
     run = _runner(function)
     jax.eval_shape(lambda p, s, x: run(p, s, x, None, look).logits, params, state, inputs[:1])
     return Network(tuple(found), run, False, "unknown")
+
+
+def _follows(reader: _Reader, number: int) -> bool:
+    """Whether a map reads what the one before gives; as in ``networks``."""
+    ways = {mixed for source, mixed in reader.maps[number].reads if source == number - 1}
+    alike = reader.inputs[number].shape[-1] == reader.given[number - 1].shape[-1]
+    return bool(ways) and (alike or True not in ways)
 
 
 def _name(path: str) -> str:

@@ -47,7 +47,7 @@ class Leaf:
         Raises
         ------
         InputError
-            If there is none at this path.
+            If there is none at this path, or no such entry.
         """
         named = {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
         if self.path not in named:
@@ -55,7 +55,13 @@ class Leaf:
                 f"the parameters have no leaf {self.path!r}; they have {', '.join(sorted(named))}"
             )
         array = jnp.asarray(named[self.path])
-        array = array if self.index is None else array[self.index]
+        if self.index is not None:
+            if not array.ndim or not -len(array) <= self.index < len(array):
+                raise InputError(
+                    f"{self.path!r} of shape {array.shape} has no entry {self.index} along its "
+                    "leading axis"
+                )
+            array = array[self.index]
         return jnp.swapaxes(array, -1, -2) if self.transposed else array
 
 

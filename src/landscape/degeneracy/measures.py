@@ -56,7 +56,7 @@ def measures(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Meas
     Raises
     ------
     InputError
-        If the model's structure is not understood.
+        If the model's structure is not understood, or there are no examples.
 
     Examples
     --------
@@ -68,7 +68,16 @@ def measures(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Meas
     ()
     """
     model, state = opened(model, state)
+    if isinstance(inputs, tuple | list) or not jnp.ndim(inputs) or not len(inputs):
+        raise InputError(
+            f"inputs must be N ≥ 1 examples, (N, …), without labels; got {_told(inputs)}"
+        )
     return _measures(model, params, jnp.asarray(inputs), state)
+
+
+def _told(inputs: Any) -> str:
+    is_array = hasattr(inputs, "shape")
+    return f"an array of shape {inputs.shape}" if is_array else f"a {type(inputs).__name__}"
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -86,12 +95,15 @@ def _measures(model: Any, params: Any, inputs: Array, state: Any) -> Measures:
         _by_unit(x, layer.biases(params).shape[0])
         for x, layer in zip(walk.activities, layers, strict=True)
     ]
-    # Of what lies between a map and its response nothing is known but for an MLP of ReLUs.
+    # Of what lies between a map and its response nothing is known but for an MLP.
     before = walk.preactivations[:-1] if network.rescalable else None
+    skips = None
+    if network.skip == "matrix":
+        skips = [None, *[state["fixed"]["skip"]] * (len(layers) - 1)]
     return Measures(
-        elimination(layers, params, activities, before, inputs=walk.inputs[:-1]),
-        overlap(layers, params),
-        linear_dependence(activities, inputs=rows),
+        elimination(layers, params, activities, before, inputs=walk.inputs[:-1], skips=skips),
+        overlap(layers, params, skips=skips),
+        linear_dependence(activities, inputs=rows if network.contracting else None),
     )
 
 

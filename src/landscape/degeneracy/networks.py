@@ -24,9 +24,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from landscape.curvature.parameters import path_name
+from landscape.curvature.programs import equations_inside
 from landscape.degeneracy.layers import HiddenLayer, Leaf
 from landscape.errors import InputError
 from landscape.models import ACTIVATIONS, MLP
+
+# Activations of slope 1 at most.
+_CONTRACTING = ("relu", "tanh", "identity")
+
+_NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm)
+
+# What lies between the units of one map and the next that reads more numbers than there are units:
+# by these it can be anything.
+MIXING = (
+    "concatenate", "transpose", "gather", "sort", "rev", "dot_general", "conv_general_dilated",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +82,33 @@ class AffineMap:
         return jnp.swapaxes(patches, 2, 3).reshape(count, patches.shape[1], -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A batch normalisation that reads the pre-activations of a map as they are.
+
+    Attributes
+    ----------
+    scale, shift
+        γ and β, or None.
+    statistics
+        Where its mean and its variance are in ``batch_stats``.
+    epsilon
+        Added to the variance.
+    """
+
+    scale: Leaf | None
+    shift: Leaf | None
+    statistics: tuple[str, ...]
+    epsilon: float
+
+    def center(self, state: Any) -> Float[np.ndarray, " n"]:
+        """μ/σ of each unit."""
+        held = state["batch_stats"]
+        for name in self.statistics:
+            held = held[name]
+        return np.asarray(held["mean"] / jnp.sqrt(held["var"] + self.epsilon), float)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Walk:
@@ -111,7 +150,11 @@ class Network:
     skip
         ``"none"``, ``"identity"``, ``"hyper"``, ``"matrix"``, or ``"unknown"``.
     sequential
-        Whether each map reads, by whatever way, what the one before gives.
+        Whether each map reads, unit by unit and by whatever way, what the one before gives.
+    contracting
+        Whether branches are those of an ``MLP`` and 1-Lipschitz.
+    norms
+        By the name of a map: the batch normalisation that reads it.
     """
 
     maps: tuple[AffineMap, ...]
@@ -119,6 +162,12 @@ class Network:
     rescalable: bool
     skip: str
     sequential: bool = True
+    contracting: bool = False
+    norms: tuple[tuple[str, Norm], ...] = ()
+
+    def norm(self, number: int) -> Norm | None:
+        """The normalisation that reads a map, if there is one."""
+        return dict(self.norms).get(self.maps[number].name)
 
     def layers(self) -> tuple[HiddenLayer, ...]:
         """All but the last map, each with the kernel that reads it.
@@ -131,7 +180,7 @@ class Network:
         if not self.sequential:
             raise InputError(
                 "the model's layers are no sequence, in which each reads what the one before "
-                "gives: describe them by hand as HiddenLayer"
+                "gives, unit by unit: describe them by hand as HiddenLayer"
             )
         return tuple(
             HiddenLayer(
@@ -179,11 +228,14 @@ def mlp_network(model: MLP) -> Network:
         skip = "none"
     elif model.depth == 2 and skip == "hyper":
         skip = "identity"
-    rescalable = model.activation == "relu"
+    f = model.activation
+    rescalable = f in ("relu", jax.nn.relu)
+    contracting = f in _CONTRACTING or any(f is ACTIVATIONS[name] for name in _CONTRACTING)
     if model.norm_after is not None:
         # Symmetries reach from one map into the next, and know of nothing in between.
-        skip, rescalable = "unknown", False
-    return Network(_mlp_maps(model), functools.partial(walk_mlp, model), rescalable, skip)
+        skip, rescalable, contracting = "unknown", False, False
+    run = functools.partial(walk_mlp, model)
+    return Network(_mlp_maps(model), run, rescalable, skip, contracting=contracting)
 
 
 @functools.cache
@@ -260,19 +312,25 @@ def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Net
     Raises
     ------
     InputError
-        If it calls a layer twice, calls one of another kind that has a kernel, or does not end in a
-        dense layer.
+        If it calls a layer twice, has parameters that belong to no dense layer, convolution or
+        normalisation, or does not end in a dense layer.
     """
     found: list[AffineMap] = []
+    norms: list[str] = []
+    read_by: dict[str, Norm] = {}
 
-    def look(module: Any) -> None:
+    def look(module: Any, follows: bool) -> None:
         name = "/".join(module.path)
+        if isinstance(module, _NORMS):
+            norms.extend("/".join((*module.path, kind)) for kind in ("scale", "bias"))
+            if follows and isinstance(module, nn.BatchNorm):
+                read_by[found[-1].name] = _norm(module)
+            return
         if name in [one.name for one in found]:
             raise InputError(f"the module {name!r} is called twice: its weights are not one layer")
         window = None
         if isinstance(module, nn.Conv):
-            if module.feature_group_count != 1 or module.kernel_dilation not in (None, 1):
-                raise InputError(f"the convolution {name!r} has groups or is dilated")
+            _expect_plain(module, name)
             window = _window(module)
         kernel, bias = (Leaf("/".join((*module.path, kind))) for kind in ("kernel", "bias"))
         found.append(AffineMap(name, kernel, bias if module.use_bias else None, window))
@@ -283,38 +341,87 @@ def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Net
     )
     paths = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     known = {one.kernel.path for one in found}
-    others = [path for path in paths if path.endswith("kernel") and path not in known]
+    known |= {one.bias.path for one in found if one.bias}
+    others = [path for path in paths if path not in known | set(norms)]
     if others or not found or found[-1].window is not None:
         what = (
-            f"{', '.join(others)} belong to no dense layer or convolution"
+            f"{', '.join(others)} belong to no dense layer, convolution or normalisation"
             if others
-            else ("it does not end in a dense layer")
+            else "it does not end in a dense layer"
         )
         raise InputError(
             f"the structure of {type(model).__name__} is not understood: {what}. Describe its "
             "layers by hand as HiddenLayer: the measures take those"
         )
-    return Network(tuple(found), run, False, "unknown", _is_sequence(run, params, state, inputs))
+    sequential = _is_sequence(run, params, state, inputs)
+    return Network(tuple(found), run, False, "unknown", sequential, norms=tuple(read_by.items()))
+
+
+def _norm(module: nn.BatchNorm) -> Norm:
+    scale, shift = (
+        Leaf("/".join((*module.path, kind))) if used else None
+        for kind, used in (("scale", module.use_scale), ("bias", module.use_bias))
+    )
+    return Norm(scale, shift, tuple(module.path), module.epsilon)
 
 
 def _is_sequence(run: Callable[..., Walk], params: Any, state: Any, inputs: Any) -> bool:
-    """Whether each map reads what the one before gives, by the program that they trace to."""
+    """Whether each map reads what the one before gives, by the program that they trace to.
+
+    One that reads more numbers than the one before has units reads images that were flattened, with
+    the units last: a concatenation, or another order of the axes, is no sequence.
+    """
     inputs = jnp.asarray(inputs)[:1]
     given = jax.eval_shape(lambda: run(params, state, inputs, None).preactivations)
     program = jax.make_jaxpr(lambda shifts: run(params, state, inputs, shifts).inputs)(
         [jnp.zeros(z.shape, z.dtype) for z in given]
     ).jaxpr
-    made_from: dict[Any, frozenset[int]] = {
-        variable: frozenset([number]) for number, variable in enumerate(program.invars)
+    # Of each variable the maps it is made from, and whether by way of what mixes their units.
+    made_from: dict[Any, frozenset[tuple[int, bool]]] = {
+        variable: frozenset([(number, False)]) for number, variable in enumerate(program.invars)
     }
 
-    def sources(variables: Sequence[Any]) -> frozenset[int]:
+    def sources(variables: Sequence[Any]) -> frozenset[tuple[int, bool]]:
         known = (made_from.get(v, frozenset()) for v in variables if not hasattr(v, "val"))
-        return frozenset[int]().union(*known)
+        return frozenset[tuple[int, bool]]().union(*known)
 
     for equation in program.eqns:
-        made_from |= dict.fromkeys(equation.outvars, sources(equation.invars))
-    return all(number in sources([variable]) for number, variable in enumerate(program.outvars[1:]))
+        found = sources(equation.invars)
+        if any(inner.primitive.name in MIXING for inner in (equation, *equations_inside(equation))):
+            found = frozenset((number, True) for number, _ in found)
+        made_from |= dict.fromkeys(equation.outvars, found)
+    for number, (read, z) in enumerate(zip(program.outvars[1:], given[:-1], strict=True)):
+        ways = {mixed for source, mixed in sources([read]) if source == number}
+        if not ways or (read.aval.shape[-1] != z.shape[-1] and True in ways):
+            return False
+    return True
+
+
+def _expect_plain(module: nn.Conv, name: str) -> None:
+    """Refuse convolutions that are not read.
+
+    Raises
+    ------
+    InputError
+        With what it is that cannot be read.
+    """
+    size: Any = module.kernel_size
+    axes = 1 if isinstance(size, int) else len(size)
+    dilations = (module.kernel_dilation, module.input_dilation)
+    why = ""
+    if axes != 2:
+        why = f"goes along {axes} axes of its inputs, not 2"
+    elif module.feature_group_count != 1:
+        why = "has groups"
+    elif any(np.any(np.asarray(d) != 1) for d in dilations if d is not None):
+        why = "is dilated"
+    elif isinstance(module.padding, str) and module.padding not in ("SAME", "VALID"):
+        why = f"pads by {module.padding}"
+    if why:
+        raise InputError(
+            f"the convolution {name!r} {why}: it is not read. Describe the layers by hand as "
+            "HiddenLayer"
+        )
 
 
 def _window(module: nn.Conv) -> tuple[Any, Any, Any]:
@@ -341,17 +448,19 @@ def _runner(model: nn.Module) -> Callable[..., Walk]:
         state: Mapping[str, Any] | None,
         inputs: Array,
         shifts: Sequence[Array] | None,
-        look: Callable[[Any], None] | None = None,
+        look: Callable[[Any, bool], None] | None = None,
     ) -> Walk:
         read: list[Array] = []
         given: list[Array] = []
 
         def into(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
-            if not isinstance(module, nn.Dense | nn.Conv) or context.method_name != "__call__":
+            if context.method_name != "__call__":
                 return call(*args, **kwargs)
-            if look:
-                look(module)
+            if look and isinstance(module, (nn.Dense, nn.Conv, *_NORMS)):
+                look(module, bool(given) and args[0] is given[-1])
+            if not isinstance(module, nn.Dense | nn.Conv):
+                return call(*args, **kwargs)
             read.append(args[0])
             z = call(*args, **kwargs)
             z = z if shifts is None else z + shifts[len(given)]

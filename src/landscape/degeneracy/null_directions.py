@@ -24,11 +24,12 @@ from scipy import sparse
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
 from landscape.degeneracy.compensation import across_layers
-from landscape.degeneracy.consistency import classifier_network
+from landscape.degeneracy.consistency import classifier_network, expect_labelled
 from landscape.degeneracy.describe import logits_function, loss_function, opened
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
+from landscape.degeneracy.trades import normalisations, rescalings, that_are_null
 from landscape.training.losses import example_losses
 
 CAUSES = (
@@ -40,6 +41,7 @@ CAUSES = (
     "translation",
     "mixing",
     "compensation",
+    "normalisation",
     "softmax",
 )
 
@@ -112,7 +114,7 @@ def null_directions(
     Parameters
     ----------
     model
-        As for ``degeneracy_budget``; symmetries across layers are those of ``MLP``.
+        As for ``degeneracy_budget``.
     params, state
         Its parameters, and its other collections.
     batch
@@ -127,7 +129,8 @@ def null_directions(
     Raises
     ------
     InputError
-        If the structure of the model is not understood.
+        If the structure of the model is not understood, or the batch is no pair of inputs and
+        labels.
 
     Examples
     --------
@@ -138,6 +141,7 @@ def null_directions(
     >>> [family.cause for family in null_directions(model, params, (x, jnp.zeros(50, int)))]
     ['rescaling', 'compensation', 'softmax']
     """
+    expect_labelled(batch)
     model, state = opened(model, state)
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
@@ -150,7 +154,9 @@ def null_directions(
             bias = None if one.bias is None else np.asarray(one.bias.of(numbered), int)
             places.append((kernel, bias))
         found: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-        for cause, label, where, values in _all(network, params, state, inputs, places, flat.size):
+        for cause, label, where, values in _all(
+            model, network, params, state, inputs, places, flat.size
+        ):
             found.setdefault(cause, []).append((label, where, values))
     return tuple(_family(cause, found[cause], flat.size) for cause in CAUSES if cause in found)
 
@@ -159,7 +165,13 @@ Entries = tuple[str, str, np.ndarray, np.ndarray]
 
 
 def _all(
-    network: Network, params: Any, state: Any, inputs: Any, places: list[Any], size: int
+    model: Any,
+    network: Network,
+    params: Any,
+    state: Any,
+    inputs: Any,
+    places: list[Any],
+    size: int,
 ) -> Iterator[Entries]:
     """Cause, label, places and values of every direction."""
     walk = network.walk(params, state, inputs)
@@ -184,6 +196,17 @@ def _all(
                 where = np.flatnonzero(vector)
                 if len(where):
                     yield cause, label, where, vector[where]
+    else:
+        logits = logits_function(model)
+        for cause, trades in (
+            ("rescaling", rescalings(network, params)),
+            ("normalisation", normalisations(network, params, state)),
+        ):
+            null = that_are_null(trades, logits, params, state or {}, inputs)
+            for number, trade in trades.items():
+                for unit, vector in trade.vectors(null[number], size):
+                    where = np.flatnonzero(vector)
+                    yield cause, f"{network.maps[number].name}: unit {unit}", where, vector[where]
     kernel, bias = places[-1]
     width = kernel.shape[-1]
     for source, row in enumerate(kernel):

@@ -2,8 +2,9 @@ r"""How near pairs of units are to overlap: to reading their inputs in the same 
 
 Notation: units ``i``, ``j`` of one layer with incoming weights ``w_i``, ``w_j`` and biases. Where
 both agree, only the sum of the outgoing weights matters and their difference is free: the second
-singularity of A. E. Orhan and X. Pitkow, ICLR 2018. Identity skips keep the two apart; the ghost of
-overlap is ``w_i + e_i = w_j + e_j`` with equal biases, for branches that are always active.
+singularity of A. E. Orhan and X. Pitkow, ICLR 2018. A skip Q with rows ``q`` keeps the two apart;
+the ghost of overlap is ``w_i + q_i = w_j + q_j`` with equal biases, for branches that are always
+active.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape.degeneracy.elimination import skip_matrices
 from landscape.degeneracy.layers import HiddenLayer, expect_layers
+from landscape.errors import InputError
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +38,8 @@ class Overlap:
         From the nearest parameters with ``w_i = w_j`` and ``b_i = b_j``: the length of the
         difference over √2.
     ghost_distances
-        The same with w + e in place of w, for layers with an identity skip; NaN for others.
+        The same with w + q in place of w, for layers with a skip of the identity or a matrix; NaN
+        for others.
     mean_correlation
         Over all pairs i < j of all layers: the paper's distance from overlap, large when near.
     """
@@ -57,7 +61,17 @@ class Overlap:
         Returns
         -------
         Largest first.
+
+        Raises
+        ------
+        InputError
+            If these are the measures of several networks at once: take those of one of them.
         """
+        if any(np.ndim(cosines) != 2 for cosines in self.cosines):
+            raise InputError(
+                "closest tells the pairs of one network; these are the measures of several: take "
+                "one of them, jax.tree.map(lambda leaf: leaf[i], overlap)"
+            )
         found = []
         for number, cosines in enumerate(self.cosines):
             i, j = np.triu_indices(len(cosines), 1)
@@ -67,7 +81,9 @@ class Overlap:
         return sorted(found, key=lambda pair: -pair[3])[:count]
 
 
-def overlap(layers: Sequence[HiddenLayer], params: Any) -> Overlap:
+def overlap(
+    layers: Sequence[HiddenLayer], params: Any, *, skips: Sequence[Array | None] | None = None
+) -> Overlap:
     """Correlations, angles and distances between the incoming weights of all pairs of units.
 
     Parameters
@@ -76,6 +92,8 @@ def overlap(layers: Sequence[HiddenLayer], params: Any) -> Overlap:
         As ``hidden_layers`` finds them, or described by hand.
     params
         The pytree they point into.
+    skips
+        As for ``elimination``.
 
     Returns
     -------
@@ -93,10 +111,8 @@ def overlap(layers: Sequence[HiddenLayer], params: Any) -> Overlap:
     pairs = [c[np.triu_indices(len(c), 1)] for c in correlations]
     together = jnp.concatenate(pairs)
     ghosts = tuple(
-        _distances(w + jnp.eye(len(w), dtype=w.dtype), b)
-        if layer.identity_skip
-        else jnp.full((w.shape[1],) * 2, jnp.nan, w.dtype)
-        for layer, w, b in zip(layers, weights, biases, strict=True)
+        jnp.full((w.shape[1],) * 2, jnp.nan, w.dtype) if skip is None else _distances(w + skip.T, b)
+        for skip, w, b in zip(skip_matrices(layers, params, skips), weights, biases, strict=True)
     )
     return Overlap(
         correlations,

@@ -7,8 +7,8 @@ directions, the rank over those examples. They add up over targets, which share 
 
 The reasons are told apart by a chain of subspaces, each counted as what it adds to those before:
 
-1. *elimination*: the target moves nothing (it is never active, or nobody reads it), or a source is
-   zero wherever it does. Of the inputs, a zero counts as constant.
+1. *elimination*: the target moves nothing (it is never active, nobody reads it, or all logits are
+   moved alike), or a source is zero wherever it does. Of the inputs, a zero counts as constant.
 2. *constant input*: a source that is constant there is the bias once more.
 3. *overlap*: two sources are multiples of one another there.
 4. *dependence*: every other linear relation among the sources.
@@ -221,6 +221,9 @@ def _one(
         weights = moves[where]
         relations = _relations(read, bias, cut, weights)
         rank = matrix_rank(weights[:, None] * read, cut)
+        if not rank:
+            # It moves the logits by rounding, whatever it reads.
+            return size, 0, 0, 0, 1, 0
     # The rank decides how many there are; what is known of them cannot be more.
     null = size - rank
     eliminated = min(len(relations.zero), null)

@@ -28,13 +28,13 @@ _LOOKS = {
 }
 
 
-def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any:
+def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = None) -> Any:
     """Draw what share of all directions is null, and why.
 
     Parameters
     ----------
     budgets
-        By the name of the network.
+        By the name of the network; or one.
     ax
         Matplotlib axes; new ones by default.
 
@@ -45,6 +45,8 @@ def plot_budgets(budgets: Mapping[str, Budget], *, ax: Any | None = None) -> Any
     budgets have the Hessian's nearly flat share, it stands below each bar as an open one: another
     quantity, of another matrix.
     """
+    if isinstance(budgets, Budget):
+        budgets = {"": budgets}
     ax = tidy(new_axes(ax))
     flat = all(budget.nearly_flat is not None for budget in budgets.values())
     named: set[str] = set()
