@@ -8,6 +8,7 @@ from landscape.curvature.matrices import DenseOperator, DiagonalOperator
 from landscape.curvature.noise import noise_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.problem import Problem
+from landscape.curvature.sharding import data_mesh, place
 from landscape.curvature.streams import StreamedOperator
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "LinearOperator",
     "Problem",
     "StreamedOperator",
+    "data_mesh",
     "empirical_fisher",
     "fisher",
     "ggn",
     "hessian",
     "jacobian",
     "noise_floor",
+    "place",
     "stack",
 ]

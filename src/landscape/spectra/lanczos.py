@@ -28,6 +28,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape.curvature.operators import LinearOperator
@@ -117,6 +118,7 @@ def begin(
     capacity: int,
     reorthogonalize: str = "full",
     continues: bool = False,
+    sharding: NamedSharding | None = None,
 ) -> LanczosState:
     """The state before the first step.
 
@@ -130,13 +132,15 @@ def begin(
         One of ``SCHEMES``.
     continues
         Whether to go on after a breakdown; with full reorthogonalisation only.
+    sharding
+        How blocks of the basis are split among devices.
     """
     lanes = len(start)
     dtype = start.dtype
     sizes = () if reorthogonalize == "none" else block_sizes(capacity)
     estimated = reorthogonalize == "partial"
     return LanczosState(
-        basis=tuple(empty_block(start, rows) for rows in sizes),
+        basis=tuple(_split(empty_block(start, rows), sharding) for rows in sizes),
         previous=jnp.zeros_like(start),
         current=start / jnp.linalg.norm(start, axis=-1, keepdims=True),
         beta=jnp.zeros(lanes, dtype),
@@ -155,14 +159,21 @@ def begin(
     )
 
 
-def enlarge(state: LanczosState, capacity: int) -> LanczosState:
+def _split(block: Array, sharding: NamedSharding | None) -> Array:
+    return block if sharding is None else jax.lax.with_sharding_constraint(block, sharding)
+
+
+def enlarge(
+    state: LanczosState, capacity: int, sharding: NamedSharding | None = None
+) -> LanczosState:
     """The same state with room for more steps."""
     new = block_sizes(capacity)[len(state.basis) :] if state.basis else ()
     room = ((0, 0), (0, capacity - state.capacity))
     losses = state.losses and with_room(state.losses, sum(new))
     return dataclasses.replace(
         state,
-        basis=state.basis + tuple(empty_block(state.current, rows) for rows in new),
+        basis=state.basis
+        + tuple(_split(empty_block(state.current, rows), sharding) for rows in new),
         alphas=jnp.pad(state.alphas, room),
         betas=jnp.pad(state.betas, room),
         losses=losses,

@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
@@ -33,13 +34,14 @@ from landscape.curvature.preconditions import (
     expect_range,
     expect_square,
 )
+from landscape.curvature.sharding import basis_sharding
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import lanczos
 from landscape.spectra.deflation import DeflatedOperator
 from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
-from landscape.spectra.tiles import block_of
+from landscape.spectra.tiles import block_of, tile_shape
 
 # Rounding of the steps themselves, as a perturbation of the operator, relative to ‖A‖. In float32
 # four units of rounding: three was the largest needed to explain the error of a bound. In float64
@@ -219,7 +221,7 @@ class LanczosRun:
             if self.reorthogonalize != "none" and _basis(one, room) > self.memory:
                 room = num_steps
             _scheme(self.reorthogonalize, one, room, self.memory)
-            state = lanczos.enlarge(state, room)
+            state = lanczos.enlarge(state, room, _sharding(self.op))
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
 
@@ -381,7 +383,8 @@ def lanczos_run(
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
     reserve = min(capacity, reserve or capacity)
-    norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown)
+    sharding = _sharding(op)
+    norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown, sharding)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
@@ -395,13 +398,23 @@ def lanczos_run(
     return LanczosRun(op, state, lengths, scheme, memory, pairs, coarser)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _begin(
-    probes: Array, batch: tuple[int, ...], capacity: int, scheme: str, continues: bool
+    probes: Array,
+    batch: tuple[int, ...],
+    capacity: int,
+    scheme: str,
+    continues: bool,
+    sharding: NamedSharding | None,
 ) -> tuple[Array, LanczosState]:
     """Squared lengths of the probes, and the state before the first step, in one program."""
     start = jnp.broadcast_to(probes, (*batch, probes.shape[-1])).reshape(-1, probes.shape[-1])
-    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme, continues)
+    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme, continues, sharding)
+
+
+def _sharding(op: LinearOperator) -> NamedSharding | None:
+    """Of the basis's blocks, by the operator's devices."""
+    return basis_sharding(op, tile_shape(op.shape[0])[1])
 
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
@@ -432,6 +445,19 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
             f"{readable(memory)}; take {remedy}, {also}or declare more memory"
         )
     return asked
+
+
+def lanczos_bytes(size: int, itemsize: int, num_probes: int, capacity: int) -> int:
+    """Bytes of the vectors of one run with a basis.
+
+    Parameters
+    ----------
+    size, itemsize
+        P, and bytes of a number.
+    num_probes, capacity
+        As for ``lanczos_run``.
+    """
+    return _basis(num_probes * size * itemsize, capacity)
 
 
 def _basis(one: int, capacity: int) -> int:

@@ -13,14 +13,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Most numbers in a tile.
-TILE = 8192
+# Most numbers in a tile, and what the length of one of several is a multiple of: of the numbers of
+# devices that usually share a basis.
+TILE, SHARED = 8192, 64
 
 
 def tile_shape(size: int) -> tuple[int, int]:
     """Number T and length p of the tiles of a vector."""
     count = -(-size // TILE)
-    return count, -(-size // count)
+    length = -(-size // count)
+    return count, length if count == 1 else -(-length // SHARED) * SHARED
 
 
 def tiled(vectors: Float[Array, "L P"]) -> Float[Array, "L T p"]:
