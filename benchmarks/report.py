@@ -443,6 +443,9 @@ def _overview(record: dict[str, Any], figures: Path) -> str:
         ax.set_title(title, fontsize=8, loc="left")
         ax.set_xscale("log")
         ax.spines[["top", "right"]].set_visible(False)
+    ticks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+    axes[-1, 0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes[-1, 0].minorticks_off()
     axes[-1, 0].set_xlabel("seconds over those of the first row, in the same round")
     return _save(figure, figures, "peers")
 

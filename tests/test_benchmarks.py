@@ -104,8 +104,8 @@ def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
     assert rows[0]["ratio"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
     np.testing.assert_allclose(found["full"]["nodes"], found["partial"]["nodes"], atol=1e-4)
     full = np.stack([found["full"]["nodes"], found["full"]["weights"]])
-    assert run.distance(found["partial"], full, slack=1e-4) < 1e-4
-    assert run.distance({"nodes": full[0] + 1, "weights": full[1]}, full) > 0.05
+    assert run.distance(run.quadrature(found["partial"]), full, slack=1e-4) < 1e-4
+    assert run.distance((full[0] + 1, full[1]), full) > 0.05
     json.dumps(rows)
     worker = workers.Worker("landscape", sys.executable)
     with pytest.raises(RuntimeError, match="KeyError"):
