@@ -56,11 +56,12 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     "schemes": ("which scheme reaches a width first (CIFAR)", None, []),
     "stacking": ("layers in one stack or one by one", None, []),
     "families": ("many small networks side by side", None, []),
-    "kill_and_resume": ("a run that is killed again and again", None, []),
+    "kill_and_resume": ("training that is killed again and again", None, []),
+    "kill_spectra": ("a batch job that is killed, shared and broken", None, []),
 }
 
 # Print only: they have no file of results.
-_SILENT = ("stacking", "families", "kill_and_resume")
+_SILENT = ("stacking", "families", "kill_and_resume", "kill_spectra")
 
 
 def main() -> None:

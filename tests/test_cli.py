@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from landscape import __version__, cli
-from landscape.cli import DATASETS, Reproduce, main
+from landscape import __version__
+from landscape.cli import main
+from landscape.cli.data import DataList
+from landscape.cli.experiments import DATASETS, Reproduce
 from landscape.data import names, registry
 from landscape.errors import (
     DataError,
@@ -462,7 +464,7 @@ def test_sigterm_stops_a_run_with_75_and_resume_finishes_it(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_outside_the_work_ends_the_command_too(number, monkeypatch, capsys):
     before = signal.getsignal(number)
-    monkeypatch.setattr(cli.DataList, "run", lambda self, console: os.kill(os.getpid(), number))
+    monkeypatch.setattr(DataList, "run", lambda self, console: os.kill(os.getpid(), number))
     assert main(["data", "list"]) == 75
     assert f"stopped by {number.name}" in capsys.readouterr().err
     assert signal.getsignal(number) == before

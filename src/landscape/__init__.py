@@ -31,12 +31,17 @@ _ROOMS = (
     "training",
 )
 
-__all__ = ["__version__", *_ROOMS]
+# Public names of the package itself, and where they are.
+_NAMES = {"open_run": "landscape.analysis.batch"}
+
+__all__ = ["__version__", "open_run", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"landscape.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'landscape' has no attribute {name!r}")
 
 

@@ -1,6 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -13,7 +16,10 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs import StopFlag, Unit, run_units, worker_pool
+from landscape.runs import StopFlag, Unit, open_run_folder, run_units, worker_pool
+from landscape.runs.events import read_events
+from landscape.runs.executors import DevicePool
+from landscape.runs.folder import unit_stem
 
 
 class Work:
@@ -141,15 +147,68 @@ def test_a_storage_error_ends_the_run_at_once(folder, work):
     assert unit_names(folder) == ["a"]
 
 
-def test_a_damaged_result_is_refused_before_any_work(folder, work):
-    run_units(folder, [work.unit("a")])
+def test_a_damaged_result_is_set_aside_and_made_anew(folder, work, result, caplog):
+    units = [work.unit("a"), work.unit("bb")]
+    run_units(folder, units)
     path = folder.unit_path("a", {"name": "a"})
-    path.write_bytes(path.read_bytes()[:-1])
+    damaged = path.read_bytes()[:-1]
+    path.write_bytes(damaged)
     work.computed.clear()
-    with pytest.raises(StorageError, match="is damaged") as caught:
-        run_units(folder, [work.unit("before"), work.unit("a")])
-    assert str(path) in str(caught.value)
-    assert work.computed == []
+    found = run_units(folder, units)
+    assert work.computed == ["a"]
+    xr.testing.assert_identical(found[0], result(1.0))
+    assert (folder.path / "set-aside" / path.name).read_bytes() == damaged
+    assert str(path) in caplog.text
+    assert [
+        e["unit"] for e in read_events(folder.path / "events") if e["event"] == "set aside"
+    ] == ["a"]
+
+
+def test_what_another_process_has_claimed_is_waited_for(folder, work, result):
+    """Another one holds a claim, writes the result while we wait, and gives the claim back."""
+    other = open_run_folder(folder.path, folder.config, resume=True)
+    unit = work.unit("theirs")
+    stem = unit_stem(unit.name, unit.inputs)
+    assert other.claims.take(stem) == "claimed"
+
+    def finish():
+        time.sleep(0.5)
+        other.write_unit(unit.name, unit.inputs, result(7.0))
+        other.claims.release(stem)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    found = run_units(folder, [work.unit("mine"), unit])
+    thread.join()
+    assert work.computed == ["mine"]
+    assert float(found[1]["loss"][0, 0]) == 7.0
+    assert not list((folder.path / "claims").glob("*.json"))
+
+
+def test_a_unit_of_a_process_that_is_gone_is_taken_over(folder, work):
+    unit = work.unit("left")
+    stem = unit_stem(unit.name, unit.inputs)
+    code = (
+        "import sys; from pathlib import Path; from landscape.runs.claims import Claims;"
+        "assert Claims(Path(sys.argv[1])).take(sys.argv[2]) == 'claimed'"
+    )
+    subprocess.run([sys.executable, "-c", code, folder.path / "claims", stem], check=True)
+    run_units(folder, [unit])
+    assert work.computed == ["left"]
+    events = [event["event"] for event in read_events(folder.path / "events")]
+    assert "taken over" in events
+    assert not list((folder.path / "claims").glob("*.json"))
+
+
+def test_events_tell_what_was_planned_done_and_failed(folder, work):
+    with pytest.raises(UnitsFailedError):
+        run_units(folder, [work.unit("a"), work.unit("b", raising(ValueError("no")))])
+    events = [e for e in read_events(folder.path / "events") if e["event"] != "opened"]
+    assert [event["event"] for event in events] == [
+        "planned", "claimed", "finished", "claimed", "failed",
+    ]  # fmt: skip
+    assert events[0]["names"] == ["a", "b"]
+    assert events[-1]["error"] == "ValueError: no"
 
 
 def test_one_worker_is_this_process():
@@ -264,3 +323,41 @@ def test_a_second_interrupt_does_not_wait_for_safe_points(folder, elsewhere):
     with pytest.raises(KeyboardInterrupt), worker_pool(2) as pool:
         run_units(folder, [elsewhere("deaf", "deaf")], executor=pool, should_stop=interrupt)
     assert time.monotonic() - start < 40
+
+
+def test_units_on_devices_run_each_on_one(folder, result):
+    """Threads, one for each device; here all the same one."""
+    import jax
+
+    used = []
+
+    def compute(place, should_stop):
+        used.append((threading.get_ident(), jax.config.jax_default_device))
+        time.sleep(0.05)
+        return result(1.0)
+
+    device = jax.devices()[0]
+    with DevicePool([device, device]) as pool:
+        units = [Unit(str(i), {"i": i}, compute) for i in range(6)]
+        assert len(run_units(folder, units, executor=pool)) == 6
+    assert len({thread for thread, _ in used}) == 2
+    assert {where for _, where in used} == {device}
+
+
+def test_units_on_devices_stop_at_their_safe_points(folder, result):
+    flag = StopFlag()
+
+    def compute(place, should_stop):
+        flag.set("SIGTERM")
+        end = time.monotonic() + 30
+        while not should_stop() and time.monotonic() < end:
+            time.sleep(0.01)
+        raise StoppedError("stopped")
+
+    import jax
+
+    units = [Unit(str(i), {"i": i}, compute) for i in range(3)]
+    pool = DevicePool([jax.devices()[0]] * 2)
+    with pytest.raises(StoppedError, match="0 of 3 units done"):
+        run_units(folder, units, executor=pool, should_stop=flag)
+    pool.shutdown()

@@ -49,6 +49,22 @@ def load_problem(spec: str, network: str | None = None) -> Problem:
         return _of_run(read_run_folder(Path(spec)), network)
     if network is not None:
         raise InputError("--network chooses a network of a run folder; this is none")
+    problem = call(spec)
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"{spec} returned {type(problem).__name__}, not a landscape.curvature.Problem"
+        )
+    return problem
+
+
+def call(spec: str) -> Any:
+    """What the function of ``"module:function"`` or ``"file.py:function"`` returns.
+
+    Raises
+    ------
+    InputError
+        If there is no such function, or it fails.
+    """
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name:
         raise InputError(
@@ -56,7 +72,7 @@ def load_problem(spec: str, network: str | None = None) -> Problem:
         )
     function = _function(where, name)
     try:
-        problem = function()
+        return function()
     except LandscapeError:
         # It says what it is, and with which exit code: a signal, missing data, memory.
         raise
@@ -66,11 +82,6 @@ def load_problem(spec: str, network: str | None = None) -> Problem:
             f"{spec} failed in {place.filename}, line {place.lineno}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(problem, Problem):
-        raise InputError(
-            f"{spec} returned {type(problem).__name__}, not a landscape.curvature.Problem"
-        )
-    return problem
 
 
 def _function(where: str, name: str) -> Callable[[], Any]:

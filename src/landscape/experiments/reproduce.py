@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -42,7 +41,9 @@ from landscape.runs import (
     RunFolder,
     StopFlag,
     Unit,
+    default_workers,
     open_run_folder,
+    progress,
     read_run_folder,
     run_units,
     stop_on_signals,
@@ -112,7 +113,7 @@ def reproduce(
     if not 0 <= request.seed < 2**32:
         # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
         raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
-    processes = _workers(workers)
+    processes = default_workers(workers)
     study = EXPERIMENTS[request.experiment]
     if isinstance(study, Inquiry):
         return _inquire(study, request, out, resume, console, processes)
@@ -276,55 +277,8 @@ def _run(
     console: Any,
     title: str,
 ) -> list[xr.Dataset]:
-    with _progress(console, title, len(units)) as report:
+    with progress(console, title, len(units)) as report:
         return run_units(folder, units, executor=pool, should_stop=stop, report=report)
-
-
-def _workers(asked: int | None) -> int:
-    """Units at a time: one per core on a CPU, one on an accelerator."""
-    import jax
-
-    if asked is not None:
-        if asked < 1:
-            raise InputError(f"--workers must be at least 1; got {asked}")
-        return asked
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _progress(console: Any, title: str, total: int) -> Iterator[Any]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if console.is_terminal:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda name, done, total: bar.update(task, completed=done)
-        return
-    console.print(f"{title} …")
-    start, said = time.perf_counter(), 0.0
-
-    def line(name: str, done: int, total: int) -> None:
-        nonlocal said
-        now = time.perf_counter() - start
-        if done == total or now - said > 15:
-            said = now
-            console.print(f"  {done}/{total} done after {now:.0f} s (last: {name})")
-
-    yield line
 
 
 @contextmanager

@@ -5,7 +5,10 @@
     run/
       config.json            what was asked for, and the environments it ran in
       units/<name>.<inputs>.<content>.nc   one finished unit of work each
-      checkpoints/<name>.<inputs>/         of training under way
+      checkpoints/<name>.<inputs>/         of units under way
+      claims/                who works on what (``claims``)
+      events/                what happened (``events``)
+      set-aside/             results that were not what their names say
       results-*.nc (with checksums), claims.json, figures/, report.html   made from the units
 
 A unit's file is named by the hash of its inputs and by the hash of its own bytes, is written under
@@ -31,10 +34,16 @@ import xarray as xr
 from landscape._temporary import stale, temporary_prefix
 from landscape._version import __version__
 from landscape.errors import InputError, StorageError
+from landscape.runs.claims import Claims
+from landscape.runs.events import EventLog
 
 FORMAT = 2
 # Raised by hand when the same inputs give other numbers; part of every unit's name.
 NUMERICS_VERSION = 1
+
+
+class DamagedError(StorageError):
+    """A result is not what was written."""
 
 
 class RunFolder:
@@ -54,6 +63,41 @@ class RunFolder:
         self, path: Path, config: Mapping[str, Any], environments: Sequence[Mapping[str, Any]]
     ) -> None:
         self.path, self.config, self.environments = path, config, environments
+        self.claims, self.events = Claims(path / "claims"), EventLog(path / "events")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it anew: claims are those of a process."""
+        return RunFolder, (self.path, self.config, self.environments)
+
+    def finished_units(self) -> dict[str, Path]:
+        """The files of all finished units, by their names and the hashes of their inputs."""
+        found: dict[str, Path] = {}
+        for path in sorted((self.path / "units").glob("*.nc")):
+            found.setdefault(path.name.rsplit(".", 2)[0], path)
+        return found
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file that is not what its name says out of the way.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be moved.
+        """
+        place = self.path / "set-aside"
+        target, number = place / path.name, 0
+        try:
+            place.mkdir(exist_ok=True)
+            while target.exists():
+                number += 1
+                target = place / f"{path.name}.{number}"
+            os.replace(path, target)
+        except FileNotFoundError:
+            # Another process was first.
+            return target
+        except OSError as error:
+            raise StorageError(f"cannot move {path} to {place}: {error.strerror}") from error
+        return target
 
     def unit_path(self, name: str, inputs: Mapping[str, Any]) -> Path | None:
         """Where a finished unit's file is; None if it is not finished."""
@@ -72,7 +116,7 @@ class RunFolder:
         StorageError
             If the folder cannot be written.
         """
-        content = _netcdf_bytes(dataset)
+        content = netcdf_bytes(dataset)
         path = self.path / "units" / f"{unit_stem(name, inputs)}.{_short_hash(content)}.nc"
         write_atomically(path, content)
         return path
@@ -83,23 +127,24 @@ class RunFolder:
         Raises
         ------
         StorageError
-            If the file is damaged.
+            If the file cannot be read.
+        DamagedError
+            If it is not what was written.
         """
         try:
             content = path.read_bytes()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         if _short_hash(content) != path.name.split(".")[-2]:
-            raise StorageError(
-                f"the result {path} is damaged: it does not match the checksum in its name. Delete "
-                "the file and run again with --resume to compute it anew"
+            raise DamagedError(
+                f"the result {path} is damaged: it does not match the checksum in its name"
             )
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             return dataset.load()
 
     def write_dataset(self, name: str, dataset: xr.Dataset) -> Path:
         """Write a labelled result beside the configuration, and its checksum; each atomic."""
-        path, content = self.path / name, _netcdf_bytes(dataset)
+        path, content = self.path / name, netcdf_bytes(dataset)
         write_atomically(path, content)
         write_atomically(_checksum_path(path), f"{_short_hash(content)}\n".encode())
         return path
@@ -237,7 +282,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _netcdf_bytes(dataset: xr.Dataset) -> bytes:
+def netcdf_bytes(dataset: xr.Dataset) -> bytes:
+    """A dataset as the bytes of a netCDF file."""
     # Made on a local disk first: HDF5 locks its files, and locks fail on network filesystems.
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "dataset.nc"

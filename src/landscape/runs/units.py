@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -32,10 +33,12 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs.folder import RunFolder
+from landscape.runs.folder import DamagedError, RunFolder, unit_stem
 
 _logger = logging.getLogger("landscape")
 
+# Units in work at once in an executor that does not tell how many it takes.
+_PLACES = 64
 # How often a run looks whether it was asked to stop while its workers are busy.
 _POLL_SECONDS = 0.2
 # How many looks a terminated worker stays after its last unit, so that the outcome is sent.
@@ -75,6 +78,10 @@ def run_units(
 ) -> list[xr.Dataset]:
     """Do every unit that is not done, and return all results in the units' order.
 
+    Any number of processes may do so in one folder: each unit is claimed by one of them, and what
+    another has claimed is waited for. A result that is not what was written is set aside and made
+    anew.
+
     Parameters
     ----------
     folder
@@ -82,7 +89,8 @@ def run_units(
     units
         What is to be done.
     executor
-        Where: ``worker_pool()``; None is this process, one unit after the other.
+        Where: ``worker_pool()``, or any other whose processes see the folder; None is this process,
+        one unit after the other.
     should_stop
         Asked before each unit, and by units at their safe points.
     report
@@ -95,80 +103,164 @@ def run_units(
     UnitsFailedError
         If some units failed, after all others were done; each is named.
     StorageError
-        If the folder cannot be written, or a result in it is damaged.
+        If the folder cannot be written.
     ResourceError
         If a worker process died, as the operating system lets it when memory runs out.
     """
-    results: list[xr.Dataset | None] = [None] * len(units)
-    missing = []
-    for index, unit in enumerate(units):
-        path = folder.unit_path(unit.name, unit.inputs)
-        if path is None:
-            missing.append(index)
-        else:
-            results[index] = folder.read_unit(path)
-    done = len(units) - len(missing)
-    failures: dict[str, Exception] = {}
+    tally = _Tally(folder, units, report)
+    folder.events.add("planned", units=tally.stems, names=[unit.name for unit in units])
+    tally.read_finished(say=False)
     stopped = False
-    for index, outcome in _outcomes(folder, units, missing, executor, should_stop):
-        name = units[index].name
-        try:
-            path = outcome()
-        except StoppedError:
-            stopped = True
-        except (StorageError, ResourceError):
-            # Nothing that follows could be kept, or done, either.
-            raise
-        except Exception as error:
-            failures[name] = error
-            _logger.debug("unit %s failed", name, exc_info=error)
-        else:
-            results[index] = folder.read_unit(path)
-            done += 1
-            report(name, done, len(units))
-    failed = _failure_message(failures, len(units)) if failures else ""
-    if stopped:
+    with folder.claims.renewed():
+        for index, outcome in _outcomes(tally, executor, should_stop):
+            name = units[index].name
+            begun = time.perf_counter()
+            try:
+                path = outcome()
+            except StoppedError:
+                stopped = True
+            except (StorageError, ResourceError):
+                # Nothing that follows could be kept, or done, either.
+                raise
+            except Exception as error:
+                tally.failures[name] = error
+                _logger.debug("unit %s failed", name, exc_info=error)
+                folder.events.add("failed", unit=name, error=f"{type(error).__name__}: {error}")
+            else:
+                seconds = round(time.perf_counter() - begun, 3) if executor is None else None
+                folder.events.add("finished", unit=name, seconds=seconds)
+                if tally.keep(index, path):
+                    tally.say(index)
+            finally:
+                folder.claims.release(tally.stems[index])
+    failed = _failure_message(tally.failures, len(units)) if tally.failures else ""
+    if stopped or (should_stop() and tally.open):
+        folder.events.add("stopped", done=tally.done, total=len(units))
         raise StoppedError(
-            f"stopped with {done} of {len(units)} units done; run again with --resume to continue"
-            + (f"\n{failed}" if failed else "")
+            f"stopped with {tally.done} of {len(units)} units done; run again with --resume to "
+            "continue" + (f"\n{failed}" if failed else "")
         )
-    if failures:
+    if tally.failures:
         raise UnitsFailedError(failed)
-    return [result for result in results if result is not None]
+    return [result for result in tally.results if result is not None]
+
+
+class _Tally:
+    """What is done and what is not, of this process's units, by whoever did it.
+
+    Attributes
+    ----------
+    results
+        In the units' order.
+    open
+        Numbers of the units that are neither done nor in work here.
+    """
+
+    def __init__(self, folder: RunFolder, units: Sequence[Unit], report: Report) -> None:
+        self.folder, self.units, self._report = folder, units, report
+        self.stems = [unit_stem(unit.name, unit.inputs) for unit in units]
+        self.results: list[xr.Dataset | None] = [None] * len(units)
+        self.open = list(range(len(units)))
+        self.failures: dict[str, Exception] = {}
+
+    @property
+    def done(self) -> int:
+        """How many results there are."""
+        return sum(result is not None for result in self.results)
+
+    def keep(self, index: int, path: Path) -> bool:
+        """Read a result; False if it has been set aside."""
+        unit = self.units[index]
+        try:
+            self.results[index] = self.folder.read_unit(path)
+        except DamagedError as error:
+            place = self.folder.set_aside(path)
+            _logger.warning("%s; it is now %s, and the unit is done again", error, place)
+            self.folder.events.add("set aside", unit=unit.name, file=str(place))
+            if index not in self.open:
+                self.open.append(index)
+            return False
+        if index in self.open:
+            self.open.remove(index)
+        return True
+
+    def read_finished(self, *, say: bool) -> None:
+        """Read what has been finished, here before or by another process."""
+        finished = self.folder.finished_units()
+        for index in list(self.open):
+            path = finished.get(self.stems[index])
+            if path is not None and self.keep(index, path) and say:
+                self.say(index)
+
+    def say(self, index: int) -> None:
+        """Report that a unit is done."""
+        self._report(self.units[index].name, self.done, len(self.units))
+
+    def take(self) -> int | None:
+        """Claim an open unit; None if others have them all."""
+        latest = self.folder.claims.latest()
+        for index in list(self.open):
+            stem, unit = self.stems[index], self.units[index]
+            if unit.name in self.failures:
+                continue
+            how = self.folder.claims.take(stem, latest)
+            if not how:
+                continue
+            if self.folder.unit_path(unit.name, unit.inputs) is not None:
+                # Finished between the look and the claim.
+                self.folder.claims.release(stem)
+                continue
+            self.folder.events.add(how, unit=unit.name)
+            self.open.remove(index)
+            return index
+        return None
 
 
 def _outcomes(
-    folder: RunFolder,
-    units: Sequence[Unit],
-    missing: Sequence[int],
-    executor: Executor | None,
-    should_stop: Callable[[], bool],
+    tally: _Tally, executor: Executor | None, should_stop: Callable[[], bool]
 ) -> Iterator[tuple[int, Callable[[], Path]]]:
     """Index of each unit as it ends, and a function that gives its file or raises its error."""
-    if executor is None:
-        for index in missing:
-            yield index, lambda index=index: _work(folder, units[index], should_stop)  # type: ignore[misc]
-        return
-    pending: dict[Future[Path], int] = {
-        executor.submit(_work_elsewhere, folder, units[index]): index for index in missing
-    }
+    folder, units = tally.folder, tally.units
+    pending: dict[Future[Path], int] = {}
+    places = 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
     try:
-        while pending:
-            finished, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        while True:
             if should_stop():
                 getattr(executor, "ask_to_stop", lambda: None)()
-            for future in finished:
-                yield pending.pop(future), lambda future=future: _result(future, should_stop)  # type: ignore[misc]
+            while len(pending) < places and not should_stop():
+                index = tally.take()
+                if index is None:
+                    break
+                if executor is None:
+                    yield index, lambda index=index: work(folder, units[index], should_stop)  # type: ignore[misc]
+                else:
+                    pending[executor.submit(_work_elsewhere, folder, units[index])] = index
+            unfinished = [i for i in tally.open if units[i].name not in tally.failures]
+            if not pending and (should_stop() or not unfinished):
+                return
+            if pending:
+                finished, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield pending.pop(future), lambda future=future: _result(future, should_stop)  # type: ignore[misc]
+            else:
+                # Others have claimed what is left.
+                time.sleep(_POLL_SECONDS)
+            tally.read_finished(say=True)
     finally:
         for future in pending:
             future.cancel()
 
 
-def _work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Path:
+def work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Path:
+    """Do one unit and write its result; its path."""
     if should_stop():
         raise StoppedError("stopped")
-    result = unit.compute(folder.checkpoint_path(unit.name, unit.inputs), should_stop)
-    return folder.write_unit(unit.name, unit.inputs, result)
+    checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
+    result = unit.compute(checkpoints, should_stop)
+    path = folder.write_unit(unit.name, unit.inputs, result)
+    # What is done needs none.
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return path
 
 
 def _result(future: Future[Path], should_stop: Callable[[], bool]) -> Path:
@@ -323,6 +415,6 @@ def _start_worker(stop: Any, end: Any, parent: int) -> None:
 
 def _work_elsewhere(folder: RunFolder, unit: Unit) -> Path:
     if _worker is None:
-        return _work(folder, unit, lambda: False)
+        return work(folder, unit, lambda: False)
     with _worker.working():
-        return _work(folder, unit, _worker.must_stop)
+        return work(folder, unit, _worker.must_stop)

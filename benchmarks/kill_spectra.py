@@ -1,0 +1,233 @@
+"""Kill a batch job again and again, let several share a folder, and break its files.
+
+Three trials of ``landscape spectrum`` on checkpoints of small networks, each compared with an
+undisturbed run in another folder:
+
+- ``kills``: the job is killed without warning (SIGKILL, with its workers) at random moments and
+  started again, until it is done;
+- ``shared``: three processes work in one folder at once, and one of them is killed on its way;
+- ``faults``: a result is truncated, a byte of another is changed, the state of a Lanczos run is
+  broken, the folder is made read-only.
+
+The results have to be identical, with no file left behind; the exit code is 1 if they are not.
+
+    python benchmarks/kill_spectra.py kills --kills 50 --units 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+PROBLEM = '''
+import jax
+import jax.numpy as jnp
+
+from landscape.curvature import Problem
+from landscape.models import MLP
+from landscape.training import softmax_cross_entropy
+
+MODEL = MLP(6, 12, 5, skip="identity")
+
+
+def problem():
+    """A residual network on random data."""
+    x = jax.random.normal(jax.random.key(0), (300, 20))
+    params = MODEL.init(jax.random.key(1), x)["params"]
+    return Problem(softmax_cross_entropy(MODEL), params, (x, jnp.arange(300) % 5), {}, model=MODEL)
+'''
+
+# What depends on the clock.
+_TIMES = ["seconds"]
+
+
+def prepare(folder: Path, units: int) -> list[str]:
+    """Write the problem and checkpoints near its parameters; the command's arguments."""
+    (folder / "problem.py").write_text(PROBLEM)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import jax, numpy as np\n"
+        "from flax.traverse_util import flatten_dict; from problem import problem\n"
+        "leaves, structure = jax.tree.flatten(problem().params)\n"
+        "rng = np.random.default_rng(0)\n"
+        "for number in range(int(sys.argv[2])):\n"
+        "    drawn = [l + 0.1 * rng.normal(size=l.shape).astype(l.dtype) for l in leaves]\n"
+        "    tree = jax.tree.unflatten(structure, drawn)\n"
+        "    flat = flatten_dict(tree, sep='/')\n"
+        "    np.savez(f'{sys.argv[1]}/{number:03d}.npz', **flat)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(units)], check=True)
+    return [
+        "spectrum", f"{folder}/problem.py:problem", "--checkpoint", f"{folder}/*.npz",
+        "--num-steps", "120", "--layers",
+    ]  # fmt: skip
+
+
+def start(arguments: list[str], out: Path, workers: int) -> subprocess.Popen[bytes]:
+    """A job in a process group of its own."""
+    command = [sys.executable, "-m", "landscape", *arguments, "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--workers", str(workers)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """The process and its workers, without warning."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def done(out: Path) -> int:
+    """Units that are finished."""
+    return len(list((out / "units").glob("*.nc")))
+
+
+def opened(out: Path) -> xr.Dataset:
+    """The results, without times, in the order of the checkpoints' names."""
+    import landscape
+
+    return landscape.open_run(out).drop_vars(_TIMES).sortby("checkpoint")
+
+
+def left_behind(out: Path) -> list[str]:
+    """Files that no finished job should leave."""
+    strays = [*out.rglob(".writing-*"), *out.rglob(".now-*"), *(out / "claims").glob("*")]
+    return [str(path.relative_to(out)) for path in [*strays, *(out / "checkpoints").glob("*")]]
+
+
+def compare(undisturbed: Path, disturbed: Path, what: str) -> None:
+    """Exit if the results differ in a bit, or something was left."""
+    first, second = opened(undisturbed), opened(disturbed)
+    if not first.identical(second):
+        sys.exit(f"{what}: the results differ")
+    if left := left_behind(disturbed):
+        sys.exit(f"{what}: left behind: {', '.join(left)}")
+    from landscape.runs import verify_run
+
+    if wrong := verify_run(disturbed):
+        sys.exit(f"{what}: {'; '.join(wrong)}")
+    print(f"{what}: {first.sizes['checkpoint']} results, identical; nothing was left", flush=True)
+
+
+def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Kill and start again."""
+    rng, out = np.random.default_rng(options.seed), place / "killed"
+    begun = time.perf_counter()
+    process = start(arguments, place / "undisturbed", options.workers)
+    process.wait()
+    whole = time.perf_counter() - begun
+    print(f"undisturbed: {done(place / 'undisturbed')} units in {whole:.1f} s", flush=True)
+    # Starting takes some seconds, in which nothing is finished: kills come during those too.
+    mean = max(4.0, 1.5 * whole / options.kills + 0.3 * whole)
+    for number in range(1, options.kills + 1):
+        process = start(arguments, out, options.workers)
+        delay = float(rng.uniform(0.2, 2 * mean))
+        try:
+            process.wait(timeout=delay)
+            moment = "it was done"
+        except subprocess.TimeoutExpired:
+            moment = f"after {delay:.1f} s"
+        kill(process)
+        print(f"  kill {number:3d} {moment}: {done(out)} units done", flush=True)
+    process = start(arguments, out, options.workers)
+    if process.wait():
+        sys.exit(f"kills: the last start ended with code {process.returncode}")
+    compare(place / "undisturbed", out, "kills")
+
+
+def shared(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Three at once, one of them killed."""
+    out = place / "shared"
+    _undisturbed(arguments, place, options)
+    processes = [start(arguments, out, 1) for _ in range(3)]
+    while done(out) < options.units // 4 and any(p.poll() is None for p in processes):
+        time.sleep(0.1)
+    kill(processes[0])
+    codes = [process.wait() for process in processes[1:]]
+    if any(codes):
+        sys.exit(f"shared: the processes ended with codes {codes}")
+    from landscape.runs.events import read_events
+
+    events = read_events(out / "events")
+    by_process: dict[int, int] = {}
+    for event in events:
+        if event["event"] == "finished":
+            by_process[event["process"]] = by_process.get(event["process"], 0) + 1
+    shares = ", ".join(f"{count}" for count in by_process.values())
+    taken = sum(event["event"] == "taken over" for event in events)
+    print(f"shared: units by process: {shares}; {taken} taken over from the killed one")
+    compare(place / "undisturbed", out, "shared")
+
+
+def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Break files of a job that is half done."""
+    out = place / "broken"
+    _undisturbed(arguments, place, options)
+    process = start(arguments, out, options.workers)
+    while done(out) < max(2, options.units // 3) and process.poll() is None:
+        time.sleep(0.05)
+    kill(process)
+    first, second, *_ = sorted((out / "units").glob("*.nc"))
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(bytes(content))
+    for state in (out / "checkpoints").glob("*/*.npz"):
+        state.write_bytes(b"broken")
+    if os.getuid():
+        os.chmod(out / "units", 0o555)
+        process = start(arguments, out, options.workers)
+        code = process.wait()
+        os.chmod(out / "units", 0o755)
+        print(f"faults: in a folder that cannot be written it ends with code {code}")
+        if code != 4:
+            sys.exit("faults: that code should be 4")
+    process = start(arguments, out, options.workers)
+    if process.wait():
+        sys.exit(f"faults: it ended with code {process.returncode}")
+    aside = sorted(path.name for path in (out / "set-aside").glob("*"))
+    if aside != sorted([first.name, second.name]):
+        sys.exit(f"faults: set aside were {aside}")
+    compare(place / "undisturbed", out, "faults")
+
+
+def _undisturbed(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    if not (place / "undisturbed").exists():
+        start(arguments, place / "undisturbed", options.workers).wait()
+
+
+TRIALS: dict[str, Any] = {"kills": kills, "shared": shared, "faults": faults}
+
+
+def main() -> None:
+    """Run the trials."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trials", nargs="*", choices=[*TRIALS, []], help="default all")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--units", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        arguments = prepare(place, options.units)
+        for trial in options.trials or TRIALS:
+            TRIALS[trial](arguments, place, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""``landscape analyze`` and ``landscape spectrum``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyze:
+    """Say how degenerate one network is, and why.
+
+    Spectrum, certified fractions, extremal eigenvalues and trace of the loss's Hessian; and, of a
+    classifier whose model the problem names, measures and null directions by cause.
+
+    For example:
+      landscape analyze my_model.py:problem
+      landscape analyze package.module:problem --eps 1e-4
+      landscape analyze runs/fig3-digits-laptop --network digits/residual/0@50
+    """
+
+    problem: Positional[str]
+    """module:function or file.py:function that returns a landscape.curvature.Problem, or a run
+    folder."""
+    network: str | None = None
+    """Of a run folder: GROUP/ARCHITECTURE/NUMBER[@EPOCH]. Default: the first, at the end."""
+    eps: float = 1e-3
+    """Half-width of the degenerate band."""
+    num_steps: int = 200
+    """Lanczos steps, for more than 2,000 parameters."""
+    causes: bool = True
+    """Look for causes."""
+    seed: int = 0
+    """Seed of the random probes."""
+    out: Path = Path("analysis")
+    """Folder for report.html, analysis.json, and the figure as spectrum.png and .pdf."""
+
+    def run(self, console: Any) -> None:
+        """Analyse, print, and write."""
+        import json
+
+        from landscape.analysis import analyze, load_problem
+        from landscape.runs import write_atomically
+
+        problem = load_problem(self.problem, self.network)
+        if not problem.name:
+            problem = dataclasses.replace(problem, name=self.problem)
+        found = analyze(
+            problem, eps=self.eps, num_steps=self.num_steps, causes=self.causes, seed=self.seed
+        )
+        page = found.page()
+        for name, content in (
+            ("report.html", page.to_html().encode()),
+            ("analysis.json", json.dumps(found.to_json(), indent=1).encode()),
+            ("spectrum.png", found.picture("png")),
+            ("spectrum.pdf", found.picture("pdf")),
+        ):
+            write_atomically(self.out / name, content)
+        page.show(console)
+        console.print(f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Spectra of many checkpoints, as a job that can be killed, continued and shared.
+
+    Of each checkpoint: Lanczos quadrature of the matrix with certified fractions, eigenvalues at
+    both ends, and on request trace, rank and each layer's block. Any number of processes may work
+    in one folder. Ask landscape runs show FOLDER how far it is; landscape.open_run(FOLDER) gives
+    everything as one xarray.Dataset.
+
+    For example:
+      landscape spectrum my_model.py:problem --out runs/one
+      landscape spectrum mine.py:problem --checkpoint 'ckpts/*.npz' --out runs/all --dry-run
+      landscape spectrum mine.py:problem --checkpoint ckpts/a.safetensors --layers --out runs/a
+      landscape spectrum mine.py:problem --checkpoint 'ckpts/*' --shard 3/16 --out runs/all
+    """
+
+    problem: Positional[str]
+    """module:function or file.py:function that returns a landscape.curvature.Problem."""
+    out: Path
+    """Run folder; one of the same job is continued."""
+    checkpoint: tuple[str, ...] = ()
+    """Files (.npz, .safetensors), folders of Orbax's, or patterns. Default: the problem's own
+    parameters."""
+    params_key: str = ""
+    """Where in a checkpoint the parameters are, such as state/params."""
+    matrix: Literal["hessian", "ggn", "fisher", "empirical-fisher"] = "hessian"
+    """Which matrix; all but the Hessian need a problem that names its model."""
+    eps: tuple[float, ...] = (1e-3,)
+    """Half-widths of the degenerate band."""
+    num_steps: int = 100
+    """Lanczos steps."""
+    num_probes: int = 1
+    """Random start vectors."""
+    largest: int = 1
+    """Eigenvalues at the upper end."""
+    smallest: int = 1
+    """Eigenvalues at the lower end."""
+    trace_matvecs: int = 0
+    """Products for the trace; 0 leaves it out."""
+    rank: bool = False
+    """Take the rank of the classifier's centered Jacobian."""
+    layers: bool = False
+    """Measure each layer's block too."""
+    memory_gb: float | None = None
+    """What vectors may take. Default: half of the device's memory."""
+    chunk_size: int | None = None
+    """Examples at a time. Default: the problem's."""
+    seed: int = 0
+    """Of the probes."""
+    workers: int | None = None
+    """Processes side by side. Default: one per core on a CPU, one per accelerator."""
+    executor: Literal["processes", "dask"] = "processes"
+    """dask: units go to a Dask cluster (the cluster extra)."""
+    scheduler: str | None = None
+    """Of Dask: an address, a scheduler's file, or module:function or file.py:function that gives a
+    cluster. Default: a local cluster of --workers processes."""
+    across_devices: bool = False
+    """All devices work on one checkpoint at a time: for networks that do not fit on one."""
+    distributed: bool = False
+    """The same over several hosts, one process on each (Slurm and cloud TPUs are recognised)."""
+    shard: str | None = None
+    """i/n: every n-th unit from the i-th. Default: what Slurm says of a job array."""
+    dry_run: bool = False
+    """Show the plan, and leave it."""
+
+    def run(self, console: Any) -> None:
+        """Plan, measure, and print a summary."""
+        from landscape.analysis import batch
+        from landscape.analysis.checkpoints import find_checkpoints
+        from landscape.analysis.planning import plan
+        from landscape.analysis.problems import call
+        from landscape.runs import default_workers, executor, progress, stop_on_signals
+
+        if self.distributed:
+            import jax
+
+            jax.distributed.initialize()
+        across = self.across_devices or self.distributed
+        job = batch.Job(
+            self.problem,
+            tuple(map(str, find_checkpoints(self.checkpoint))),
+            self.params_key,
+            batch.Options(
+                matrix=self.matrix,
+                eps=self.eps,
+                num_steps=self.num_steps,
+                num_probes=self.num_probes,
+                largest=self.largest,
+                smallest=self.smallest,
+                trace_matvecs=self.trace_matvecs,
+                rank=self.rank,
+                layers=self.layers,
+                memory=None if self.memory_gb is None else int(1e9 * self.memory_gb),
+                chunk_size=self.chunk_size,
+                seed=self.seed,
+            ),
+            across,
+        )
+        shard = batch.shard_from(self.shard)
+        workers = 1 if across else default_workers(self.workers)
+        units = batch.make_units(job, self.out if self.out.exists() else None)
+        mine = units[shard[0] :: shard[1]]
+        done = batch.count_done(self.out, mine)
+        workers = max(1, min(workers, len(mine) - done))
+        for line in plan(job, mine, done, workers).lines():
+            console.print(line, highlight=False)
+        if self.dry_run:
+            return
+        scheduler: Any = self.scheduler
+        if scheduler and "://" not in scheduler and not Path(scheduler).is_file():
+            scheduler = call(scheduler)
+        with (
+            stop_on_signals() as stop,
+            executor(self.executor, workers, scheduler) as pool,
+            progress(console, f"{len(mine)} spectra", len(mine)) as report,
+        ):
+            found = batch.run_job(
+                job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,
+                units=units,
+            )  # fmt: skip
+        batch.summary(found).show(console)
+        console.print(
+            f"results: {self.out}; landscape.open_run({str(self.out)!r}) opens them",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,101 @@
+"""``landscape reproduce``, ``report`` and ``results``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "stl10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Run an experiment of the paper, test its claims, and write a report.
+
+    For example:
+      landscape reproduce list
+      landscape reproduce fig3
+      landscape reproduce fig3 --scale smoke --out /tmp/try
+      LANDSCAPE_DATA=~/data landscape reproduce fig3 --dataset cifar100 --out runs/cifar100
+      landscape reproduce fig3 --out runs/fig3 --resume
+      landscape reproduce all --scale smoke --out /tmp/all
+    """
+
+    experiment: Positional[str]
+    """Name of an experiment, "all" for one after the other, or "list" to show them."""
+    dataset: Literal["digits", "cifar10", "cifar100", "svhn", "stl10"] = "digits"
+    """Data set; all but digits must be there (landscape data list)."""
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """smoke: a minute. laptop: minutes on 2 cores. paper: an accelerator."""
+    seeds: int | None = None
+    """Networks per architecture. Default: the scale's."""
+    seed: int = 0
+    """Seed of the whole run: one seed, one set of numbers."""
+    out: Path | None = None
+    """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE. Of all: a folder for their folders."""
+    workers: int | None = None
+    """Processes side by side. Default: one per core on a CPU, one on an accelerator."""
+    resume: bool = False
+    """Continue the run in a non-empty folder. A missing or empty one starts fresh."""
+
+    def run(self, console: Any) -> None:
+        """Run, print the summary, say where the report is."""
+        from landscape.experiments.reproduce import EXPERIMENTS, Request, reproduce
+
+        if self.experiment == "list":
+            for entry in EXPERIMENTS.values():
+                console.print(f"{entry.name:12}{entry.summary}", highlight=False)
+            return
+        names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
+        for name in names:
+            folder = f"{name}-{self.dataset}-{self.scale}"
+            out = self.out or Path("runs") / folder
+            if self.out and self.experiment == "all":
+                out = self.out / folder
+            request = Request(name, self.dataset, self.scale, self.seeds, self.seed)
+            page = reproduce(
+                request, out, resume=self.resume, console=console, workers=self.workers
+            )
+            page.show(console)
+            console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the report of a finished run anew, and print its summary.
+
+    Example: landscape report runs/fig3-digits-laptop
+    """
+
+    folder: Positional[Path]
+    """A run folder."""
+
+    def run(self, console: Any) -> None:
+        """Rewrite and print."""
+        from landscape.experiments.reproduce import report
+
+        report(self.folder, console).show(console)
+        console.print(f"report: {self.folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Write one page, in Markdown, of several finished runs.
+
+    Example: landscape results runs/fig3-digits-laptop runs/fig4-digits-laptop --out docs/results.md
+    """
+
+    folders: Positional[tuple[Path, ...]]
+    """Run folders, in the order of the page."""
+    out: Path = Path("docs/results.md")
+    """The page; pictures go into a folder of its name beside it."""
+
+    def run(self, console: Any) -> None:
+        """Write the page."""
+        from landscape.experiments.gallery import write_gallery
+
+        write_gallery(self.folders, self.out, console)
+        console.print(f"results: {self.out}", highlight=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""What happened in a run, one JSON line for each event: for people and for other programs.
+
+Each process has a file of its own in ``events/``, so that lines of two never mix; ``read_events``
+puts them in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import StorageError
+
+
+class EventLog:
+    """The events of one process in a run folder.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; made with the first event.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{socket.gethostname()}-{os.getpid()}.jsonl"
+
+    def add(self, event: str, **fields: Any) -> None:
+        """Append an event.
+
+        Parameters
+        ----------
+        event
+            What happened, in a word or two.
+        fields
+            JSON values.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written.
+        """
+        told = {"time": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid()}
+        line = json.dumps({**told, "event": event, **fields}) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # One write at the end of the file: whole, or not there.
+            descriptor = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """All events of all processes, in the order of their times.
+
+    Lines that a full disk or a kill has cut are left out.
+    """
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return sorted(found, key=lambda event: event.get("time", 0.0))

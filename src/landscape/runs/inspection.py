@@ -1,0 +1,241 @@
+"""Run folders seen from outside: how far they are, whether they are whole, what can go."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from landscape._temporary import stale
+from landscape.errors import InputError, StorageError
+from landscape.runs.claims import Claim
+from landscape.runs.events import read_events
+from landscape.runs.folder import DamagedError, RunFolder, read_run_folder
+
+# A unit's file: name, hash of the inputs, hash of the content.
+_UNIT = re.compile(r"[A-Za-z0-9-]+\.[0-9a-f]{16}\.[0-9a-f]{16}\.nc")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        What was asked for.
+    planned
+        Units that have been planned, by their names and the hashes of their inputs.
+    finished
+        Those that are done.
+    claims
+        Those that are claimed.
+    failed
+        Of each unit that failed last and is not done: why.
+    size
+        Bytes of the folder.
+    last
+        Seconds since 1970 of the last event; None if there is none.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    planned: tuple[str, ...]
+    finished: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    failed: dict[str, str]
+    size: int
+    last: float | None
+
+    @property
+    def total(self) -> int:
+        """All units that are known of."""
+        return len({*self.planned, *self.finished})
+
+    @property
+    def word(self) -> str:
+        """``"done"``, ``"running"``, ``"failed"``, or ``"unfinished"``."""
+        if self.total and len(self.finished) >= self.total:
+            return "done"
+        if any(not claim.stale for claim in self.claims):
+            return "running"
+        return "failed" if self.failed else "unfinished"
+
+
+def run_state(path: Path) -> RunState:
+    """Look at a run folder.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    folder = read_run_folder(path)
+    planned: dict[str, None] = {}
+    failed: dict[str, str] = {}
+    last = None
+    for event in read_events(path / "events"):
+        last = event.get("time", last)
+        planned.update(dict.fromkeys(event.get("units", ())))
+        if event.get("event") == "failed":
+            failed[event["unit"]] = event["error"]
+        elif event.get("event") == "finished":
+            failed.pop(event["unit"], None)
+    finished = tuple(folder.finished_units())
+    return RunState(
+        path=path,
+        config=dict(folder.config),
+        planned=tuple(planned),
+        finished=finished,
+        claims=tuple(c for c in folder.claims.latest().values() if c.stem not in finished),
+        failed=failed,
+        size=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        last=last,
+    )
+
+
+def find_runs(place: Path) -> list[RunState]:
+    """All run folders at or right below a place, two levels deep.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder.
+    """
+    if not place.is_dir():
+        raise InputError(f"there is no folder {place}")
+    found = []
+    for config in sorted({*place.glob("config.json"), *place.glob("*/config.json"),
+                          *place.glob("*/*/config.json")}):  # fmt: skip
+        try:
+            found.append(run_state(config.parent))
+        except InputError:
+            continue
+    return found
+
+
+def verify_run(path: Path) -> list[str]:
+    """Read every result and compare it with its checksum.
+
+    Returns
+    -------
+    What is wrong, a line each.
+
+    Raises
+    ------
+    InputError
+        If it is no run folder.
+    """
+    folder = read_run_folder(path)
+    return list(_problems(folder))
+
+
+def _problems(folder: RunFolder) -> Iterator[str]:
+    seen: dict[str, Path] = {}
+    for file in sorted((folder.path / "units").glob("*")):
+        if file.name.startswith(".writing-"):
+            continue
+        if not _UNIT.fullmatch(file.name):
+            yield f"{file}: no result of this run"
+            continue
+        try:
+            folder.read_unit(file)
+        except DamagedError:
+            yield f"{file}: damaged, it does not match the checksum in its name"
+        except (StorageError, OSError, ValueError) as error:
+            yield f"{file}: cannot be read ({error})"
+        stem = file.name.rsplit(".", 2)[0]
+        if stem in seen:
+            yield f"{file}: a second result of the same unit as {seen[stem].name}"
+        seen[stem] = file
+    for file in sorted(folder.path.glob("results-*.nc")):
+        try:
+            folder.read_dataset(file.name)
+        except StorageError as error:
+            yield f"{file}: {error}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rubbish:
+    """Something that can go.
+
+    Attributes
+    ----------
+    path
+        A file or folder.
+    why
+        In a few words.
+    size
+        Bytes.
+    """
+
+    path: Path
+    why: str
+    size: int
+
+
+def collect_rubbish(path: Path, *, remove: bool) -> list[Rubbish]:
+    """What killed processes left, and what is of no more use.
+
+    Temporary files of processes that are gone, claims that are stale or whose unit is done,
+    checkpoints of finished units, and results that were set aside.
+
+    Parameters
+    ----------
+    path
+        A run folder.
+    remove
+        Whether to remove it, or to tell only.
+
+    Returns
+    -------
+    What it is.
+
+    Raises
+    ------
+    InputError
+        If it is no run folder.
+    StorageError
+        If something cannot be removed.
+    """
+    folder = read_run_folder(path)
+    finished = folder.finished_units()
+    found: list[tuple[Path, str]] = []
+    for place in (path, path / "units", path / "figures", path / "checkpoints"):
+        found += [(stray, "left by a killed process") for stray in stale(place)]
+    for claim in (path / "claims").glob("*.json"):
+        stem = claim.name.rsplit(".", 2)[0]
+        if stem in finished:
+            found.append((claim, "claim of a unit that is done"))
+    for one in folder.claims.latest().values():
+        if one.stale and one.stem not in finished:
+            found.append((one.path, "stale claim"))
+    for checkpoint in (path / "checkpoints").glob("*"):
+        if checkpoint.name in finished:
+            found.append((checkpoint, "checkpoint of a unit that is done"))
+    found += [(file, "set aside") for file in (path / "set-aside").glob("*")]
+    rubbish = [Rubbish(where, why, _size(where)) for where, why in found]
+    if remove:
+        for one_of_them in rubbish:
+            _remove(one_of_them.path)
+    return rubbish
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot remove {path}: {error.strerror}") from error

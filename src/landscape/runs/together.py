@@ -1,0 +1,70 @@
+"""Units that several hosts do together, each its part of every unit.
+
+All processes go through the units in the same order; the first one says what is to be done, and
+writes the results. A stop that one of them is asked for stops all after the unit in work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.experimental import multihost_utils
+
+from landscape.errors import StoppedError
+from landscape.runs.folder import RunFolder
+from landscape.runs.units import Report, Unit
+
+
+def run_units_together(
+    folder: RunFolder,
+    units: Sequence[Unit],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda name, done, total: None,
+) -> list[xr.Dataset]:
+    """Do every unit that is not done, on all hosts at once, and return all results.
+
+    Parameters
+    ----------
+    folder
+        A run folder that every host sees.
+    units, should_stop, report
+        As for ``run_units``.
+
+    Raises
+    ------
+    StoppedError
+        If a stop was asked for on one of the hosts; what is finished is kept.
+    StorageError
+        If the folder cannot be written.
+    """
+    first = jax.process_index() == 0
+    for number, unit in enumerate(units, 1):
+        done = folder.unit_path(unit.name, unit.inputs) is not None
+        if _of_the_first(done):
+            continue
+        if _any(should_stop()):
+            raise StoppedError(
+                f"stopped with {number - 1} of {len(units)} units done; run again to continue"
+            )
+        result = unit.compute(folder.checkpoint_path(unit.name, unit.inputs), lambda: False)
+        if first:
+            folder.write_unit(unit.name, unit.inputs, result)
+            folder.events.add("finished", unit=unit.name)
+        multihost_utils.sync_global_devices(f"unit {number}")
+        report(unit.name, number, len(units))
+    finished = [folder.unit_path(unit.name, unit.inputs) for unit in units]
+    return [folder.read_unit(path) for path in finished if path is not None]
+
+
+def _of_the_first(value: bool) -> bool:
+    """What the first process says."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def _any(value: bool) -> bool:
+    """Whether it is so for one of the processes."""
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))

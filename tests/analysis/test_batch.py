@@ -1,0 +1,312 @@
+"""Batch jobs: the numbers are those of the routines; nothing is done twice or lost."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import landscape
+from landscape.analysis import batch, measurement
+from landscape.analysis.batch import Job, make_units, run_job, shard_from
+from landscape.analysis.measurement import Options, at_checkpoint, known_problem, measure
+from landscape.analysis.planning import plan
+from landscape.cli import main
+from landscape.errors import InputError, ResourceError, StoppedError
+from landscape.spectra import degenerate_fraction, dense_spectrum
+
+PROBLEM = """
+import jax
+import jax.numpy as jnp
+
+from landscape.curvature import Problem
+from landscape.models import MLP
+from landscape.training import softmax_cross_entropy
+
+MODEL = MLP(3, 5, 3)
+
+
+def problem():
+    x = jax.random.normal(jax.random.key(0), (40, 6))
+    params = MODEL.init(jax.random.key(1), x)["params"]
+    return Problem(
+        softmax_cross_entropy(MODEL), params, (x, jnp.arange(40) % 3), {}, model=MODEL
+    )
+"""
+
+OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    path = tmp_path_factory.mktemp("problem") / "mine.py"
+    path.write_text(PROBLEM)
+    return f"{path}:problem"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(spec, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    template = known_problem(spec)
+    paths = []
+    for seed in range(4):
+        leaves, structure = jax.tree.flatten(template.params)
+        keys = jax.random.split(jax.random.key(10 + seed), len(leaves))
+        drawn = [
+            leaf + 0.3 * jax.random.normal(key, leaf.shape)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        tree = jax.tree.unflatten(structure, drawn)
+        named = {f"{a}/{b}": np.asarray(v) for a, part in tree.items() for b, v in part.items()}
+        paths.append(str(folder / f"{seed}.npz"))
+        np.savez(paths[-1], **named)
+    return tuple(paths)
+
+
+@pytest.fixture(scope="module")
+def job(spec, checkpoints):
+    return Job(spec, checkpoints, options=OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def whole(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return run_job(job, out, executor=None), out
+
+
+def test_the_numbers_are_those_of_the_dense_matrix(job, whole):
+    found, _ = whole
+    assert list(found["checkpoint"].values) == list(job.checkpoints)
+    for path in job.checkpoints:
+        one = found.sel(checkpoint=path, part="all")
+        problem = at_checkpoint(known_problem(job.problem), path)
+        dense = dense_spectrum(problem.hessian())
+        for eps in OPTIONS.eps:
+            at = one.sel(eps=eps)
+            truth = float(degenerate_fraction(dense, eps).estimate)
+            # Of one probe; its interval covers what its bounds leave open.
+            assert at["degenerate_lower"] <= at["degenerate"] <= at["degenerate_upper"]
+            assert at["degenerate_low"] <= truth <= at["degenerate_high"]
+        values = np.sort(dense.nodes)
+        expected = [values[-1], values[-2], values[0]]
+        np.testing.assert_allclose(one["eigenvalue"], expected, atol=2e-3 * abs(values).max())
+        assert one["loss"] == pytest.approx(
+            float(problem.loss(problem.params, {}, problem.batch)), rel=1e-5
+        )
+
+
+def test_open_run_gives_what_was_computed(job, whole):
+    found, out = whole
+    xr.testing.assert_identical(landscape.open_run(out), found)
+
+
+def test_nothing_is_done_twice_and_more_checkpoints_can_come(job, tmp_path, monkeypatch):
+    computed = []
+    inner = measurement.measure
+
+    def counted(*arguments, **named):
+        computed.append(1)
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(measurement, "measure", counted)
+    fewer = dataclasses.replace(job, checkpoints=job.checkpoints[:2])
+    first = run_job(fewer, tmp_path / "run", executor=None)
+    again = run_job(job, tmp_path / "run", executor=None)
+    assert len(computed) == 4
+    xr.testing.assert_identical(again.isel(checkpoint=slice(2)), first)
+    run_job(job, tmp_path / "run", executor=None)
+    assert len(computed) == 4
+    other = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, num_steps=31))
+    with pytest.raises(InputError, match=r"another configuration .*num_steps was 30, now 31"):
+        run_job(other, tmp_path / "run", executor=None)
+
+
+def test_shards_share_the_work(job, tmp_path):
+    parts = [run_job(job, tmp_path / "run", executor=None, shard=(i, 3)) for i in range(3)]
+    assert [part.sizes["checkpoint"] for part in parts] == [2, 1, 1]
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
+
+
+def test_names_of_units_are_of_contents_and_not_of_places(job, checkpoints, tmp_path):
+    copied = tmp_path / "copy.npz"
+    shutil.copy(checkpoints[0], copied)
+    (original, *_), (copy,) = (
+        make_units(job),
+        make_units(dataclasses.replace(job, checkpoints=(str(copied),))),
+    )
+    assert original.inputs == copy.inputs
+    changed = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, seed=1))
+    assert make_units(changed)[0].inputs != original.inputs
+    roomy = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, memory=10**9))
+    assert make_units(roomy)[0].inputs == original.inputs
+
+
+def test_digests_are_kept_until_a_file_changes(job, checkpoints, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    make_units(job, tmp_path / "run")
+    calls = []
+    inner = batch.digest
+    monkeypatch.setattr(batch, "digest", lambda tree: calls.append(1) or inner(tree))
+    make_units(job, tmp_path / "run")
+    assert len(calls) == 1  # the data's
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_stop_inside_a_unit_goes_on_where_it_was(spec, tmp_path, after, monkeypatch):
+    problem = known_problem(spec)
+    options = dataclasses.replace(OPTIONS, layers=True)
+    undisturbed = measure(problem, options, tmp_path / "a", lambda: False)
+    steps, asked = [], []
+    inner = measurement.lanczos_run
+
+    def seen(*arguments, **named):
+        run = inner(*arguments, **named)
+        steps.append(run)
+        return run
+
+    def stop():
+        asked.append(1)
+        return len(asked) == after
+
+    monkeypatch.setattr(measurement, "lanczos_run", seen)
+    with pytest.raises(StoppedError):
+        measure(problem, options, tmp_path / "b", stop)
+    assert list((tmp_path / "b").glob("part-0.npz"))
+    resumed = []
+    real = measurement._resumed
+
+    def noted(run, path):
+        found = real(run, path)
+        resumed.append(found.num_steps)
+        return found
+
+    monkeypatch.setattr(measurement, "_resumed", noted)
+    again = measure(problem, options, tmp_path / "b", lambda: False)
+    assert resumed[0] == 10 * after
+    xr.testing.assert_identical(again.drop_vars("seconds"), undisturbed.drop_vars("seconds"))
+
+
+def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path):
+    problem = known_problem(spec)
+    undisturbed = measure(problem, OPTIONS, tmp_path / "a", lambda: False)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "part-0.npz").write_bytes(b"broken")
+    again = measure(problem, OPTIONS, tmp_path / "b", lambda: False)
+    xr.testing.assert_identical(again.drop_vars("seconds"), undisturbed.drop_vars("seconds"))
+
+
+def test_less_memory_gives_the_same_in_smaller_chunks(spec, tmp_path, monkeypatch):
+    problem = known_problem(spec)
+    enough = measure(problem, OPTIONS, tmp_path, lambda: False)
+    inner = measurement.operator
+
+    def short(problem, options, part="all"):
+        if (options.chunk_size or 40) > 12:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return inner(problem, options, part)
+
+    monkeypatch.setattr(measurement, "operator", short)
+    found = measure(problem, OPTIONS, tmp_path, lambda: False)
+    assert int(found["chunk_size"][0]) == 10
+    assert int(enough["chunk_size"][0]) == 0
+    np.testing.assert_allclose(found["eigenvalue"], enough["eigenvalue"], rtol=1e-3)
+    np.testing.assert_allclose(found["loss"], enough["loss"], rtol=1e-6)
+
+    def never(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(measurement, "operator", never)
+    with pytest.raises(ResourceError, match="one example at a time"):
+        measure(problem, OPTIONS, tmp_path, lambda: False)
+
+
+@pytest.mark.parametrize("matrix", measurement.MATRICES)
+def test_every_matrix_and_each_layers_block(spec, matrix, tmp_path):
+    options = dataclasses.replace(
+        OPTIONS, matrix=matrix, layers=True, rank=True, trace_matvecs=20, num_probes=2
+    )
+    problem = known_problem(spec)
+    found = measure(problem, options, tmp_path, lambda: False)
+    assert found["part"].values.tolist() == ["all", "hidden", "input", "output"]
+    sizes = [35 + 60 + 18, 60, 35, 18]
+    assert found["parameters"].values.tolist() == sizes
+    for part in found["part"].values:
+        op = measurement.operator(problem, options, str(part))
+        values = np.linalg.eigvalsh(np.asarray(op.to_dense(), float))
+        one = found.sel(part=part)
+        scale = abs(values).max()
+        np.testing.assert_allclose(
+            float(one["eigenvalue"].sel(rank=1)), values[-1], atol=2e-3 * scale
+        )
+        error = abs(float(one["trace"]) - values.sum())
+        assert error <= 5 * float(one["trace_stderr"]) + 1e-4 * scale
+    assert found["jacobian_rank_lower"] == found["jacobian_rank_upper"]
+
+
+def test_a_plan_tells_units_products_memory_and_time(job):
+    units = make_units(job)
+    found = plan(job, units, done=1, workers=2)
+    assert (found.num_parameters, found.num_examples) == (113, 40)
+    assert found.matvecs >= OPTIONS.num_steps
+    assert found.seconds > 0
+    text = " ".join(found.lines())
+    assert "4 units, 1 done before, 3 to do" in text
+    assert np.isnan(plan(job, units, done=4, workers=2).seconds)
+
+
+def test_shards_come_from_the_option_or_from_slurm(monkeypatch):
+    assert shard_from("2/5") == (2, 5)
+    for name in ("ID", "COUNT", "MIN", "STEP"):
+        monkeypatch.delenv(f"SLURM_ARRAY_TASK_{name}", raising=False)
+    assert shard_from(None) == (0, 1)
+    settings = {"ID": "7", "COUNT": "3", "MIN": "3", "STEP": "2"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert shard_from(None) == (2, 3)
+    for text in ("5/5", "1", "a/b", "-1/3"):
+        with pytest.raises(InputError, match="--shard must be i/n"):
+            shard_from(text)
+
+
+def test_jobs_that_make_no_sense_are_refused(spec):
+    for options, told in (
+        (Options(matrix="jacobian"), "the matrix must be one of"),
+        (Options(num_steps=0), "num_steps must be at least 1"),
+        (Options(eps=(0.0,)), "eps must be positive"),
+        (Options(largest=-1), "cannot be negative"),
+    ):
+        with pytest.raises(InputError, match=told):
+            Job(spec, options=options)
+
+
+def test_the_command_plans_measures_and_shows(spec, checkpoints, tmp_path, capsys):
+    arguments = [
+        "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", *checkpoints[:2],
+        "--num-steps", "20", "--eps", "0.01", "0.1", "--workers", "1",
+    ]  # fmt: skip
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "2 units, 0 done before" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "within 0.01 of 0" in out
+    assert main([*arguments]) == 0
+    assert "2 units, 2 done before" in capsys.readouterr().out
+    assert main(["runs", "list", str(tmp_path)]) == 0
+    assert "done" in capsys.readouterr().out
+    assert main(["runs", "show", str(tmp_path / "run")]) == 0
+    assert "2 of 2 units" in capsys.readouterr().out
+    assert main(["runs", "verify", str(tmp_path / "run")]) == 0
+    unit = next((tmp_path / "run" / "units").glob("*.nc"))
+    unit.write_bytes(unit.read_bytes()[:-1])
+    assert main(["runs", "verify", str(tmp_path / "run")]) == 4
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert main(["runs", "verify", str(tmp_path / "run")]) == 0
+    assert main(["runs", "gc", str(tmp_path / "run")]) == 0
+    assert "set aside" in capsys.readouterr().out
+    events = (tmp_path / "run" / "events").glob("*.jsonl")
+    assert all(json.loads(line) for file in events for line in file.read_text().splitlines())

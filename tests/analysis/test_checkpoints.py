@@ -1,0 +1,135 @@
+"""Checkpoints of every format give the parameters that were saved; others are refused by name."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from landscape.analysis.checkpoints import digest, find_checkpoints, load_checkpoint
+from landscape.curvature import Problem
+from landscape.errors import InputError
+from landscape.models import MLP, ResNet
+from landscape.training import softmax_cross_entropy
+
+
+def problem(seed=0, model=None, **options):
+    model = model or MLP(3, 4, 2)
+    shape = (5, 8, 8, 1) if isinstance(model, ResNet) else (5, 3)
+    x = jax.random.normal(jax.random.key(0), shape)
+    variables = dict(model.init(jax.random.key(seed), x))
+    params = variables.pop("params")
+    batch = (x, jnp.zeros(5, int))
+    return Problem(softmax_cross_entropy(model), params, batch, variables, model=model, **options)
+
+
+def flat(tree, separator="/"):
+    return {k: np.asarray(v) for k, v in flatten_dict(tree, sep=separator).items()}
+
+
+def same(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+FORMATS = {
+    "npz": lambda tree, path: np.savez(path, **flat(tree)),
+    "dots.npz": lambda tree, path: np.savez(path, **flat(tree, ".")),
+    "safetensors": lambda tree, path: save_file(flat(tree, "."), path),
+    "orbax": lambda tree, path: orbax.checkpoint.PyTreeCheckpointer().save(path.absolute(), tree),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("key", ["", "params", "state/inner"])
+def test_what_was_saved_comes_back(kind, key, tmp_path):
+    saved, template = problem(seed=1), problem(seed=2)
+    tree = saved.params
+    for name in reversed([part for part in key.split("/") if part]):
+        tree = {name: tree}
+    path = tmp_path / f"checkpoint.{kind}"
+    FORMATS[kind](tree, path)
+    params, state = load_checkpoint(path, template, key if "/" in key else "")
+    same(params, saved.params)
+    same(state, template.state)
+
+
+def test_a_train_state_with_statistics(tmp_path):
+    saved, template = (problem(seed, ResNet(8, 2, width=2)) for seed in (1, 2))
+    saved = dataclasses.replace(saved, state=jax.tree.map(lambda leaf: leaf + 3, saved.state))
+    opt = optax.adam(1e-3).init(saved.params)
+    tree = {"step": 7, "params": saved.params, **saved.state, "opt_state": opt}
+    path = tmp_path / "1000"
+    orbax.checkpoint.PyTreeCheckpointer().save(path.absolute() / "default", tree)
+    params, state = load_checkpoint(path, template)
+    same(params, saved.params)
+    same(state, saved.state)
+
+
+def test_a_load_function_reads_everything_else(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("2.5")
+
+    def load(name):
+        return jnp.full(3, float(Path(name).read_text())), None
+
+    mine = Problem(lambda w, x: (x @ w).mean(), jnp.ones(3), jnp.eye(3), load=load)
+    params, state = load_checkpoint(path, mine)
+    np.testing.assert_array_equal(params, [2.5] * 3)
+    assert state is None
+    path.write_text("no number")
+    with pytest.raises(InputError, match=r"load function failed on .*ValueError"):
+        load_checkpoint(path, mine)
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path):
+    template = problem()
+    path = tmp_path / "other.npz"
+    np.savez(path, **flat({"input": template.params["input"]}))
+    with pytest.raises(InputError, match="lacks hidden/bias, hidden/kernel, output"):
+        load_checkpoint(path, template)
+    wide = problem(model=MLP(3, 5, 2))
+    np.savez(path, **flat(wide.params))
+    with pytest.raises(InputError, match=r"has shape \(2, 5\), but the problem's has \(2, 4\)"):
+        load_checkpoint(path, template)
+    for name, content in (("a.npz", b"PK broken"), ("a.safetensors", b"broken"), ("a.pt", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be read|no checkpoint that can be read"):
+            load_checkpoint(tmp_path / name, template)
+
+
+def test_patterns_are_found_in_order_and_once(tmp_path):
+    for name in ("b.npz", "a.npz", "c.txt"):
+        (tmp_path / name).touch()
+    found = find_checkpoints([f"{tmp_path}/*.npz", f"{tmp_path}/a.npz"])
+    assert [path.name for path in found] == ["a.npz", "b.npz"]
+    with pytest.raises(InputError, match=r"no checkpoint .*nothing"):
+        find_checkpoints([f"{tmp_path}/nothing*"])
+
+
+def test_digests_are_of_names_types_shapes_and_bytes():
+    tree = {"a": jnp.arange(4.0), "b": jax.random.key(0)}
+    known = digest(tree)
+    assert digest(jax.tree.map(jnp.copy, tree)) == known
+    for other in (
+        {"a": jnp.arange(4.0).at[0].set(1), "b": jax.random.key(0)},
+        {"a": jnp.arange(4.0).reshape(2, 2), "b": jax.random.key(0)},
+        {"a": jnp.arange(4.0, dtype=jnp.float16), "b": jax.random.key(0)},
+        {"c": jnp.arange(4.0), "b": jax.random.key(0)},
+        {"a": jnp.arange(4.0), "b": jax.random.key(1)},
+    ):
+        assert digest(other) != known
+
+    class Stream:
+        def __iter__(self):
+            return iter([tree, tree])
+
+    assert digest(Stream()) == digest(Stream()) != known

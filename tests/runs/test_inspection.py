@@ -1,0 +1,125 @@
+"""Run folders seen from outside."""
+
+import os
+import time
+
+import pytest
+
+from landscape.errors import InputError, UnitsFailedError
+from landscape.runs import (
+    Unit,
+    collect_rubbish,
+    find_runs,
+    run_state,
+    run_units,
+    verify_run,
+)
+from landscape.runs.claims import STALE_SECONDS
+from landscape.runs.events import EventLog, read_events
+from landscape.runs.folder import unit_stem
+
+
+def units(result, *names, failing=()):
+    def compute(name):
+        def work(place, should_stop):
+            if name in failing:
+                raise ValueError("no")
+            return result(1.0)
+
+        return work
+
+    return [Unit(name, {"name": name}, compute(name)) for name in names]
+
+
+def test_a_run_is_unfinished_then_done(folder, result):
+    assert run_state(folder.path).word == "unfinished"
+    with pytest.raises(UnitsFailedError):
+        run_units(folder, units(result, "a", "b", failing=["b"]))
+    state = run_state(folder.path)
+    assert (state.word, len(state.finished), state.total) == ("failed", 1, 2)
+    assert state.failed == {"b": "ValueError: no"}
+    assert state.size > 0
+    assert abs(state.last - time.time()) < 60
+    run_units(folder, units(result, "a", "b"))
+    state = run_state(folder.path)
+    assert (state.word, len(state.finished), state.total) == ("done", 2, 2)
+    assert state.failed == {}
+
+
+def test_a_run_in_work_shows_who_works_on_what(folder, result):
+    folder.events.add("planned", units=["a.0"], names=["a"])
+    folder.claims.take("a.0")
+    state = run_state(folder.path)
+    assert state.word == "running"
+    assert [claim.process for claim in state.claims] == [os.getpid()]
+
+
+def test_runs_are_found_below_a_place(folder, tmp_path):
+    (tmp_path / "no run").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    assert [run.path for run in find_runs(tmp_path)] == [folder.path]
+    assert [run.path for run in find_runs(folder.path)] == [folder.path]
+    with pytest.raises(InputError, match="no folder"):
+        find_runs(tmp_path / "nowhere")
+
+
+def test_verifying_names_what_is_damaged_foreign_or_twice(folder, result):
+    run_units(folder, units(result, "a", "b"))
+    folder.write_dataset("results-all.nc", result(0.0))
+    assert verify_run(folder.path) == []
+    a, _ = sorted((folder.path / "units").glob("*.nc"))
+    content = bytearray(a.read_bytes())
+    content[len(content) // 2] ^= 1
+    a.write_bytes(bytes(content))
+    (folder.path / "units" / "notes.txt").write_text("mine")
+    folder.write_unit("b", {"name": "b"}, result(2.0))
+    results = folder.path / "results-all.nc"
+    results.write_bytes(results.read_bytes()[:-3])
+    wrong = "\n".join(verify_run(folder.path))
+    assert f"{a}: damaged" in wrong
+    assert "notes.txt: no result of this run" in wrong
+    assert "a second result of the same unit" in wrong
+    assert "results-all.nc" in wrong
+
+
+def test_rubbish_is_told_and_then_removed(folder, result):
+    run_units(folder, units(result, "a"))
+    done, open_ = unit_stem("a", {"name": "a"}), unit_stem("b", {"name": "b"})
+    stray = folder.path / "units" / ".writing-elsewhere-1-x"
+    stray.write_text("half")
+    os.utime(stray, (0, 0))
+    for stem in (done, open_):
+        (folder.path / "checkpoints" / stem).mkdir()
+        (folder.path / "checkpoints" / stem / "state.npz").write_text("state")
+    folder.claims.take(done)
+    folder.claims.take(open_)
+    old = folder.path / "claims" / f"{open_}.0.json"
+    os.utime(old, (time.time() - STALE_SECONDS - 10,) * 2)
+    (folder.path / "set-aside").mkdir()
+    (folder.path / "set-aside" / "a.nc").write_text("damaged")
+    why = {
+        "left by a killed process",
+        "claim of a unit that is done",
+        "stale claim",
+        "checkpoint of a unit that is done",
+        "set aside",
+    }
+    told = collect_rubbish(folder.path, remove=False)
+    assert {one.why for one in told} == why
+    assert stray.exists()
+    assert collect_rubbish(folder.path, remove=True) == told
+    assert collect_rubbish(folder.path, remove=True) == []
+    assert (folder.path / "checkpoints" / open_).exists()
+    assert verify_run(folder.path) == []
+
+
+def test_events_of_all_processes_come_in_order_and_cut_lines_are_left_out(tmp_path):
+    first = EventLog(tmp_path)
+    first.add("one", number=1)
+    first.path.rename(tmp_path / "other-1.jsonl")
+    second = EventLog(tmp_path)
+    second.add("two")
+    with second.path.open("a") as stream:
+        stream.write('{"time": 1, "eve')
+    assert [event["event"] for event in read_events(tmp_path)] == ["one", "two"]
