@@ -310,3 +310,18 @@ def test_the_command_plans_measures_and_shows(spec, checkpoints, tmp_path, capsy
     assert "set aside" in capsys.readouterr().out
     events = (tmp_path / "run" / "events").glob("*.jsonl")
     assert all(json.loads(line) for file in events for line in file.read_text().splitlines())
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same(job, whole, tmp_path, capsys):
+    found, _ = whole
+    arguments = [
+        "spectrum", job.problem, "--out", str(tmp_path / "run"), "--checkpoint",
+        *job.checkpoints, "--num-steps", "30", "--eps", "0.01", "0.1", "--largest", "2",
+        "--executor", "dask", "--workers", "2",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    capsys.readouterr()
+    theirs = landscape.open_run(tmp_path / "run")
+    for name in ("degenerate", "eigenvalue", "loss"):
+        np.testing.assert_allclose(theirs[name], found[name], rtol=1e-4, atol=1e-5)

@@ -200,6 +200,18 @@ def test_a_unit_of_a_process_that_is_gone_is_taken_over(folder, work):
     assert not list((folder.path / "claims").glob("*.json"))
 
 
+def test_what_a_process_left_that_was_killed_after_its_result_is_cleared(folder, work, result):
+    units = [work.unit("a"), work.unit("bb")]
+    folder.write_unit("a", {"name": "a"}, result(1.0))
+    stem = unit_stem("a", {"name": "a"})
+    folder.claims.take(stem)
+    (folder.path / "checkpoints" / stem).mkdir()
+    run_units(folder, units)
+    assert work.computed == ["bb"]
+    assert not list((folder.path / "claims").glob("*.json"))
+    assert not list((folder.path / "checkpoints").iterdir())
+
+
 def test_events_tell_what_was_planned_done_and_failed(folder, work):
     with pytest.raises(UnitsFailedError):
         run_units(folder, [work.unit("a"), work.unit("b", raising(ValueError("no")))])

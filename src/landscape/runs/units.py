@@ -133,6 +133,7 @@ def run_units(
                     tally.say(index)
             finally:
                 folder.claims.release(tally.stems[index])
+    tally.clear()
     failed = _failure_message(tally.failures, len(units)) if tally.failures else ""
     if stopped or (should_stop() and tally.open):
         folder.events.add("stopped", done=tally.done, total=len(units))
@@ -195,6 +196,16 @@ class _Tally:
     def say(self, index: int) -> None:
         """Report that a unit is done."""
         self._report(self.units[index].name, self.done, len(self.units))
+
+    def clear(self) -> None:
+        """Remove claims and checkpoints of units that are done: of processes that were killed."""
+        finished = self.folder.finished_units()
+        for stem in self.folder.claims.latest():
+            if stem in finished:
+                self.folder.claims.release(stem)
+        for place in (self.folder.path / "checkpoints").glob("*"):
+            if place.name in finished:
+                shutil.rmtree(place, ignore_errors=True)
 
     def take(self) -> int | None:
         """Claim an open unit; None if others have them all."""

@@ -1,0 +1,15 @@
+#!/bin/bash
+# One network that does not fit on one device: every task works on a part of the same matrix.
+#SBATCH --job-name=spectrum-distributed
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --time=04:00:00
+set -euo pipefail
+
+: "${PROBLEM:?set PROBLEM=file.py:function}"
+: "${CHECKPOINTS:?set CHECKPOINTS to a pattern such as ckpts/*}"
+: "${OUT:?set OUT to a folder that every node sees}"
+
+# JAX finds its peers by what Slurm tells every task.
+exec srun landscape spectrum "$PROBLEM" --checkpoint "$CHECKPOINTS" --out "$OUT" --distributed
