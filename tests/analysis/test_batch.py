@@ -255,6 +255,10 @@ def test_a_plan_tells_units_products_memory_and_time(job):
     text = " ".join(found.lines())
     assert "4 units, 1 done before, 3 to do" in text
     assert np.isnan(plan(job, units, done=4, workers=2).seconds)
+    # Three vectors where a basis would not fit.
+    tight = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, memory=5_000))
+    assert plan(tight, units, done=0, workers=1).vector_bytes == 3 * 113 * 4
+    assert found.vector_bytes >= 30 * 113 * 4
 
 
 def test_shards_come_from_the_option_or_from_slurm(monkeypatch):

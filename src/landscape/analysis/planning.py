@@ -111,7 +111,7 @@ def plan(job: Job, units: Sequence[Unit], done: int, workers: int, *, timed: boo
         + options.trace_matvecs + _FLOOR_MATVECS
         for step in steps
     )  # fmt: skip
-    vectors = lanczos_bytes(size, op.dtype.itemsize, options.num_probes, steps[0])
+    vectors = lanczos_bytes(size, op.dtype.itemsize, options.num_probes, steps[0], options.memory)
     seconds = float("nan")
     left = len(units) - done
     if timed and left:

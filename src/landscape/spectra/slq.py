@@ -447,17 +447,22 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
     return asked
 
 
-def lanczos_bytes(size: int, itemsize: int, num_probes: int, capacity: int) -> int:
-    """Bytes of the vectors of one run with a basis.
+def lanczos_bytes(
+    size: int, itemsize: int, num_probes: int, capacity: int, memory: int | None = None
+) -> int:
+    """Bytes of the vectors of one run, with the scheme that ``"auto"`` takes.
 
     Parameters
     ----------
     size, itemsize
         P, and bytes of a number.
-    num_probes, capacity
+    num_probes, capacity, memory
         As for ``lanczos_run``.
     """
-    return _basis(num_probes * size * itemsize, capacity)
+    one = num_probes * size * itemsize
+    memory = device_memory() // 2 if memory is None else memory
+    scheme = _scheme("auto", one, capacity, memory)
+    return one * NUM_VECTORS if scheme == "none" else _basis(one, capacity)
 
 
 def _basis(one: int, capacity: int) -> int:
