@@ -244,7 +244,11 @@ def against_level(
 
 
 def one_legend(figure: Figure, ax: Any) -> None:
-    """One legend below all panels."""
+    """One legend below all panels, in as many rows as its labels need."""
     handles, labels = ax.get_legend_handles_labels()
-    columns = min(len(labels), 6)
+    # Inches of an entry: the line and the space around it, and letters of its longest label.
+    entry = 0.7 + 0.09 * max(map(len, labels), default=0)
+    fitting = max(1, int(figure.get_figwidth() / entry))
+    rows = max(1, -(-len(labels) // fitting))
+    columns = max(1, -(-len(labels) // rows))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
