@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -446,10 +446,3 @@ def _rank(problem: Problem) -> dict[str, Any]:
         "jacobian_rank_upper": ((), int(found.upper)),
         "jacobian_rank_status": ((), str(found.status)),
     }
-
-
-def parts_of(problem: Problem, options: Options) -> Iterator[str]:
-    """Names of all parts."""
-    yield WHOLE
-    if options.layers:
-        yield from layer_names(problem.params)

@@ -140,6 +140,8 @@ class Spectrum:
             import jax
 
             jax.distributed.initialize()
+            # One of them speaks.
+            console.quiet = jax.process_index() > 0
         across = self.across_devices or self.distributed
         job = batch.Job(
             self.problem,

@@ -6,6 +6,7 @@ writes the results. A stop that one of them is asked for stops all after the uni
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from landscape.errors import StoppedError
 from landscape.runs.folder import RunFolder
-from landscape.runs.units import Report, Unit
+from landscape.runs.units import Report, Unit, note_plan, read_or_set_aside
 
 
 def run_units_together(
@@ -42,22 +43,31 @@ def run_units_together(
         If the folder cannot be written.
     """
     first = jax.process_index() == 0
+    if first:
+        note_plan(folder, units)
     for number, unit in enumerate(units, 1):
-        done = folder.unit_path(unit.name, unit.inputs) is not None
-        if _of_the_first(done):
+        if _of_the_first(first and _is_done(folder, unit)):
             continue
         if _any(should_stop()):
             raise StoppedError(
                 f"stopped with {number - 1} of {len(units)} units done; run again to continue"
             )
-        result = unit.compute(folder.checkpoint_path(unit.name, unit.inputs), lambda: False)
+        checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
+        result = unit.compute(checkpoints, lambda: False)
         if first:
             folder.write_unit(unit.name, unit.inputs, result)
             folder.events.add("finished", unit=unit.name)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         multihost_utils.sync_global_devices(f"unit {number}")
         report(unit.name, number, len(units))
     finished = [folder.unit_path(unit.name, unit.inputs) for unit in units]
     return [folder.read_unit(path) for path in finished if path is not None]
+
+
+def _is_done(folder: RunFolder, unit: Unit) -> bool:
+    """Whether there is a result that is what was written."""
+    path = folder.unit_path(unit.name, unit.inputs)
+    return path is not None and read_or_set_aside(folder, unit, path) is not None
 
 
 def _of_the_first(value: bool) -> bool:

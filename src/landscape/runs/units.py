@@ -108,7 +108,7 @@ def run_units(
         If a worker process died, as the operating system lets it when memory runs out.
     """
     tally = _Tally(folder, units, report)
-    folder.events.add("planned", units=tally.stems, names=[unit.name for unit in units])
+    note_plan(folder, units)
     tally.read_finished(say=False)
     stopped = False
     with folder.claims.renewed():
@@ -146,6 +146,23 @@ def run_units(
     return [result for result in tally.results if result is not None]
 
 
+def note_plan(folder: RunFolder, units: Sequence[Unit]) -> None:
+    """Write down what is to be done, and what units are called: file names tell less."""
+    stems = [unit_stem(unit.name, unit.inputs) for unit in units]
+    folder.events.add("planned", units=stems, names=[unit.name for unit in units])
+
+
+def read_or_set_aside(folder: RunFolder, unit: Unit, path: Path) -> xr.Dataset | None:
+    """A unit's result; None if it is not what was written, and has been set aside."""
+    try:
+        return folder.read_unit(path)
+    except DamagedError as error:
+        place = folder.set_aside(path)
+        _logger.warning("%s; it is now %s, and the unit is done again", error, place)
+        folder.events.add("set aside", unit=unit.name, file=str(place))
+        return None
+
+
 class _Tally:
     """What is done and what is not, of this process's units, by whoever did it.
 
@@ -171,13 +188,8 @@ class _Tally:
 
     def keep(self, index: int, path: Path) -> bool:
         """Read a result; False if it has been set aside."""
-        unit = self.units[index]
-        try:
-            self.results[index] = self.folder.read_unit(path)
-        except DamagedError as error:
-            place = self.folder.set_aside(path)
-            _logger.warning("%s; it is now %s, and the unit is done again", error, place)
-            self.folder.events.add("set aside", unit=unit.name, file=str(place))
+        self.results[index] = read_or_set_aside(self.folder, self.units[index], path)
+        if self.results[index] is None:
             if index not in self.open:
                 self.open.append(index)
             return False
