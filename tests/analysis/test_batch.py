@@ -265,6 +265,22 @@ def test_a_plan_tells_units_products_memory_and_time(job):
     assert found.vector_bytes >= 30 * 113 * 4
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_are_done(
+    spec, checkpoints, tmp_path, capsys
+):
+    broken = tmp_path / "0.npz"
+    broken.write_bytes(b"PK broken")
+    arguments = [
+        "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", str(broken),
+        *checkpoints[:2], "--num-steps", "20", "--workers", "1",
+    ]  # fmt: skip
+    assert main(arguments) == 3
+    error = capsys.readouterr().err
+    assert "1 of 3 units failed; the others are kept" in error
+    assert f"the checkpoint {broken} cannot be read" in error
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 2
+
+
 def test_shards_come_from_the_option_or_from_slurm(monkeypatch):
     assert shard_from("2/5") == (2, 5)
     for name in ("ID", "COUNT", "MIN", "STEP"):

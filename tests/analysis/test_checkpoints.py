@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from landscape.analysis.checkpoints import digest, find_checkpoints, load_checkpoint
 from landscape.curvature import Problem
-from landscape.errors import InputError
+from landscape.errors import InputError, StoppedError
 from landscape.models import MLP, ResNet
 from landscape.training import softmax_cross_entropy
 
@@ -81,10 +81,16 @@ def test_a_load_function_reads_everything_else(tmp_path):
     def load(name):
         return jnp.full(3, float(Path(name).read_text())), None
 
+    def stop(name):
+        raise StoppedError("stopped by SIGTERM")
+
     mine = Problem(lambda w, x: (x @ w).mean(), jnp.ones(3), jnp.eye(3), load=load)
     params, state = load_checkpoint(path, mine)
     np.testing.assert_array_equal(params, [2.5] * 3)
     assert state is None
+    stopped = dataclasses.replace(mine, load=stop)
+    with pytest.raises(StoppedError):
+        load_checkpoint(path, stopped)
     path.write_text("no number")
     with pytest.raises(InputError, match=r"load function failed on .*ValueError"):
         load_checkpoint(path, mine)

@@ -124,7 +124,13 @@ def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
     units = []
     for name in job.names:
         path = name if job.checkpoints else ""
-        parameters = known.of(path, functools.partial(_parameters, problem, path, job.params_key))
+        try:
+            parameters = known.of(
+                path, functools.partial(_parameters, problem, path, job.params_key)
+            )
+        except InputError:
+            # Its unit will say why, when the others are done too.
+            parameters = f"unreadable {path}"
         inputs = {
             "problem": job.problem,
             "parameters": parameters,

@@ -19,7 +19,7 @@ import numpy as np
 
 from landscape.curvature import Problem
 from landscape.curvature.parameters import path_name
-from landscape.errors import InputError
+from landscape.errors import InputError, LandscapeError
 
 # Where parameters usually are in a train state, tried after the name alone.
 _USUAL = ("params", "model", "model/params")
@@ -67,6 +67,9 @@ def load_checkpoint(path: Path, problem: Problem, params_key: str = "") -> tuple
     if problem.load is not None:
         try:
             params, state = problem.load(str(path))
+        except (LandscapeError, MemoryError):
+            # A signal, or no memory: not what the checkpoint is.
+            raise
         except Exception as error:
             raise InputError(
                 f"the problem's load function failed on {path}: {type(error).__name__}: {error}"
@@ -101,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path} is no checkpoint that can be read: .npz, .safetensors, or a folder of "
                 "Orbax's; for others give the problem a load function"
             )
-    except InputError:
+    except (LandscapeError, MemoryError):
         raise
     except Exception as error:
         raise InputError(

@@ -13,6 +13,7 @@ import numpy as np
 from landscape.analysis.batch import Job
 from landscape.analysis.measurement import at_checkpoint, known_problem, layer_names, operator
 from landscape.curvature.memory import device_memory, readable
+from landscape.errors import InputError
 from landscape.runs import Unit
 from landscape.spectra.slq import lanczos_bytes
 
@@ -97,8 +98,13 @@ def plan(job: Job, units: Sequence[Unit], done: int, workers: int, *, timed: boo
     """
     options = job.options
     problem = known_problem(job.problem)
-    if job.checkpoints:
-        problem = at_checkpoint(problem, job.checkpoints[0], job.params_key)
+    for checkpoint in job.checkpoints:
+        try:
+            problem = at_checkpoint(problem, checkpoint, job.params_key)
+            break
+        except InputError:
+            # Of one that can be read; its own unit says why it cannot.
+            continue
     op = operator(problem, options)
     size = op.shape[0]
     parts = [size]
