@@ -18,7 +18,7 @@ from peers.requirements import requirements
 HERE = Path(__file__).parent
 
 # No more rounds of two contenders once they have taken so many seconds, but so many at least.
-ENOUGH, FEWEST = 60.0, 5
+ENOUGH, FEWEST = 30.0, 5
 
 
 def python_of(tool: str, folder: Path, given: dict[str, str]) -> str:
