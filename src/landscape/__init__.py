@@ -32,9 +32,9 @@ _ROOMS = (
 )
 
 # Public names of the package itself, and where they are.
-_NAMES = {"open_run": "landscape.analysis.batch"}
+_NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.batch"}
 
-__all__ = ["__version__", "open_run", *_ROOMS]
+__all__ = ["__version__", "load", "open_run", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,14 +81,16 @@ def test_the_axes_given_are_drawn_on_and_returned(ax, drawing):
 
 
 @pytest.mark.parametrize("drawing", DRAWINGS)
-def test_without_axes_new_ones_come_that_no_window_holds(drawing):
+def test_without_axes_new_ones_come_in_a_figure_of_pyplots_that_notebooks_show(drawing):
     from matplotlib import pyplot
 
-    before = pyplot.get_fignums()
+    pyplot.close("all")
     new = DRAWINGS[drawing](None)
     assert new.has_data()
+    assert pyplot.gcf() is new.figure
     assert DRAWINGS[drawing](None) is not new
-    assert pyplot.get_fignums() == before
+    assert len(pyplot.get_fignums()) == 2
+    pyplot.close("all")
     draw(new)
 
 

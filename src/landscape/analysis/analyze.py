@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
@@ -20,18 +19,17 @@ from landscape.curvature import LinearOperator, Problem, StreamedOperator, noise
 from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
 from landscape.degeneracy.describe import loss_function, opened
 from landscape.errors import InputError, LandscapeError, ResourceError, StoppedError
-from landscape.plots import plot_budgets, plot_density, plot_fraction_curve
+from landscape.plots import plot_budgets, plot_fraction_of_eps, plot_spectrum
 from landscape.report import Page, Picture, Table
+from landscape.results import Result
 from landscape.spectra import (
     EigenPairs,
     Estimate,
     Fraction,
     Spectrum,
-    asinh_density,
     degenerate_fraction,
     dense_spectrum,
     extremal_eigenpairs,
-    fraction_curve,
     negative_fraction,
     slq,
     trace,
@@ -46,12 +44,9 @@ DENSE = 2_000
 _TRACE_MATVECS = 60
 _LARGEST, _SMALLEST = 5, 2
 
-# Standard deviation of the drawn density in units of asinh(λ/ε).
-_BANDWIDTH = 0.25
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Analysis:
+class Analysis(Result):
     """What was found of one problem; made by ``analyze``.
 
     Attributes
@@ -109,7 +104,7 @@ class Analysis:
         )
 
     def _repr_html_(self) -> str:
-        return self.page().to_html()
+        return self.page().to_fragment()
 
     def page(self) -> Page:
         """Tables and a figure, for the terminal and the browser."""
@@ -206,31 +201,8 @@ class Analysis:
         count = 2 if self.budget is None else 3
         figure = Figure(figsize=(5.2 * count, 4), layout="constrained")
         density, curve, *causes = figure.subplots(1, count)
-        one = {"architecture": [self.name], "seed": [0]}
-        reach = np.arcsinh(2 * max(float(np.abs(self.spectrum.nodes).max()), self.eps) / self.eps)
-        grid = self.eps * np.sinh(np.linspace(-reach, reach, 401))
-        mass = asinh_density(self.spectrum, grid, linear_width=self.eps, bandwidth=_BANDWIDTH)
-        dims = ("architecture", "seed", "eigenvalue")
-        plot_density(
-            xr.DataArray(mass[None, None], dims=dims, coords={**one, "eigenvalue": grid}),
-            linear_width=self.eps,
-            eps=self.eps,
-            ax=density,
-        )
-        floor = float(self.spectrum.noise_floor)
-        lowest = max(floor, 1e-9 * float(np.abs(self.spectrum.nodes).max()), 1e-30)
-        epsilons = np.geomspace(lowest, 2 * max(float(np.abs(self.spectrum.nodes).max()), lowest))
-        shares = fraction_curve(self.spectrum, epsilons)
-        arrays = (
-            xr.DataArray(
-                np.asarray(values)[None, None],
-                dims=("architecture", "seed", "eps"),
-                coords={**one, "eps": epsilons},
-            )
-            for values in (shares.estimate, shares.lower, shares.upper)
-        )
-        plot_fraction_curve(*arrays, ax=curve, noise_floor=floor)
-        curve.axvline(self.eps, color="0.3", linestyle=":", linewidth=1)
+        plot_spectrum(self.spectrum, eps=self.eps, ax=density)
+        plot_fraction_of_eps(self.spectrum, eps=self.eps, ax=curve)
         if self.budget is not None:
             plot_budgets({self.name: self.budget}, ax=causes[0])
         stream = io.BytesIO()

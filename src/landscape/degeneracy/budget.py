@@ -35,7 +35,6 @@ Jacobian that are greater than τ σ₁.
 from __future__ import annotations
 
 import dataclasses
-import html
 from typing import Any
 
 import jax
@@ -54,6 +53,7 @@ from landscape.degeneracy.describe import logits_function, loss_function, opened
 from landscape.degeneracy.jacobian_rank import Rank, jacobian_rank
 from landscape.degeneracy.null_directions import in_float64
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.slq import slq
@@ -87,7 +87,7 @@ _EXACT_OPERATIONS = 1e13
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Budget:
+class Budget(Result):
     """Counts by cause, in the order of the chain; made by ``degeneracy_budget``.
 
     Attributes
@@ -216,17 +216,48 @@ class Budget:
             f"and at most {self.upper:,} (95 %) have σ ≤ {self.rank.rtol:g} σ₁"
         )
 
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><td>{html.escape(cause)}</td><td>{count:,}</td><td>{share:.2%}</td></tr>"
-            for cause, count, share in self.rows()
+    def to_xarray(self) -> Any:
+        """As an ``xarray.Dataset``: counts by cause, and by cause and layer.
+
+        The names of the rank's numbers begin with ``rank_``, those of the Hessian's share with
+        ``flat_``; all else are attributes.
+        """
+        import xarray
+
+        causes = list(self.by_layer)
+        by_layer = np.array([self.by_layer[cause] for cause in causes], int)
+        dataset = xarray.Dataset(
+            {
+                "counts": ("cause", np.array([self.counts[cause] for cause in CAUSES])),
+                "by_layer": (
+                    ("layer_cause", "layer"),
+                    by_layer.reshape(len(causes), len(self.layer_names)),
+                ),
+            },
+            coords={
+                "cause": list(CAUSES),
+                "layer_cause": np.asarray(causes, str),
+                "layer": np.asarray(self.layer_names, str),
+            },
+            attrs={
+                "total": self.total,
+                "upper": self.upper,
+                "explained": self.explained,
+                "num_parameters": self.num_parameters,
+                "num_examples": self.num_examples,
+                "method": self.method,
+                "left_out": self.left_out,
+                "close": self.close,
+                "findings": list(self.findings),
+            },
         )
-        told = "".join(f"<li>{html.escape(one)}</li>" for one in (*self.notes, *self.findings))
-        return (
-            f"<p>{html.escape(self.summary())}.</p>"
-            "<table><tr><th>cause</th><th>directions</th><th>share of P</th></tr>"
-            f"{cells}</table><ul>{told}</ul>"
-        )
+        rank = self.rank.to_xarray()
+        dataset = dataset.merge(rank.rename({name: f"rank_{name}" for name in rank.variables}))
+        if self.nearly_flat is not None:
+            flat = self.nearly_flat.to_xarray()
+            dataset = dataset.merge(flat.rename({name: f"flat_{name}" for name in flat.variables}))
+            dataset.attrs["eps"] = self.eps
+        return dataset
 
 
 def degeneracy_budget(

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from landscape.degeneracy.layers import flat_activities
 from landscape.errors import InputError
+from landscape.results import Result
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LinearDependence:
+class LinearDependence(Result):
     """Per layer, (L,), and per unit, one array for each layer; and the mean.
 
     Attributes
@@ -55,6 +56,13 @@ class LinearDependence:
     smallest_angle: Float[Array, "... L"]
     distances: Float[Array, "... L"]
     mean_top_share: Float[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return (
+            f"LinearDependence({len(self.angles)} layers: share of the variance in the largest "
+            f"eigenvalues {jnp.mean(self.mean_top_share):.4f}, mean effective rank "
+            f"{jnp.mean(self.effective_rank):.3g})"
+        )
 
 
 def linear_dependence(

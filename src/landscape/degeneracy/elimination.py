@@ -21,11 +21,12 @@ from jaxtyping import Array, Bool, Float
 
 from landscape.degeneracy.layers import HiddenLayer, expect_layers, flat_activities
 from landscape.errors import InputError
+from landscape.results import Result
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Elimination:
+class Elimination(Result):
     """Per unit, one array of a layer's n units for each layer; and means.
 
     Attributes
@@ -59,6 +60,14 @@ class Elimination:
     ghost_distances: tuple[Float[Array, "... _"], ...]
     mean_incoming_norm: Float[Array, "*batch"]
     mean_zero_probability: Float[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        silent = sum(int(layer.sum()) for layer in self.never_active)
+        return (
+            f"Elimination({len(self.never_active)} layers: mean norm of incoming weights "
+            f"{jnp.mean(self.mean_incoming_norm):.4g}, probability of a zero response "
+            f"{jnp.mean(self.mean_zero_probability):.4g}, {silent:,} units never active)"
+        )
 
 
 def elimination(

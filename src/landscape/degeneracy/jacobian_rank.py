@@ -45,6 +45,7 @@ from landscape.degeneracy.outputs import (
     weighted_outputs,
 )
 from landscape.errors import InputError, ResourceError
+from landscape.results import Result
 from landscape.spectra.fractions import fraction_between
 from landscape.spectra.slq import slq
 
@@ -61,7 +62,7 @@ _BLOCK_BYTES = 2**29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rank:
+class Rank(Result):
     """What a routine says about a rank.
 
     Attributes

@@ -15,11 +15,12 @@ from landscape.degeneracy.describe import describe, opened
 from landscape.degeneracy.elimination import Elimination, elimination
 from landscape.degeneracy.overlap import Overlap, overlap
 from landscape.errors import InputError
+from landscape.results import Result
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Measures:
+class Measures(Result):
     """One of each kind; made by ``measures``.
 
     Attributes
@@ -31,6 +32,9 @@ class Measures:
     elimination: Elimination
     overlap: Overlap
     dependence: LinearDependence
+
+    def __repr__(self) -> str:
+        return f"Measures(\n  {self.elimination},\n  {self.overlap},\n  {self.dependence}\n)"
 
 
 def measures(model: Any, params: Any, inputs: Any, *, state: Any = None) -> Measures:

@@ -30,6 +30,7 @@ from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
 from landscape.degeneracy.trades import normalisations, rescalings, that_are_null
+from landscape.results import Result
 from landscape.training.losses import example_losses
 
 CAUSES = (
@@ -50,7 +51,7 @@ _BLOCK = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DirectionFamily:
+class DirectionFamily(Result):
     """Unit vectors of R^P with one cause.
 
     Attributes
@@ -70,13 +71,29 @@ class DirectionFamily:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to_xarray(self) -> Any:
+        """As an ``xarray.Dataset``: the entries that are not zero, with their places."""
+        import xarray
+
+        entries = self.vectors.tocoo()
+        row, column = entries.coords
+        return xarray.Dataset(
+            {
+                "value": ("entry", entries.data),
+                "direction": ("entry", np.asarray(row)),
+                "parameter": ("entry", np.asarray(column)),
+            },
+            coords={"label": ("k", np.asarray(self.labels, str))},
+            attrs={"cause": self.cause, "num_parameters": self.vectors.shape[1]},
+        )
+
     def __repr__(self) -> str:
         k, size = self.vectors.shape
         return f"DirectionFamily({self.cause}: {k} vectors of R^{size}, {self.vectors.nnz} entries)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Check:
+class Check(Result):
     """What the matrices make of a family; made by ``check_directions``.
 
     Attributes

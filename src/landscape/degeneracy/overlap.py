@@ -21,11 +21,12 @@ from jaxtyping import Array, Float
 from landscape.degeneracy.elimination import skip_matrices
 from landscape.degeneracy.layers import HiddenLayer, expect_layers
 from landscape.errors import InputError
+from landscape.results import Result
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Overlap:
+class Overlap(Result):
     """Per pair, one (n, n) array for each layer; and the mean.
 
     Attributes
@@ -49,6 +50,13 @@ class Overlap:
     distances: tuple[Float[Array, "... _ _"], ...]
     ghost_distances: tuple[Float[Array, "... _ _"], ...]
     mean_correlation: Float[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        told = f"mean correlation of incoming weights {jnp.mean(self.mean_correlation):+.4f}"
+        if not np.ndim(self.mean_correlation):
+            for layer, i, j, cosine in self.closest(1):
+                told += f", closest units {i} and {j} of layer {layer}, cosine {cosine:.4f}"
+        return f"Overlap({len(self.cosines)} layers: {told})"
 
     def closest(self, count: int = 10) -> list[tuple[int, int, int, float]]:
         """The pairs of largest cosine: layer, unit, unit, cosine.

@@ -7,14 +7,38 @@ from landscape.plots.curves import (
     plot_fractions,
     plot_through_training,
 )
+from landscape.plots.results import (
+    plot_checks,
+    plot_directions,
+    plot_eigenpairs,
+    plot_fraction_of_eps,
+    plot_intervals,
+    plot_measures,
+    plot_mixture,
+    plot_moments,
+    plot_rank,
+    plot_spectrum,
+    plot_training,
+)
 from landscape.plots.style import look, mean_interval
 
 __all__ = [
     "look",
     "mean_interval",
     "plot_budgets",
+    "plot_checks",
     "plot_density",
+    "plot_directions",
+    "plot_eigenpairs",
     "plot_fraction_curve",
+    "plot_fraction_of_eps",
     "plot_fractions",
+    "plot_intervals",
+    "plot_measures",
+    "plot_mixture",
+    "plot_moments",
+    "plot_rank",
+    "plot_spectrum",
     "plot_through_training",
+    "plot_training",
 ]

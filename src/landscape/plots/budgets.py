@@ -93,8 +93,10 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
             label = f"Hessian within {budget.eps:g} of 0" if not place else "_flat"
             ax.barh(place + 0.36, share, 0.16, color="none", edgecolor="0.2", label=label)
     ax.set_yticks(range(len(budgets)), list(budgets))
+    if list(budgets) == [""]:
+        ax.set_yticks([])
     ax.invert_yaxis()
-    ax.set_xlabel("share of all directions of parameter space (%)")
+    ax.set_xlabel("share of all directions (%)")
     handles, labels = ax.get_legend_handles_labels()
     # In the order of the chain, whatever network had a cause first; the Hessian's share last.
     places = {cause: place for place, cause in enumerate(CAUSES)}

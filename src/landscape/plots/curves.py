@@ -167,14 +167,8 @@ def plot_density(
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3)
     ax.axvspan(-eps, eps, color="0.85", zorder=0)
-    # Nearer to zero than two decades above the linear width, labels would touch the zero's.
-    lowest = np.round(np.log10(linear_width)) + 2
-    decades = np.arange(lowest, np.ceil(np.log10(grid.max())) + 1)
-    ticks = 10.0 ** decades[:: max(1, len(decades) // 3)]
-    inside = [tick for tick in ticks if tick <= grid.max()]
-    negative = [-tick for tick in ticks if -tick >= grid.min()]
-    places = [*negative[::-1], 0.0, *inside]
-    ax.set_xticks(places, [_power(place) for place in places])
+    places = asinh_ticks(linear_width, float(grid.min()), float(grid.max()))
+    ax.set_xticks(places, [power(place) for place in places])
     ax.minorticks_off()
     ax.set_xlim(grid.min(), grid.max())
     ax.set_xlabel("eigenvalue λ")
@@ -182,7 +176,17 @@ def plot_density(
     return ax
 
 
-def _power(value: float) -> str:
+def asinh_ticks(linear_width: float, low: float, high: float) -> list[float]:
+    """Zero, and at most three powers of ten on each side of it."""
+    # Nearer to zero than two decades above the linear width, labels would touch the zero's.
+    lowest = np.round(np.log10(linear_width)) + 2
+    decades = np.arange(lowest, np.ceil(np.log10(max(high, -low))) + 1)
+    ticks = 10.0 ** decades[:: -(-len(decades) // 3) or 1]
+    return [*(-t for t in ticks[::-1] if -t >= low), 0.0, *(t for t in ticks if t <= high)]
+
+
+def power(value: float) -> str:
+    """A power of ten, or 0, as a label."""
     if value == 0:
         return "0"
     return f"${'-' if value < 0 else ''}10^{{{round(np.log10(abs(value)))}}}$"

@@ -48,12 +48,12 @@ def look(name: str, index: int = 0) -> Look:
 
 
 def new_axes(ax: Any | None) -> Any:
-    """The axes given, or new ones."""
+    """The axes given, or new ones of a new pyplot figure, which notebooks show by themselves."""
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
-    return Figure(figsize=(5, 3.5), layout="constrained").add_subplot()
+    return pyplot.subplots(figsize=(5, 3.5), layout="constrained")[1]
 
 
 def tidy(ax: Any) -> Any:

@@ -71,14 +71,20 @@ class Page:
 
     def to_html(self) -> str:
         """One page that stands alone: style and pictures are inside."""
-        body = [f"<h1>{html.escape(self.title)}</h1>"]
+        return _DOCUMENT.format(
+            title=html.escape(self.title), style=_PAGE_STYLE, body=self.to_fragment()
+        )
+
+    def to_fragment(self) -> str:
+        """The same to stand in another page, such as a notebook, whose looks it leaves alone."""
+        body = [f"<style>{STYLE}</style>", f"<h1>{html.escape(self.title)}</h1>"]
         body += [f"<p class=lead>{html.escape(text)}</p>" for text in self.lead]
         for part in self.parts:
             body.append(_table_html(part) if isinstance(part, Table) else _picture_html(part))
         body.append("<footer>")
         body += [f"<p>{html.escape(text)}</p>" for text in self.footer]
         body.append("</footer>")
-        return _DOCUMENT.format(title=html.escape(self.title), style=_STYLE, body="\n".join(body))
+        return "<div class=landscape>{}</div>".format("\n".join(body))
 
     def to_markdown(self, pictures: str, level: int = 1) -> tuple[str, dict[str, bytes]]:
         """Text in Markdown, and the pictures that it shows, by name.
@@ -158,16 +164,24 @@ def _picture_html(picture: Picture) -> str:
     )
 
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.lead { font-size: 1.05rem; } .note, figcaption, footer { color: #555; font-size: .9rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-th { border-bottom: 2px solid #888; } figure { margin: 0; } img { max-width: 100%; height: auto; }
-footer { margin-top: 3rem; border-top: 1px solid #ddd; }
+# Of whatever stands in a ``div`` of this class; colours are those around it, also dark ones.
+STYLE = """
+.landscape { font: 16px/1.5 system-ui, sans-serif; }
+.landscape h1 { font-size: 1.6rem; line-height: 1.25; }
+.landscape h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.landscape .lead { font-size: 1.05rem; }
+.landscape .note, .landscape figcaption, .landscape footer { opacity: .75; font-size: .9rem; }
+.landscape .scroll { overflow-x: auto; }
+.landscape table { border-collapse: collapse; font-size: .92rem; }
+.landscape th, .landscape td { text-align: left; padding: .3rem .8rem .3rem 0;
+  border-bottom: 1px solid #8886; vertical-align: top; font-variant-numeric: tabular-nums; }
+.landscape th { border-bottom: 2px solid #888; }
+.landscape figure { margin: 0; } .landscape img { max-width: 100%; height: auto; }
+.landscape footer { margin-top: 3rem; border-top: 1px solid #8886; }
+"""
+
+_PAGE_STYLE = """
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
 """
 
 _DOCUMENT = """<!doctype html>

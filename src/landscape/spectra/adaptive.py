@@ -15,6 +15,7 @@ from landscape.curvature.inner_types import expect_known_rounding
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_positive
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.measures import LanczosSpectrum
 from landscape.spectra.slq import lanczos_run
@@ -29,7 +30,7 @@ _ROOM = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class ResolvedFraction:
+class ResolvedFraction(Result):
     """A share of the eigenvalues, and whether its bounds are as close as was wanted.
 
     Attributes

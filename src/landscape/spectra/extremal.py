@@ -30,6 +30,7 @@ from landscape.curvature.preconditions import (
     expect_single,
 )
 from landscape.errors import InputError, ResourceError
+from landscape.results import Result
 from landscape.spectra.lanczos import BREAKDOWN
 from landscape.spectra.tiles import joined, lengths, remove, rows_of, tile_shape, tiled
 
@@ -45,7 +46,7 @@ _FEWEST_STEPS, _LOOKS = 5, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class EigenPairs:
+class EigenPairs(Result):
     """Eigenvalues and eigenvectors, largest first, each with its error.
 
     Attributes

@@ -21,6 +21,7 @@ from scipy.special import betainc
 
 from landscape.curvature.preconditions import expect_level
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.spectra.masses import known_inside, mass_bounds
 from landscape.spectra.measures import SpectralMeasure, Spectrum
 
@@ -32,7 +33,7 @@ ROUNDING = {"float64": 2e-9, "float32": 6e-3}
 
 
 @dataclasses.dataclass(frozen=True)
-class Fraction:
+class Fraction(Result):
     """A share of the eigenvalues, of this batch's operator.
 
     Attributes
@@ -77,6 +78,8 @@ class Fraction:
     known: Int[np.ndarray, "*batch"]
     num_known: int
 
+    _apart = ("interval",)
+
     @property
     def width(self) -> Float[np.ndarray, "*batch"]:
         """Distance between the bounds."""
@@ -119,6 +122,18 @@ class Fraction:
         high = size - _smallest_count(np.asarray(1 - upper), size, half, (1 - level) / 2)
         low, high = (np.asarray((n + self.known) / self.num_parameters) for n in (low, high))
         return low, high
+
+    def to_xarray(self) -> Any:
+        """As an ``xarray.Dataset``; of a curve the last axis is ``interval``, with its ends."""
+        dataset = super().to_xarray()
+        low, high = (np.asarray(end, float) for end in self.interval)
+        if not low.ndim and not high.ndim:
+            return dataset.assign_attrs(interval=[float(low), float(high)])
+        low, high = np.broadcast_arrays(low, high)
+        *networks, last = dataset["estimate"].dims
+        names = {last: "interval"} | ({networks[0]: "network"} if len(networks) == 1 else {})
+        ends = {"lower_end": ("interval", low), "upper_end": ("interval", high)}
+        return dataset.rename_dims(names).assign_coords(ends)
 
     def __repr__(self) -> str:
         if np.ndim(self.estimate):

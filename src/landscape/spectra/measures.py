@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import eigh_tridiagonal
 
+from landscape.results import Result
+
 
 @dataclasses.dataclass(frozen=True)
-class SpectralMeasure:
+class SpectralMeasure(Result):
     """Exact eigenvalues of an operator.
 
     Attributes
@@ -53,7 +55,7 @@ class SpectralMeasure:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanczosSpectrum:
+class LanczosSpectrum(Result):
     """What m Lanczos steps from each of k Gaussian probes know of a spectrum.
 
     Attributes
@@ -93,6 +95,8 @@ class LanczosSpectrum:
     dtype: str
     num_matvecs: int
     deflated: Float[np.ndarray, "*batch q"]
+
+    _labelled = ("nodes", "weights")
 
     @property
     def num_probes(self) -> int:

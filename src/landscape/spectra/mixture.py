@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.spectra.moments import Moments
 
 # Bound of |α|. At 100 the skewness is within 5·10⁻⁴ of the largest there is, 0.99527.
@@ -55,7 +56,7 @@ _MINIMA = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureFit:
+class MixtureFit(Result):
     """The mixture whose moments come closest to those of a spectrum, and how close.
 
     Attributes

@@ -23,11 +23,12 @@ from jaxtyping import Array, Float
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_square
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.spectra.slq import expect_positive, gaussian_probes
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
+class Moments(Result):
     """What k probes know of the first n raw moments of a spectrum.
 
     Attributes
@@ -49,6 +50,8 @@ class Moments:
     num_parameters: int
     dtype: str
     num_matvecs: int
+
+    _labelled = ("moments", "stderr")
 
     @property
     def num_probes(self) -> int:

@@ -39,6 +39,7 @@ from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_integer, expect_level, expect_square
 from landscape.errors import InputError, ResourceError
+from landscape.results import Result
 
 METHODS = ("hutch++", "hutchinson")
 
@@ -59,7 +60,7 @@ _ROWS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(Result):
     """A number, or a vector of them, from random probes.
 
     Attributes

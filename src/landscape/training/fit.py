@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array
 
 from landscape.errors import InputError, StoppedError
+from landscape.results import Result
 from landscape.training.checkpoints import load_checkpoint, save_checkpoint
 from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
@@ -80,7 +81,7 @@ class Callback:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingRun:
+class TrainingRun(Result):
     """A trained network, or several with a leading axis S on every array but ``epochs``.
 
     Attributes
@@ -104,6 +105,24 @@ class TrainingRun:
     accuracy: np.ndarray
     records: Mapping[str, np.ndarray]
     config: TrainConfig
+
+    def to_xarray(self) -> Any:
+        """As an ``xarray.Dataset``: loss, accuracy and records; the parameters are left out."""
+        import xarray
+
+        networks = ("network",) if self.loss.ndim == 2 else ()
+        dims = (*networks, "epoch")
+        variables: dict[str, Any] = {
+            "loss": (dims, self.loss),
+            "accuracy": (dims, self.accuracy),
+        }
+        for name, values in self.records.items():
+            callback, own = name.split("/")[0], name.replace("/", "_")
+            inner = [f"{own}_{axis}" for axis in range(values.ndim - len(networks) - 1)]
+            variables[own] = ((*networks, f"{callback}_call", *inner), values)
+        return xarray.Dataset(
+            variables, coords={"epoch": self.epochs}, attrs=dataclasses.asdict(self.config)
+        )
 
     def __repr__(self) -> str:
         networks = f"{self.loss.shape[0]} networks, " if self.loss.ndim == 2 else ""

@@ -1,0 +1,459 @@
+"""Pictures of single results: a spectrum, a share, eigenvalues, a rank, the units of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.degeneracy import (
+    Check,
+    DirectionFamily,
+    Elimination,
+    LinearDependence,
+    Measures,
+    Overlap,
+    Rank,
+)
+from landscape.plots.curves import asinh_ticks, plot_density, plot_fraction_curve, power
+from landscape.plots.style import look, new_axes, tidy
+from landscape.spectra import (
+    EigenPairs,
+    Estimate,
+    Fraction,
+    MixtureFit,
+    Moments,
+    Spectrum,
+    asinh_density,
+    fraction_curve,
+)
+from landscape.training import TrainingRun
+
+# Standard deviation of the smoothing, in units of asinh(λ/ε).
+BANDWIDTH = 0.25
+
+
+def plot_spectrum(
+    spectrum: Spectrum,
+    *,
+    eps: float = 1e-3,
+    bandwidth: float = BANDWIDTH,
+    label: str = "",
+    ax: Any | None = None,
+) -> Any:
+    """Draw the density of a spectrum on an asinh axis: zero, tiny eigenvalues and outliers at once.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos; of a family the mean is drawn.
+    eps
+        Where the abscissa turns from linear to logarithmic; the band |λ| ≤ ε is shaded.
+    bandwidth
+        Standard deviation of the Gaussian that smooths it, in units of asinh(λ/ε).
+    label
+        For a legend, and of the look of an architecture of that name.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes.
+    """
+    grid = asinh_grid(float(np.abs(spectrum.nodes).max()), eps)
+    mass = asinh_density(spectrum, grid, linear_width=eps, bandwidth=bandwidth)
+    return plot_density(
+        _labelled(mass, "eigenvalue", grid, label), linear_width=eps, eps=eps, ax=ax
+    )
+
+
+def plot_fraction_of_eps(
+    spectrum: Spectrum, *, eps: float | None = None, label: str = "", ax: Any | None = None
+) -> Any:
+    """Draw f(ε), the share of the eigenvalues within ε of zero, between certified bounds.
+
+    Parameters
+    ----------
+    spectrum
+        Dense or Lanczos; of a family the means are drawn.
+    eps
+        An ε to mark.
+    label
+        For a legend, and of the look of an architecture of that name.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes; ε from the noise floor up, what is below it shaded.
+    """
+    floor = float(np.max(spectrum.noise_floor))
+    top = float(np.abs(spectrum.nodes).max())
+    lowest = max(floor, 1e-9 * top, 1e-30)
+    epsilons = np.geomspace(lowest, 2 * max(top, lowest))
+    shares = fraction_curve(spectrum, epsilons)
+    arrays = [
+        _labelled(values, "eps", epsilons, label)
+        for values in (shares.estimate, shares.lower, shares.upper)
+    ]
+    ax = plot_fraction_curve(*arrays, ax=ax, noise_floor=floor)
+    if eps is not None:
+        ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
+    return ax
+
+
+def plot_intervals(
+    results: Mapping[str, Fraction | Estimate] | Fraction | Estimate, *, ax: Any | None = None
+) -> Any:
+    """Draw numbers with what is known of them, one below the other.
+
+    Parameters
+    ----------
+    results
+        By name, or one: shares of eigenvalues, or estimates of one number each.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes. Of a share: light bar, the certified bounds; whiskers, the 95 % confidence interval;
+    in percent. Of another estimate the whiskers alone.
+    """
+    if not isinstance(results, Mapping):
+        results = {"": results}
+    ax = tidy(new_axes(ax))
+    for place, (name, one) in enumerate(results.items()):
+        style = look(name, place)
+        low, high = (float(end) for end in one.confidence_interval())
+        if isinstance(one, Fraction):
+            middle, low, high = 100 * float(one.estimate), 100 * low, 100 * high
+            left, right = 100 * float(one.lower), 100 * float(one.upper)
+            ax.barh(place, right - left, 0.5, left, color=style.color, alpha=0.25, linewidth=0)
+        else:
+            middle = float(one.value)
+        ax.errorbar(
+            middle, place, xerr=[[max(middle - low, 0)], [max(high - middle, 0)]],
+            color=style.color, marker=style.marker, capsize=4,
+        )  # fmt: skip
+    ax.set_yticks(range(len(results)), list(results))
+    if list(results) == [""]:
+        ax.set_yticks([])
+    ax.set_ylim(len(results) - 0.5, -0.5)
+    if all(isinstance(one, Fraction) for one in results.values()):
+        ax.set_xlabel("share of the eigenvalues (%)")
+    return ax
+
+
+def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
+    """Draw the eigenvalues at the ends of a spectrum, each with the norm of its residual.
+
+    Parameters
+    ----------
+    pairs
+        From ``extremal_eigenpairs``.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes, largest first; logarithmic on both sides of zero if they differ by much.
+    """
+    ax = tidy(new_axes(ax))
+    values, places = np.asarray(pairs.values), np.arange(1, len(pairs.values) + 1)
+    ax.errorbar(
+        places, values, pairs.residual_norms, color="#0072B2", marker="o", linestyle="", capsize=4
+    )
+    ax.axhline(0, color="0.3", linewidth=0.8)
+    size = np.abs(values[values != 0])
+    if size.size and size.max() > 30 * size.min():
+        width = float(size.min())
+        ax.set_yscale("asinh", linear_width=width)
+        low, high = min(2 * float(values.min()), 0.0), max(2 * float(values.max()), 0.0)
+        ticks = asinh_ticks(width / 10, low, high)
+        ax.set_yticks(ticks, [power(tick) for tick in ticks])
+        ax.minorticks_off()
+        ax.set_ylim(low, high)
+    ax.set_xticks(places)
+    ax.set_xlabel("eigenvalues, largest first")
+    ax.set_ylabel("λ")
+    return ax
+
+
+def plot_mixture(
+    fit: MixtureFit, *, spectrum: Spectrum | None = None, ax: Any | None = None
+) -> Any:
+    """Draw the two components of a mixture, and beside them a spectrum.
+
+    Parameters
+    ----------
+    fit
+        From ``fit_mixture``.
+    spectrum
+        Of the same operator, for comparison; smoothed.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: share per unit of asinh(λ/σ). A component that is a point is a dotted line.
+    """
+    ax = tidy(new_axes(ax))
+    from scipy.stats import norm, skewnorm
+
+    reach = abs(fit.location) + 6 * max(fit.scale, fit.sigma)
+    if spectrum is not None:
+        reach = max(reach, float(np.abs(spectrum.nodes).max()))
+    grid = asinh_grid(reach, fit.sigma)
+    # dλ of a unit of t = asinh(λ/σ).
+    per_unit = np.hypot(grid, fit.sigma)
+    narrow = fit.weight * norm.pdf(grid, scale=fit.sigma) * per_unit
+    ax.plot(grid, narrow, color="#D55E00", label=f"narrow component, w = {fit.weight:.3f}")
+    if fit.scale > 0 and fit.weight < 1:
+        broad = (1 - fit.weight) * skewnorm.pdf(grid, fit.shape, fit.location, fit.scale)
+        ax.plot(grid, broad * per_unit, color="#0072B2", linestyle=(0, (5, 2)), label="skew-normal")
+    elif fit.weight < 1:
+        ax.axvline(fit.location, color="#0072B2", linestyle=":", label="point mass")
+    if spectrum is not None:
+        mass = asinh_density(spectrum, grid, linear_width=fit.sigma, bandwidth=BANDWIDTH)
+        ax.plot(
+            grid, mass.reshape(-1, len(grid)).mean(0), color="0.4", linewidth=1, label="spectrum"
+        )
+    ax.set_xscale("asinh", linear_width=fit.sigma, base=10)
+    ticks = asinh_ticks(fit.sigma, float(grid.min()), float(grid.max()))
+    ax.set_xticks(ticks, [power(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(grid.min(), grid.max())
+    ax.set_yscale("log")
+    # Room for the legend above the curves.
+    ax.set_ylim(1e-4, 30)
+    ax.set_xlabel("eigenvalue λ")
+    ax.set_ylabel("share per unit of asinh(λ/σ)")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_moments(moments: Moments, *, ax: Any | None = None) -> Any:
+    """Draw the raw moments of a spectrum with their standard errors.
+
+    Parameters
+    ----------
+    moments
+        From ``spectral_moments``.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: the j-th root of the size of the j-th moment, in units of the eigenvalues; open
+    markers for negative ones.
+    """
+    ax = tidy(new_axes(ax))
+    orders = np.arange(1, moments.num_moments + 1)
+    values, errors = moments.moments, np.nan_to_num(moments.stderr)
+    roots = np.abs(values) ** (1 / orders)
+    lowest, highest = (
+        np.maximum(np.abs(values) + sign * errors, 0) ** (1 / orders) for sign in (-1, 1)
+    )
+    for negative, face in ((False, "#0072B2"), (True, "none")):
+        kept = (values < 0) == negative
+        ax.errorbar(
+            orders[kept], roots[kept], [(roots - lowest)[kept], (highest - roots)[kept]],
+            color="#0072B2", markerfacecolor=face, marker="o", linestyle="", capsize=4,
+        )  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xticks(orders)
+    ax.set_xlabel("order j")
+    ax.set_ylabel("|mean of λʲ|^(1/j)")
+    return ax
+
+
+def plot_rank(rank: Rank, *, ax: Any | None = None) -> Any:
+    """Draw singular values and the cut that decides the rank.
+
+    Parameters
+    ----------
+    rank
+        From ``jacobian_rank``; of a family every matrix's values are drawn.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes. Without singular values (``"lanczos"``) the interval of the rank.
+    """
+    ax = tidy(new_axes(ax))
+    if not rank.singular_values.shape[-1]:
+        low, middle, high = (np.ravel(x) for x in (rank.lower, rank.rank, rank.upper))
+        places = np.arange(len(middle))
+        ax.errorbar(
+            middle, places, xerr=[middle - low, high - middle], color="#0072B2", marker="o",
+            linestyle="", capsize=4,
+        )  # fmt: skip
+        ax.set_xlim(0, min(rank.shape))
+        ax.set_yticks([])
+        ax.set_xlabel(f"singular values above {rank.rtol:g} σ₁")
+        return ax
+    values = rank.singular_values.reshape(-1, rank.singular_values.shape[-1])
+    relative = values / np.where(values[:, :1] > 0, values[:, :1], 1)
+    for row in relative:
+        # What lies far below the cut stands at the bottom.
+        ax.plot(np.arange(1, len(row) + 1), np.maximum(row, 1e-9 * rank.rtol), color="#0072B2")
+    ax.axhline(rank.rtol, color="0.3", linestyle=":", label=f"τ = {rank.rtol:.1e}")
+    ax.set_yscale("log")
+    ax.set_xlabel("singular values, largest first")
+    ax.set_ylabel("σ / σ₁")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_measures(
+    found: Measures | Elimination | Overlap | LinearDependence, *, ax: Any | None = None
+) -> Any:
+    """Draw how near each layer is to each singularity, in numbers that are 1 when it is reached.
+
+    Parameters
+    ----------
+    found
+        From ``measures``, or one of its parts; of a family the means are drawn.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: probability of a zero response (elimination), each unit's largest cosine with another,
+    mean over units (overlap), and the share of the variance in the largest eigenvalues (linear
+    dependence).
+    """
+    ax = tidy(new_axes(ax))
+    parts = (
+        (found.elimination, found.overlap, found.dependence)
+        if isinstance(found, Measures)
+        else (found,)
+    )
+    for part in parts:
+        if isinstance(part, Elimination):
+            rows = [float(np.mean(one)) for one in part.zero_probability]
+            name, style = "zero responses", look("plain")
+        elif isinstance(part, Overlap):
+            rows = [_nearest_cosines(np.asarray(one)) for one in part.cosines]
+            name, style = "cosine with the nearest unit", look("residual")
+        else:
+            shares = np.asarray(part.top_share)
+            rows = list(shares.reshape(-1, shares.shape[-1]).mean(0))
+            name, style = "variance in the largest eigenvalues", look("hyper-residual")
+        ax.plot(
+            np.arange(1, len(rows) + 1), rows, color=style.color, linestyle=style.linestyle,
+            marker=style.marker, label=name,
+        )  # fmt: skip
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_xlabel("hidden layer")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | None = None) -> Any:
+    """Draw what the Gauss–Newton matrix and the Hessian make of null directions.
+
+    Parameters
+    ----------
+    checks
+        From ``check_directions``, one or several.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: ‖Gd‖ and ‖Hd‖ over the length that a random direction's image has, by cause.
+    """
+    ax = tidy(new_axes(ax))
+    checks = [checks] if isinstance(checks, Check) else list(checks)
+    for place, check in enumerate(checks):
+        for shift, name, norms in (
+            (-0.15, "plain", check.gauss_newton_norms),
+            (0.15, "residual", check.hessian_norms),
+        ):
+            style = look(name)
+            sizes = np.maximum(np.asarray(norms) / max(check.scale, 1e-300), 1e-18)
+            matrix = "‖Gd‖" if name == "plain" else "‖Hd‖"
+            ax.plot(
+                np.full(len(sizes), place + shift), sizes, style.marker, color=style.color,
+                markersize=3, alpha=0.6, label=f"{matrix}" if not place else None,
+            )  # fmt: skip
+    ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(checks)), [check.cause for check in checks], rotation=30, ha="right")
+    ax.set_xlim(-0.5, len(checks) - 0.5)
+    ax.set_ylabel("relative to a random direction")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
+    """Draw which parameters each of a family's null directions changes.
+
+    Parameters
+    ----------
+    family
+        From ``null_directions``.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: a mark for each entry that is not zero.
+    """
+    ax = tidy(new_axes(ax))
+    row, column = family.vectors.tocoo().coords
+    ax.plot(column, row, ".", color="#0072B2", markersize=2, rasterized=True)
+    ax.set_xlim(0, family.vectors.shape[1])
+    ax.set_ylim(len(family) - 0.5, -0.5)
+    ax.set_xlabel("parameter")
+    ax.set_ylabel("direction")
+    ax.set_title(family.cause)
+    return ax
+
+
+def plot_training(run: TrainingRun, *, ax: Any | None = None) -> Any:
+    """Draw the accuracy of a network, or of several, through training.
+
+    Parameters
+    ----------
+    run
+        From ``fit`` or ``fit_many``.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: accuracy over the training set in percent, one line for each network.
+    """
+    ax = tidy(new_axes(ax))
+    rows = run.accuracy.reshape(-1, len(run.epochs))
+    ax.plot(run.epochs, 100 * rows.T, color="#0072B2", linewidth=1 if len(rows) > 1 else 1.5)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("training accuracy (%)")
+    return ax
+
+
+def asinh_grid(reach: float, linear_width: float) -> np.ndarray:
+    """Points for a density, evenly spaced in asinh(λ/width), to twice the reach."""
+    end = np.arcsinh(2 * max(reach, linear_width) / linear_width)
+    return np.asarray(linear_width * np.sinh(np.linspace(-end, end, 401)))
+
+
+def _labelled(values: np.ndarray, dim: str, points: np.ndarray, label: str) -> xr.DataArray:
+    """One architecture; networks of a family as its seeds."""
+    rows = np.asarray(values).reshape(1, -1, len(points))
+    coords = {"architecture": [label], "seed": np.arange(rows.shape[1]), dim: points}
+    return xr.DataArray(rows, dims=("architecture", "seed", dim), coords=coords)
+
+
+def _nearest_cosines(cosines: np.ndarray) -> float:
+    """Mean over units of the largest cosine with another one, not below 0."""
+    width = cosines.shape[-1]
+    if width < 2:
+        return 0.0
+    others = np.where(np.eye(width, dtype=bool), -1.0, cosines)
+    return float(np.maximum(others.max(-1), 0).mean())

@@ -1,0 +1,355 @@
+"""How single results look in a notebook: what they say, a short table, a small figure."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from landscape import plots
+from landscape.degeneracy import (
+    Budget,
+    Check,
+    DirectionFamily,
+    Elimination,
+    LinearDependence,
+    Measures,
+    Overlap,
+    Rank,
+)
+from landscape.spectra import (
+    EigenPairs,
+    Estimate,
+    Fraction,
+    LanczosSpectrum,
+    MixtureFit,
+    Moments,
+    ResolvedFraction,
+    SpectralMeasure,
+    Spectrum,
+)
+from landscape.training import TrainingRun
+
+Rows = list[tuple[str, str]]
+Draw = Callable[[Any], Any]
+
+_TABLE = "border-collapse: collapse; font-size: 90%; font-variant-numeric: tabular-nums"
+_CELL = "text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top"
+
+
+def fragment(result: Any) -> str:
+    """HTML of a result, to stand in a notebook.
+
+    Parameters
+    ----------
+    result
+        Any public result.
+
+    Returns
+    -------
+    One ``div``; the picture is inside.
+    """
+    title, rows, draw = view(result)
+    cells = "".join(
+        f'<tr><td style="{_CELL}">{html.escape(name)}</td>'
+        f'<td style="{_CELL}">{html.escape(value)}</td></tr>'
+        for name, value in rows
+    )
+    picture = "" if draw is None else _picture(draw, title)
+    return (
+        f"<div><p><b>{html.escape(title)}</b></p>"
+        '<div style="display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start">'
+        f'<table style="{_TABLE}"><tbody>{cells}</tbody></table>{picture}</div></div>'
+    )
+
+
+def _picture(draw: Draw, title: str) -> str:
+    # Not one of pyplot's figures: nothing is left behind in the notebook's state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    draw(figure.add_subplot())
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return f'<img alt="{html.escape(title, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+@functools.singledispatch
+def view(result: Any) -> tuple[str, Rows, Draw | None]:
+    """A title, rows of a table, and what draws the figure."""
+    return type(result).__name__, [("", repr(result))], None
+
+
+@view.register
+def _(result: SpectralMeasure) -> tuple[str, Rows, Draw]:
+    rows = [*_spectrum_rows(result), ("how", "every eigenvalue")]
+    return "All eigenvalues", rows, _draw_spectrum(result)
+
+
+@view.register
+def _(result: LanczosSpectrum) -> tuple[str, Rows, Draw]:
+    made = f"{result.alphas.shape[-1]} Lanczos steps, {_count(result.num_probes, 'probe')}"
+    rows = [
+        *_spectrum_rows(result),
+        ("how", f"{made}, reorthogonalisation {result.reorthogonalize!r}, {result.dtype}"),
+    ]
+    if result.num_deflated:
+        rows.append(("deflated", f"{result.num_deflated:,} eigenvalues known one by one"))
+    return "Spectral measure by Lanczos", rows, _draw_spectrum(result)
+
+
+def _spectrum_rows(spectrum: Spectrum) -> Rows:
+    batch = spectrum.nodes.shape[:-1]
+    rows = [("operators", " × ".join(map(str, batch)))] if batch else []
+    return [
+        *rows,
+        ("parameters P", f"{spectrum.num_parameters:,}"),
+        ("nodes between", f"{spectrum.nodes.min():.4g} and {spectrum.nodes.max():.4g}"),
+        ("noise floor", f"{float(np.max(spectrum.noise_floor)):.1e}"),
+        ("products", f"{spectrum.num_matvecs:,}"),
+    ]
+
+
+def _draw_spectrum(spectrum: Spectrum) -> Draw:
+    # The degenerate band of the paper, or where rounding begins.
+    eps = max(1e-3, float(np.max(spectrum.noise_floor)))
+    return lambda ax: plots.plot_spectrum(spectrum, eps=eps, ax=ax)
+
+
+@view.register
+def _(result: Fraction) -> tuple[str, Rows, Draw]:
+    title = "Share of the eigenvalues"
+    if np.ndim(result.estimate):
+        middle = f"{np.mean(result.estimate):.4f}"
+        rows = [
+            ("shares", f"{np.size(result.estimate):,}, mean {middle}"),
+            ("width of the bounds", f"at most {np.max(result.width):.4f}"),
+        ]
+        return title, rows, lambda ax: _draw_shares(result, ax)
+    return title, _fraction_rows(result), lambda ax: plots.plot_intervals(result, ax=ax)
+
+
+def _fraction_rows(share: Fraction) -> Rows:
+    low, high = (float(end) for end in share.confidence_interval())
+    kind = "counted" if not share.num_probes else "certified" if share.certified else "empirical"
+    return [
+        ("interval", "[{:.4g}, {:.4g}]".format(*(float(end) for end in share.interval))),
+        ("estimate", f"{float(share.estimate):.4f}"),
+        (f"{kind} bounds", f"[{float(share.lower):.4f}, {float(share.upper):.4f}]"),
+        ("95 % confidence", f"[{low:.4f}, {high:.4f}]"),
+        ("noise floor", f"{float(share.noise_floor):.1e}"),
+        ("of", f"{share.num_parameters:,} eigenvalues, {_count(share.num_probes, 'probe')}"),
+    ]
+
+
+def _draw_shares(share: Fraction, ax: Any) -> Any:
+    """A curve if the ends are one for each; else one mark for each network."""
+    rows = 100 * np.asarray(share.estimate).reshape(-1, np.shape(share.estimate)[-1])
+    high = np.asarray(share.interval[1], float)
+    if high.ndim == 1 and len(high) == rows.shape[1] and np.all(np.isfinite(high)):
+        ax.plot(high, rows.T, color="#0072B2")
+        if np.all(high > 0):
+            ax.set_xscale("log")
+        ax.set_xlabel("upper end of the interval")
+    else:
+        values = rows.ravel()
+        lower, upper = (100 * np.ravel(end) for end in (share.lower, share.upper))
+        places = np.arange(len(values))
+        ax.bar(places, upper - lower, 0.6, lower, color="#0072B2", alpha=0.25, linewidth=0)
+        ax.plot(places, values, "o", color="#0072B2", markersize=3)
+        ax.set_xlabel("network")
+    ax.set_ylabel("share of the eigenvalues (%)")
+    return ax
+
+
+@view.register
+def _(result: ResolvedFraction) -> tuple[str, Rows, Draw | None]:
+    status = ", ".join(sorted(set(result.status.ravel().tolist())))
+    steps = result.spectrum.alphas.shape[-1]
+    title, rows, draw = view(result.fraction)
+    rows = [("status", f"{status} after {steps:,} steps"), *rows]
+    if np.ndim(result.fraction.estimate) or not result.fraction.interval[1] > 0:
+        return title, rows, draw
+    eps = float(result.fraction.interval[1])
+    return title, rows, lambda ax: plots.plot_fraction_of_eps(result.spectrum, eps=eps, ax=ax)
+
+
+@view.register
+def _(result: Moments) -> tuple[str, Rows, Draw]:
+    rows = [
+        (f"mean of λ{_superscript(order)}", f"{value:.4g} ± {error:.1g}")
+        for order, (value, error) in enumerate(
+            zip(result.moments, result.stderr, strict=True), start=1
+        )
+    ]
+    rows.append(("of", f"P = {result.num_parameters:,}, {_count(result.num_probes, 'probe')}"))
+    return "Moments of a spectrum", rows, lambda ax: plots.plot_moments(result, ax=ax)
+
+
+def _superscript(order: int) -> str:
+    return "" if order == 1 else "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(order))
+
+
+@view.register
+def _(result: MixtureFit) -> tuple[str, Rows, Draw]:
+    rows = [
+        ("status", result.status),
+        ("weight of the narrow component", f"{result.weight:.4f} ± {result.weight_stderr:.1g}"),
+        ("skew-normal ξ, ω, α", f"{result.location:.3g}, {result.scale:.3g}, {result.shape:.3g}"),
+        ("largest residual", f"{np.abs(result.residual).max():.1e}"),
+    ]
+    if result.status == "ambiguous":
+        rows.append(("weights that fit", ", ".join(f"{w:.4f}" for w in result.solutions)))
+    if result.status not in ("fits", "ambiguous", "narrow_only", "single_eigenvalue"):
+        rows.append(("", "no mixture meets the moments: the weight is no estimate of anything"))
+    return "Mixture from moments", rows, lambda ax: plots.plot_mixture(result, ax=ax)
+
+
+@view.register
+def _(result: EigenPairs) -> tuple[str, Rows, Draw]:
+    pairs = list(zip(result.values, result.residual_norms, strict=True))
+    rows = [(f"eigenvalue {n}", f"{v:.6g} ± {r:.1e}") for n, (v, r) in enumerate(pairs[:8], 1)]
+    if len(pairs) > 8:
+        rows.append(("…", f"{len(pairs) - 8} more"))
+    rows.append(("status", f"{result.status} after {result.num_matvecs:,} products"))
+    return "Eigenvalues at the ends", rows, lambda ax: plots.plot_eigenpairs(result, ax=ax)
+
+
+@view.register
+def _(result: Estimate) -> tuple[str, Rows, Draw]:
+    how = f"{result.method}, {_count(result.num_matvecs, 'product')}"
+    if result.value.ndim:
+        rows = [
+            ("entries", f"{result.value.size:,}, mean {result.value.mean():.6g}"),
+            ("standard error of each", f"{np.sqrt(np.mean(result.stderr**2)):.1e}"),
+            ("how", how),
+        ]
+        return "Estimate", rows, lambda ax: _histogram(result.value, ax)
+    low, high = (float(end) for end in result.confidence_interval())
+    rows = [
+        ("value", f"{float(result.value):.6g} ± {float(result.stderr):.1e}"),
+        ("95 % confidence", f"[{low:.6g}, {high:.6g}]"),
+        ("how", how),
+    ]
+    return "Estimate", rows, lambda ax: plots.plot_intervals(result, ax=ax)
+
+
+def _histogram(values: np.ndarray, ax: Any) -> Any:
+    ax.hist(values.ravel(), bins=60, color="#0072B2")
+    ax.set_yscale("log")
+    ax.set_xlabel("value")
+    ax.set_ylabel("entries")
+    return ax
+
+
+@view.register
+def _(result: Rank) -> tuple[str, Rows, Draw]:
+    middle, low, high = (np.ravel(x) for x in (result.rank, result.lower, result.upper))
+    title = f"Rank of a {result.shape[0]:,} × {result.shape[1]:,} matrix"
+    many = len(middle) > 1
+    told = f"{middle.min():,} to {middle.max():,} of {len(middle)}" if many else f"{middle[0]:,}"
+    rows = [("rank", told)]
+    if result.method == "lanczos":
+        rows.append(("interval", f"[{low.min():,}, {high.max():,}]"))
+    elif not many:
+        above, below = float(np.ravel(result.above)[0]), float(np.ravel(result.below)[0])
+        rows.append(("nullity", f"{int(np.ravel(result.nullity)[0]):,}"))
+        rows.append(("σ/σ₁ at the cut", f"{above:.1e} | {below:.1e}"))
+    status = ", ".join(sorted(set(np.ravel(result.status).tolist())))
+    rows.append(("how", f"{result.method}, τ = {result.rtol:.1e}: {status}"))
+    return title, rows, lambda ax: plots.plot_rank(result, ax=ax)
+
+
+@view.register
+def _(result: Budget) -> tuple[str, Rows, Draw | None]:
+    rows = [(cause, f"{count:,} ({share:.2%})") for cause, count, share in result.rows()]
+    rows += [("", told) for told in (*result.notes, *result.findings[:6])]
+    draw = (lambda ax: plots.plot_budgets(result, ax=ax)) if result.total else None
+    return result.summary(), rows, draw
+
+
+@view.register
+def _(result: Measures) -> tuple[str, Rows, Draw]:
+    rows = [
+        row
+        for part in (result.elimination, result.overlap, result.dependence)
+        for row in view(part)[1]
+    ]
+    title = "How near the singularities"
+    return title, rows, lambda ax: plots.plot_measures(result, ax=ax)
+
+
+@view.register
+def _(result: Elimination) -> tuple[str, Rows, Draw]:
+    silent = sum(int(np.sum(layer)) for layer in result.never_active)
+    rows = [
+        ("mean norm of incoming weights", f"{np.mean(result.mean_incoming_norm):.4g}"),
+        ("probability of a zero response", f"{np.mean(result.mean_zero_probability):.4f}"),
+        ("units that are never active", f"{silent:,}"),
+    ]
+    return "Elimination", rows, lambda ax: plots.plot_measures(result, ax=ax)
+
+
+@view.register
+def _(result: Overlap) -> tuple[str, Rows, Draw]:
+    rows = [("mean correlation of weights", f"{np.mean(result.mean_correlation):+.4f}")]
+    if not np.ndim(result.mean_correlation):
+        rows += [
+            (f"layer {layer + 1}, units {i} and {j}", f"cosine {cosine:.4f}")
+            for layer, i, j, cosine in result.closest(3)
+        ]
+    return "Overlap", rows, lambda ax: plots.plot_measures(result, ax=ax)
+
+
+@view.register
+def _(result: LinearDependence) -> tuple[str, Rows, Draw]:
+    rows = [
+        ("variance in the largest eigenvalues", f"{np.mean(result.mean_top_share):.4f}"),
+        ("effective rank, mean over layers", f"{np.mean(result.effective_rank):.1f}"),
+    ]
+    return "Linear dependence", rows, lambda ax: plots.plot_measures(result, ax=ax)
+
+
+@view.register
+def _(result: Check) -> tuple[str, Rows, Draw]:
+    rows = [
+        ("largest ‖Gd‖", f"{result.gauss_newton_norms.max(initial=0):.1e}"),
+        ("largest ‖Hd‖", f"{result.hessian_norms.max(initial=0):.1e}"),
+        ("‖∇L‖", f"{result.gradient_norm:.1e}"),
+        ("a random direction's ‖Gv‖ √P", f"{result.scale:.1e}"),
+    ]
+    title = f"{result.cause}: {_count(len(result.hessian_norms), 'direction')}"
+    return title, rows, lambda ax: plots.plot_checks(result, ax=ax)
+
+
+@view.register
+def _(result: DirectionFamily) -> tuple[str, Rows, Draw]:
+    rows = [("directions", f"{len(result):,} of R^{result.vectors.shape[1]:,}")]
+    rows += [("", label) for label in result.labels[:6]]
+    if len(result) > 6:
+        rows.append(("", f"… {len(result) - 6:,} more"))
+    title = f"Null directions: {result.cause}"
+    return title, rows, lambda ax: plots.plot_directions(result, ax=ax)
+
+
+@view.register
+def _(result: TrainingRun) -> tuple[str, Rows, Draw]:
+    networks = result.loss.shape[0] if result.loss.ndim == 2 else 1
+    rows = [
+        ("networks", f"{networks:,}"),
+        ("epochs", f"{len(result.epochs) - 1:,}"),
+        ("final loss", f"{np.mean(result.loss[..., -1]):.4g}"),
+        ("final accuracy", f"{np.mean(result.accuracy[..., -1]):.4f}"),
+    ]
+    rows += [("recorded", ", ".join(result.records))] if result.records else []
+    return "Training", rows, lambda ax: plots.plot_training(result, ax=ax)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
