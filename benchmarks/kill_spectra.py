@@ -1,15 +1,20 @@
 """Kill a batch job again and again, let several share a folder, and break its files.
 
-Three trials of ``landscape spectrum`` on checkpoints of small networks, each compared with an
+Trials of ``landscape spectrum`` on checkpoints of small networks, each compared with an
 undisturbed run in another folder:
 
 - ``kills``: the job is killed without warning (SIGKILL, with its workers) at random moments and
   started again, until it is done;
 - ``shared``: three processes work in one folder at once, and one of them is killed on its way;
 - ``faults``: a result is truncated, a byte of another is changed, the state of a Lanczos run is
-  broken, the folder is made read-only.
+  broken, a byte of a checkpoint is changed, the folder is made read-only;
+- ``disk``: the folder is on a file system that is full after a few results, and then made larger
+  (root alone can make one);
+- ``dask``: a worker of a Dask cluster is killed;
+- ``hosts``: two processes joined by JAX do each unit together, and one of them is killed. Their
+  numbers agree with those of one within rounding.
 
-The results have to be identical, with no file left behind; the exit code is 1 if they are not.
+Else the results have to be identical, with no file left behind; the exit code is 1 if they are not.
 
     python benchmarks/kill_spectra.py kills --kills 50 --units 60
 """
@@ -20,6 +25,7 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +54,9 @@ def problem():
     return Problem(softmax_cross_entropy(MODEL), params, (x, jnp.arange(300) % 5), {}, model=MODEL)
 '''
 
+# The user and the group that own nothing.
+_NOBODY = 65534
+
 # What depends on the clock.
 _TIMES = ["seconds"]
 
@@ -73,15 +82,36 @@ def prepare(folder: Path, units: int) -> list[str]:
     ]  # fmt: skip
 
 
-def start(arguments: list[str], out: Path, workers: int) -> subprocess.Popen[bytes]:
-    """A job in a process group of its own."""
+def start(arguments: list[str], out: Path, workers: int, **more: Any) -> subprocess.Popen[bytes]:
+    """A job in a process group of its own; what it complains of is in a file."""
     command = [sys.executable, "-m", "landscape", *arguments, "--out", str(out)]
-    return subprocess.Popen(
-        [*command, "--workers", str(workers)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with _log(out).open("ab") as log:
+        return subprocess.Popen(
+            [*command, "--workers", str(workers)],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+            **more,
+        )
+
+
+def _log(out: Path) -> Path:
+    """Beside the problem: a folder may be on a disk that is full."""
+    place = next(folder for folder in out.parents if (folder / "problem.py").exists())
+    return place / f"{out.parent.name}-{out.name}.log"
+
+
+def complaint(out: Path) -> str:
+    """The last line of what a job has complained of."""
+    lines = [line for line in _log(out).read_text().splitlines() if line]
+    return lines[-1] if lines else ""
+
+
+def expect(code: int | None, wanted: tuple[int, ...], what: str, out: Path) -> None:
+    """Exit unless a job has ended as it should; else show what it said."""
+    print(f"{what}: it ended with code {code}: {complaint(out)[:160]}", flush=True)
+    if code not in wanted:
+        sys.exit(f"{what}: that code should be {' or '.join(map(str, wanted))}")
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -183,19 +213,25 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     kill(process)
     first, second, *_ = sorted((out / "units").glob("*.nc"))
     first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
-    content = bytearray(second.read_bytes())
-    content[len(content) // 2] ^= 1
-    second.write_bytes(bytes(content))
+    second.write_bytes(_changed(second.read_bytes()))
     for state in (out / "checkpoints").glob("*/*.npz"):
         state.write_bytes(b"broken")
-    if os.getuid():
-        os.chmod(out / "units", 0o555)
-        process = start(arguments, out, options.workers)
-        code = process.wait()
-        os.chmod(out / "units", 0o755)
-        print(f"faults: in a folder that cannot be written it ends with code {code}")
-        if code != 4:
-            sys.exit("faults: that code should be 4")
+    os.chmod(out / "units", 0o555)
+    # To root everything can be written.
+    user = {"user": _NOBODY, "group": _NOBODY} if not os.getuid() else {}
+    place.chmod(0o755)
+    process = start(arguments, out, 1, **user)
+    expect(process.wait(), (4,), "faults: a folder that cannot be written", out)
+    os.chmod(out / "units", 0o755)
+    checkpoint = place / "000.npz"
+    good = checkpoint.read_bytes()
+    checkpoint.write_bytes(_changed(good))
+    process = start(arguments, place / "other", options.workers)
+    expect(process.wait(), (3,), "faults: a byte of a checkpoint", place / "other")
+    if done(place / "other") != options.units - 1:
+        sys.exit(f"faults: {done(place / 'other')} of the others are done")
+    checkpoint.write_bytes(good)
+    compare_after(start(arguments, place / "other", options.workers), place, "other", "faults")
     process = start(arguments, out, options.workers)
     if process.wait():
         sys.exit(f"faults: it ended with code {process.returncode}")
@@ -205,12 +241,105 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     compare(place / "undisturbed", out, "faults")
 
 
+def _changed(content: bytes) -> bytes:
+    """One bit in the middle is another."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def compare_after(process: subprocess.Popen[bytes], place: Path, name: str, what: str) -> None:
+    """Wait for a job, which has to end well, and compare."""
+    if process.wait():
+        sys.exit(f"{what}: it ended with code {process.returncode}: {complaint(place / name)}")
+    compare(place / "undisturbed", place / name, what)
+
+
+def disk(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Fill a small file system."""
+    if os.getuid():
+        print("disk: only root can make a small file system; left out")
+        return
+    _undisturbed(arguments, place, options)
+    one = max(path.stat().st_size for path in (place / "undisturbed" / "units").glob("*.nc"))
+    small, out = place / "small", place / "small" / "run"
+    small.mkdir()
+    size = f"size={options.units * one // 3}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)], check=True)
+    try:
+        process = start(arguments, out, options.workers)
+        expect(process.wait(), (4,), "disk: full", out)
+        kept = done(out)
+        subprocess.run(["mount", "-o", "remount,size=1g", str(small)], check=True)
+        print(f"disk: {kept} units were kept; it is made larger", flush=True)
+        if not kept:
+            sys.exit("disk: nothing was kept")
+        process = start(arguments, out, options.workers)
+        if process.wait():
+            sys.exit(f"disk: it ended with code {process.returncode}: {complaint(out)}")
+        compare(place / "undisturbed", out, "disk")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def dask(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Kill a worker of a local Dask cluster."""
+    import psutil
+
+    _undisturbed(arguments, place, options)
+    out = place / "dask"
+    process = start([*arguments, "--executor", "dask"], out, max(2, options.workers))
+    while done(out) < max(2, options.units // 4) and process.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    # The workers hold JAX; what watches over them does not.
+    victim = max(children, key=lambda child: child.memory_info().rss)
+    victim.kill()
+    print(f"dask: a worker was killed after {done(out)} units", flush=True)
+    compare_after(process, place, "dask", "dask")
+
+
+def hosts(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
+    """Kill one of two processes that do each unit together."""
+    _undisturbed(arguments, place, options)
+    out = place / "hosts"
+
+    def both() -> list[subprocess.Popen[bytes]]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        joined = ["--distributed", "--coordinator", f"localhost:{port}", "--num-hosts", "2"]
+        return [start([*arguments, *joined, "--host", str(n)], out, 1) for n in range(2)]
+
+    first, second = both()
+    while done(out) < max(2, options.units // 4) and first.poll() is None:
+        time.sleep(0.05)
+    kill(second)
+    begun = time.perf_counter()
+    code = first.wait(timeout=600)
+    # Told of the loss by a product, or ended by JAX's own watch over the others.
+    expect(code, (5, -6), f"hosts: after {time.perf_counter() - begun:.0f} s", out)
+    codes = [process.wait() for process in both()]
+    if any(codes):
+        sys.exit(f"hosts: they ended with codes {codes}: {complaint(out)}")
+    if left := left_behind(out):
+        sys.exit(f"hosts: left behind: {', '.join(left)}")
+    theirs, ours = opened(out), opened(place / "undisturbed")
+    scale = float(abs(ours["nodes"]).max())
+    for name, allowed in (("degenerate", 1e-4), ("nodes", 1e-5 * scale), ("loss", 1e-5)):
+        distance = float(abs(theirs[name] - ours[name]).max())
+        print(f"hosts: {name} differs by at most {distance:.1e}")
+        if not distance <= allowed:
+            sys.exit(f"hosts: {name} should differ by {allowed:.1e} at most")
+
+
 def _undisturbed(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
     if not (place / "undisturbed").exists():
         start(arguments, place / "undisturbed", options.workers).wait()
 
 
-TRIALS: dict[str, Any] = {"kills": kills, "shared": shared, "faults": faults}
+TRIALS: dict[str, Any] = {
+    "kills": kills, "shared": shared, "faults": faults, "disk": disk, "dask": dask, "hosts": hosts,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -14,13 +14,15 @@ import pytest
 import xarray as xr
 
 import landscape
-from landscape.analysis import batch, measurement
+from landscape.analysis import batch, blocks, measurement
 from landscape.analysis.batch import Job, make_units, run_job, shard_from
 from landscape.analysis.measurement import Options, at_checkpoint, known_problem, measure
 from landscape.analysis.planning import plan
 from landscape.cli import main
-from landscape.errors import InputError, ResourceError, StoppedError
+from landscape.errors import InputError, ResourceError, StoppedError, UnitsFailedError
+from landscape.runs import read_run_folder, worker_pool
 from landscape.spectra import degenerate_fraction, dense_spectrum
+from landscape.spectra.slq import lanczos_bytes
 
 PROBLEM = """
 import jax
@@ -132,6 +134,83 @@ def test_shards_share_the_work(job, tmp_path):
     parts = [run_job(job, tmp_path / "run", executor=None, shard=(i, 3)) for i in range(3)]
     assert [part.sizes["checkpoint"] for part in parts] == [2, 1, 1]
     assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
+
+
+@pytest.fixture(scope="module")
+def in_blocks(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("blocks") / "run"
+    return run_job(dataclasses.replace(job, together=3), out, executor=None), out
+
+
+def test_blocks_give_what_each_checkpoint_gives_alone(job, whole, in_blocks):
+    alone, (found, out) = whole[0], in_blocks
+    assert len(read_run_folder(out).finished_units()) == 2
+    assert list(found["checkpoint"].values) == list(job.checkpoints)
+    assert found.sizes == alone.sizes
+    assert set(found) == set(alone)
+    shares = [
+        f"{kind}{end}" for kind in ("degenerate", "negative") for end in ("", "_low", "_high")
+    ]
+    for name in shares:
+        np.testing.assert_allclose(found[name], alone[name], atol=2e-3)
+    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-5)
+    # Thirty steps know the ends to their residuals.
+    distance = np.abs(found["eigenvalue"] - alone["eigenvalue"])
+    assert (distance <= found["eigenvalue_residual"] + alone["eigenvalue_residual"] + 1e-5).all()
+    np.testing.assert_allclose(found["weights"].sum("node"), 1, rtol=1e-9)
+    xr.testing.assert_identical(landscape.open_run(out), found)
+
+
+def test_blocks_are_the_same_ones_when_a_job_is_continued(job, in_blocks, tmp_path):
+    found, out = in_blocks
+    shutil.copytree(out, tmp_path / "run")
+    first = next(iter(read_run_folder(tmp_path / "run").finished_units().values()))
+    first.unlink()
+    again = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    xr.testing.assert_identical(again.drop_vars("seconds"), found.drop_vars("seconds"))
+    with pytest.raises(InputError, match="together was 3, now 1"):
+        run_job(job, tmp_path / "run", executor=None)
+
+
+def test_blocks_are_halved_where_memory_does_not_suffice(job, in_blocks, tmp_path, monkeypatch):
+    sizes = []
+
+    def scarce(problems, *arguments):
+        sizes.append(len(problems))
+        raise MemoryError
+
+    monkeypatch.setattr(blocks, "_part", scarce)
+    found = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    assert sizes == [3, 2]
+    np.testing.assert_allclose(found["degenerate"], in_blocks[0]["degenerate"], atol=1e-4)
+
+
+def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path):
+    broken = tmp_path / "broken.npz"
+    with np.load(job.checkpoints[0]) as file:
+        arrays = dict(file)
+    name = next(iter(arrays))
+    np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
+    names = (*job.checkpoints[:2], str(broken), *job.checkpoints[2:])
+    mixed = dataclasses.replace(job, checkpoints=names, together=4)
+    assert [unit.name for unit in make_units(mixed)] == [
+        f"{names[0]} and 1 more",
+        str(broken),
+        f"{names[3]} and 1 more",
+    ]
+    with pytest.raises(UnitsFailedError, match=r"1 of 3 units failed"):
+        run_job(mixed, tmp_path / "run", executor=None)
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
+
+
+def test_an_accelerator_takes_as_many_together_as_its_memory_holds(job, monkeypatch):
+    op = measurement.operator(known_problem(job.problem), OPTIONS)
+    assert batch.with_blocks(job).together == 1
+    monkeypatch.setattr(blocks.jax, "default_backend", lambda: "gpu")
+    assert batch.with_blocks(job).together == blocks.LARGEST
+    one = lanczos_bytes(op.shape[0], 4, 1, 30) + blocks.product_bytes(op)
+    few = dataclasses.replace(OPTIONS, memory=5 * one)
+    assert batch.with_blocks(dataclasses.replace(job, options=few)).together == 5
 
 
 def test_names_of_units_are_of_contents_and_not_of_places(job, checkpoints, tmp_path):
@@ -263,6 +342,17 @@ def test_a_plan_tells_units_products_memory_and_time(job):
     tight = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, memory=5_000))
     assert plan(tight, units, done=0, workers=1).vector_bytes == 3 * 113 * 4
     assert found.vector_bytes >= 30 * 113 * 4
+    assert found.peak_bytes > 1e8
+    untried = plan(job, units, done=0, workers=1, timed=False)
+    assert (untried.peak_bytes, np.isnan(untried.seconds)) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_plan_is_tried_out_by_all_workers_at_once(job):
+    with worker_pool(2) as pool:
+        found = plan(job, make_units(job), done=0, workers=2, pool=pool)
+    assert 0 < found.seconds < 60
+    assert found.peak_bytes > 1e8
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_are_done(

@@ -44,6 +44,11 @@ for scheme in ("full", "partial"):
         block = run.state.basis[0]
         held = max(shard.data.nbytes for shard in block.addressable_shards)
         found["share held"] = held / block.nbytes
+        found["bytes held"] = sum(
+            shard.data.nbytes
+            for array in (*jax.tree.leaves(op), *jax.tree.leaves(run.state))
+            for shard in jnp.asarray(array).addressable_shards[:1]
+        )
     spectrum = run.advance(20).advance(40).spectrum(noise_floor=0.0)
     share = degenerate_fraction(spectrum, 1e-2)
     ends = np.sort(spectrum.nodes)[[0, -2, -1]].tolist()
@@ -95,7 +100,7 @@ def alone():
 
 def compare(found, alone):
     for name, values in alone.items():
-        if name in ("devices", "share held"):
+        if name in ("devices", "share held", "bytes held"):
             continue
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
@@ -108,6 +113,8 @@ def test_eight_devices_give_the_numbers_of_one(alone):
     # Each device holds an eighth of the basis.
     assert found["share held"] == pytest.approx(1 / 8)
     assert alone["share held"] == 1
+    # The parameters and three vectors a probe are on each.
+    assert found["bytes held"] < 0.4 * alone["bytes held"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 
+import jax
 import pytest
 import xarray as xr
 
@@ -16,7 +17,7 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs import StopFlag, Unit, open_run_folder, run_units, worker_pool
+from landscape.runs import StopFlag, Unit, open_run_folder, run_units, together, worker_pool
 from landscape.runs.events import read_events
 from landscape.runs.executors import DevicePool
 from landscape.runs.folder import unit_stem
@@ -373,3 +374,20 @@ def test_units_on_devices_stop_at_their_safe_points(folder, result):
     with pytest.raises(StoppedError, match="0 of 3 units done"):
         run_units(folder, units, executor=pool, should_stop=flag)
     pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("UNAVAILABLE: Connection closed by peer\nmore", ResourceError),
+        ("RESOURCE_EXHAUSTED: Out of memory", jax.errors.JaxRuntimeError),
+    ],
+)
+def test_a_host_that_is_lost_is_told_and_lack_of_memory_is_left_to_others(message, expected):
+    with pytest.raises(expected) as caught, together._losses_are_told(3, 9):
+        raise jax.errors.JaxRuntimeError(message)
+    if expected is ResourceError:
+        assert str(caught.value) == (
+            "a host or a device was lost: UNAVAILABLE: Connection closed by peer. 3 of 9 units are "
+            "done; start all hosts again to continue"
+        )

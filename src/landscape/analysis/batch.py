@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from landscape.analysis.blocks import ALONE, BlockMeasurement, block_size, blocks_of, kind
 from landscape.analysis.checkpoints import digest
 from landscape.analysis.measurement import (
     MATRICES,
@@ -27,7 +28,9 @@ from landscape.analysis.measurement import (
     Options,
     at_checkpoint,
     known_problem,
+    operator,
 )
+from landscape.curvature import Problem
 from landscape.errors import InputError
 from landscape.report import Page, Table
 from landscape.runs import (
@@ -65,6 +68,8 @@ class Job:
         What is measured.
     across
         Whether all devices work on one checkpoint at a time.
+    together
+        How many checkpoints of one shape are measured in one program.
     """
 
     problem: str
@@ -72,6 +77,7 @@ class Job:
     params_key: str = ""
     options: Options = dataclasses.field(default_factory=Options)
     across: bool = False
+    together: int = 1
 
     def __post_init__(self) -> None:
         options = self.options
@@ -81,6 +87,7 @@ class Job:
             )
         counts = {
             "num_steps": options.num_steps, "num_probes": options.num_probes,
+            "together": self.together,
         }  # fmt: skip
         for name, value in counts.items():
             if value < 1:
@@ -89,6 +96,8 @@ class Job:
             raise InputError(f"eps must be positive; got {options.eps}")
         if min(options.largest, options.smallest, options.trace_matvecs) < 0:
             raise InputError("numbers of eigenvalues and products cannot be negative")
+        if self.across and self.together > 1:
+            raise InputError("all devices work on one checkpoint, or on several together: not both")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,11 +111,12 @@ class Job:
             "problem": self.problem,
             "params_key": self.params_key,
             "options": dataclasses.asdict(self.options),
+            "together": self.together,
         }
 
 
 def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
-    """One for each checkpoint, named by hashes of its parameters and of the data.
+    """One for each checkpoint or block, named by hashes of its parameters and of the data.
 
     Parameters
     ----------
@@ -121,31 +131,53 @@ def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
     options = dataclasses.asdict(job.options)
     # How much memory there is, is no part of the result.
     options.pop("memory")
-    units = []
+    hashes, kinds = [], []
     for name in job.names:
         path = name if job.checkpoints else ""
+        there = functools.partial(at_checkpoint, problem, path, job.params_key)
         try:
-            parameters = known.of(
-                path, functools.partial(_parameters, problem, path, job.params_key)
-            )
+            hashes.append(known.of(path, functools.partial(_parameters, there)))
+            one = ALONE
+            if job.together > 1:
+                one = known.of(path, functools.partial(_kind, there), " kind")
+            kinds.append(one)
         except InputError:
             # Its unit will say why, when the others are done too.
-            parameters = f"unreadable {path}"
-        inputs = {
-            "problem": job.problem,
-            "parameters": parameters,
-            "data": data,
-            "options": options,
-        }
-        work = Measurement(job.problem, path, job.params_key, job.options, job.across)
+            hashes.append(f"unreadable {path}")
+            kinds.append(ALONE)
+    units = []
+    for block in blocks_of(kinds, job.together):
+        first, paths = job.names[block[0]], tuple(job.names[number] for number in block)
+        inputs = {"problem": job.problem, "data": data, "options": options}
+        if len(block) == 1:
+            inputs["parameters"] = hashes[block[0]]
+            path = first if job.checkpoints else ""
+            work: Any = Measurement(job.problem, path, job.params_key, job.options, job.across)
+        else:
+            inputs["parameters"] = [hashes[number] for number in block]
+            work = BlockMeasurement(job.problem, paths, job.params_key, job.options)
+        name = first if len(block) == 1 else f"{first} and {len(block) - 1} more"
         units.append(Unit(name, json.loads(json.dumps(inputs)), work))
     known.write()
     return units
 
 
-def _parameters(problem: Any, path: str, params_key: str) -> str:
-    there = at_checkpoint(problem, path, params_key)
-    return digest((there.params, there.state))
+def with_blocks(job: Job) -> Job:
+    """The job with as many checkpoints together as the device and its memory ask for."""
+    if job.across or len(job.names) == 1:
+        return job
+    return dataclasses.replace(
+        job, together=block_size(operator(known_problem(job.problem), job.options), job.options)
+    )
+
+
+def _parameters(there: Callable[[], Problem]) -> str:
+    problem = there()
+    return digest((problem.params, problem.state))
+
+
+def _kind(there: Callable[[], Problem]) -> str:
+    return kind(there())
 
 
 class _Digests:
@@ -160,11 +192,11 @@ class _Digests:
             except (OSError, ValueError):
                 self._known = {}
 
-    def of(self, path: str, compute: Callable[[], str]) -> str:
-        """The hash of what is at a path, which is read if it has changed."""
+    def of(self, path: str, compute: Callable[[], str], what: str = "") -> str:
+        """What is known of a path's content, which is read if it has changed."""
         if not path:
             return compute()
-        key = _stamp(Path(path))
+        key = _stamp(Path(path)) + what
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -227,17 +259,20 @@ def run_job(
 
 
 def joined(results: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """The results of all checkpoints as one, by their names.
+    """The results of all units as one, by the names of their checkpoints.
 
     Checkpoints of networks with other layers have NaN for parts that they do not have.
     """
     if not results:
         return xr.Dataset(coords={"checkpoint": []})
-    named = xr.Variable("checkpoint", list(results))
+    # Those of a block have the names of all of its checkpoints with them.
+    every = [
+        one if "checkpoint" in one.dims else one.expand_dims(checkpoint=[name])
+        for name, one in results.items()
+    ]
     return xr.concat(
-        list(results.values()), named, join="outer", data_vars="all", coords="minimal",
-        compat="override",
-    )  # fmt: skip
+        every, "checkpoint", join="outer", data_vars="all", coords="minimal", compat="override"
+    )
 
 
 def open_run(path: Path | str) -> xr.Dataset:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 
 from landscape.analysis.checkpoints import load_checkpoint
 from landscape.analysis.problems import load_problem
@@ -248,19 +249,19 @@ def measure(
         done = _kept_part(kept)
         if done is None:
             place = folder / f"part-{number}"
-            done = _with_less_memory(problem, options, part, place, should_stop, across)
+            done = with_less_memory(problem, options, part, place, should_stop, across)
             if len(parts) > 1:
                 _write(kept, done)
         found.append(done)
     result = xr.concat(found, xr.Variable("part", list(parts)))
-    result["loss"] = ((), _loss(problem))
+    result["loss"] = ((), loss_of(problem))
     if options.rank:
-        result = result.assign(_rank(problem))
+        result = result.assign(rank_of(problem))
     result["seconds"] = ((), time.perf_counter() - begun)
     return result
 
 
-def _with_less_memory(
+def with_less_memory(
     problem: Problem,
     options: Options,
     part: str,
@@ -306,12 +307,8 @@ def _part(
         op = placed(op, data_mesh())
     keys = jax.random.split(jax.random.key(options.seed), 4)
     floor = noise_floor(op, keys[0])
-    steps = min(options.num_steps, op.shape[0])
-    run = lanczos_run(
-        op, keys[1], num_probes=options.num_probes, capacity=steps, memory=options.memory
-    )
-    run = _advanced(run, steps, place, should_stop)
-    spectrum = run.spectrum(noise_floor=floor)
+    run, steps = lanczos_of(op, keys[1], options)
+    spectrum = advanced(run, steps, place, should_stop).spectrum(noise_floor=floor)
     padding = (0, options.num_steps * options.num_probes - len(spectrum.nodes))
     data: dict[str, Any] = {
         "parameters": ((), op.shape[0]),
@@ -348,6 +345,13 @@ def _part(
     return xr.Dataset(data, coords={"eps": list(options.eps), "rank": ranks})
 
 
+def lanczos_of(op: LinearOperator, key: Array, options: Options) -> tuple[LanczosRun, int]:
+    """A run that has not begun, and the steps that it is for."""
+    steps = min(options.num_steps, op.shape[0])
+    run = lanczos_run(op, key, num_probes=options.num_probes, capacity=steps, memory=options.memory)
+    return run, steps
+
+
 def _ends(fraction: Fraction) -> list[float]:
     """Estimate, certified bounds, and interval."""
     low, high = fraction.confidence_interval()
@@ -355,7 +359,7 @@ def _ends(fraction: Fraction) -> list[float]:
     return [float(np.squeeze(value)) for value in told]
 
 
-def _advanced(
+def advanced(
     run: LanczosRun, steps: int, place: Path, should_stop: Callable[[], bool]
 ) -> LanczosRun:
     """All steps, going on from what a run before has written down."""
@@ -423,14 +427,15 @@ def _write(path: Path, dataset: xr.Dataset) -> None:
     write_atomically(path, netcdf_bytes(dataset))
 
 
-def _loss(problem: Problem) -> float:
+def loss_of(problem: Problem) -> float:
+    """The loss; NaN of a stream."""
     state = () if problem.state is None else (problem.state,)
     if _num_examples(problem) is None:
         return float("nan")
     return float(problem.loss(problem.params, *state, problem.batch))
 
 
-def _rank(problem: Problem) -> dict[str, Any]:
+def rank_of(problem: Problem) -> dict[str, Any]:
     """Bounds of the rank of the centered Jacobian, and whether there is a gap."""
     _logits(problem, "--rank")
     model, state = opened(problem.model, problem.state)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 import jax
 import numpy as np
 
 from landscape.analysis.batch import Job
-from landscape.analysis.measurement import at_checkpoint, known_problem, layer_names, operator
+from landscape.analysis.blocks import product_bytes
+from landscape.analysis.measurement import (
+    at_checkpoint,
+    known_problem,
+    lanczos_of,
+    layer_names,
+    operator,
+)
+from landscape.curvature import Problem, data_mesh, place, stack
 from landscape.curvature.memory import device_memory, readable
 from landscape.errors import InputError
 from landscape.runs import Unit
 from landscape.spectra.slq import lanczos_bytes
 
-# Products that are timed, after one that compiles.
-_TIMED = 3
+# Lanczos steps of a trial: so many that compile, then as many at a time for so long at least.
+_TRIED, _TRIED_SECONDS = 3, 0.5
 
 # Products that the ends of a spectrum and the noise floor usually take.
 _END_MATVECS, _FLOOR_MATVECS = 60, 20
@@ -42,6 +50,8 @@ class Plan:
         Of the vectors of one Lanczos run.
     product_bytes
         What products keep at a time, estimated from their program; 0 if that is not known.
+    peak_bytes
+        What a worker took at most when it was tried out; 0 if it was not.
     seconds
         For what is left, with so many workers; NaN if nothing was timed.
     workers
@@ -55,6 +65,7 @@ class Plan:
     matvecs: int
     vector_bytes: int
     product_bytes: int
+    peak_bytes: int
     seconds: float
     workers: int
 
@@ -67,7 +78,7 @@ class Plan:
             f"P = {self.num_parameters:,}, {examples}; {self.matvecs:,} matrix–vector products a "
             "unit"
         )
-        memory = self.vector_bytes + self.product_bytes
+        memory = self.peak_bytes or self.vector_bytes + self.product_bytes
         yield (
             f"memory about {readable(memory * self.workers)} "
             f"({self.workers} × {readable(memory)}) of {readable(device_memory())}"
@@ -82,8 +93,32 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def plan(job: Job, units: Sequence[Unit], done: int, workers: int, *, timed: bool = True) -> Plan:
-    """What a job will take, by the first checkpoint and some products with its matrix.
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What some Lanczos steps have taken, where units will be done.
+
+    Attributes
+    ----------
+    seconds
+        Of a step, with all probes and all checkpoints of a block.
+    peak_bytes
+        What the process has taken at most, of an accelerator's memory on one; 0 if it is not told.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+def plan(
+    job: Job,
+    units: Sequence[Unit],
+    done: int,
+    workers: int,
+    *,
+    pool: Executor | None = None,
+    timed: bool = True,
+) -> Plan:
+    """What a job will take, by some Lanczos steps at the first checkpoint.
 
     Parameters
     ----------
@@ -93,62 +128,93 @@ def plan(job: Job, units: Sequence[Unit], done: int, workers: int, *, timed: boo
         How many are done.
     workers
         How many are done at a time.
+    pool
+        Worker processes: all of them try at once, as they will work at once, and what they have
+        compiled serves the units. None tries in this process.
     timed
-        Whether to time products; without it there is no estimate of the time.
+        Whether to try; without it there is no estimate of the time, and memory is that of vectors
+        and products alone.
     """
     options = job.options
-    problem = known_problem(job.problem)
-    for checkpoint in job.checkpoints:
-        try:
-            problem = at_checkpoint(problem, checkpoint, job.params_key)
-            break
-        except InputError:
-            # Of one that can be read; its own unit says why it cannot.
-            continue
+    problem = _at_the_first(job)
     op = operator(problem, options)
     size = op.shape[0]
     parts = [size]
     if options.layers:
         parts += [operator(problem, options, part).shape[0] for part in layer_names(problem.params)]
     steps = [min(options.num_steps, part) for part in parts]
-    # Lanczos; both ends, by a few dozen products each; the trace; the noise floor.
-    matvecs = sum(
-        step * options.num_probes + _END_MATVECS * bool(options.largest + options.smallest)
-        + options.trace_matvecs + _FLOOR_MATVECS
-        for step in steps
-    )  # fmt: skip
+    # A block has its ends from Lanczos itself.
+    ends = _END_MATVECS * bool(options.largest + options.smallest) * (job.together == 1)
+    besides = ends + options.trace_matvecs + _FLOOR_MATVECS
+    matvecs = sum(step * options.num_probes + besides for step in steps)
     vectors = lanczos_bytes(size, op.dtype.itemsize, options.num_probes, steps[0], options.memory)
-    seconds = float("nan")
     left = len(units) - done
+    seconds, peak = float("nan"), 0
     if timed and left:
-        seconds = _seconds_of_a_product(op) * matvecs * -(-left // workers)
+        trials = (
+            [future.result() for future in [pool.submit(try_out, job) for _ in range(workers)]]
+            if isinstance(pool, ProcessPoolExecutor)
+            else [try_out(job)]
+        )
+        step = max(trial.seconds for trial in trials)
+        seconds = step / options.num_probes * matvecs * -(-left // workers)
+        peak = max(trial.peak_bytes for trial in trials)
     examples = getattr(op, "num_examples", 0)
     return Plan(
-        tuple(units), done, size, int(examples), matvecs, vectors, _product_bytes(op), seconds,
-        workers,
+        tuple(units), done, size, int(examples), matvecs * job.together, vectors * job.together,
+        product_bytes(op) * job.together, peak, seconds, workers,
     )  # fmt: skip
 
 
-def _seconds_of_a_product(op: Any) -> float:
-    vector = np.ones(op.shape[0], op.dtype)
-    jax.block_until_ready(op.matvec(vector))
-    begun = time.perf_counter()
-    for _ in range(_TIMED):
-        jax.block_until_ready(op.matvec(vector))
-    return (time.perf_counter() - begun) / _TIMED
+def try_out(job: Job) -> Trial:
+    """Some steps at the first checkpoint, or the first block: a few that compile, and more.
 
-
-def _product_bytes(op: Any) -> int:
-    """What the compiler says that a product needs besides its arguments; 0 if it does not."""
-    if not op.traceable:
-        return 0
+    NaN and 0 if memory does not suffice: units know how to do with less.
+    """
     try:
-        compiled = (
-            jax.jit(lambda op, v: op.matvec(v))
-            .lower(op, jax.ShapeDtypeStruct((op.shape[0],), op.dtype))
-            .compile()
-        )
-        told: Any = compiled.memory_analysis()
-        return int(told.temp_size_in_bytes + told.output_size_in_bytes)
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return _tried(job)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        return Trial(float("nan"), 0)
+
+
+def _tried(job: Job) -> Trial:
+    options = job.options
+    op = operator(_at_the_first(job), options)
+    if job.together > 1:
+        op = stack([op] * min(job.together, len(job.names)))
+    elif job.across:
+        op = place(op, data_mesh())
+    run, steps = lanczos_of(op, jax.random.key(0), options)
+    run = run.advance(min(_TRIED, steps))
+    jax.block_until_ready(run.state)
+    begun, first = time.perf_counter(), run.num_steps
+    while run.num_steps < steps and time.perf_counter() - begun < _TRIED_SECONDS:
+        before = run.num_steps
+        run = run.advance(min(before + _TRIED, steps))
+        jax.block_until_ready(run.state)
+        if run.num_steps == before:
+            break
+    seconds = (time.perf_counter() - begun) / max(run.num_steps - first, 1)
+    return Trial(seconds, _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    try:
+        import resource
+    except ImportError:
         return 0
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _at_the_first(job: Job) -> Problem:
+    """The problem at the first checkpoint that can be read; units say why others cannot."""
+    problem = known_problem(job.problem)
+    for checkpoint in job.checkpoints:
+        try:
+            return at_checkpoint(problem, checkpoint, job.params_key)
+        except InputError:
+            continue
+    return problem

@@ -122,4 +122,10 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
-    sys.exit(main())
+    code = main()
+    if code and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        # JAX would wait for all hosts to come to the end together, also for one that is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -112,6 +112,9 @@ class Spectrum:
     """Examples at a time. Default: the problem's."""
     seed: int = 0
     """Of the probes."""
+    together: int | None = None
+    """Checkpoints of one shape to measure in one program. Default: 1 on a CPU, where that gains
+    nothing; on an accelerator as many as its memory holds, 64 at most."""
     workers: int | None = None
     """Processes side by side. Default: one per core on a CPU, one per accelerator."""
     executor: Literal["processes", "dask"] = "processes"
@@ -123,6 +126,12 @@ class Spectrum:
     """All devices work on one checkpoint at a time: for networks that do not fit on one."""
     distributed: bool = False
     """The same over several hosts, one process on each (Slurm and cloud TPUs are recognised)."""
+    coordinator: str | None = None
+    """Of hosts that are not recognised: ADDRESS:PORT of the first one."""
+    num_hosts: int | None = None
+    """How many they are."""
+    host: int | None = None
+    """The number of this one, from 0."""
     shard: str | None = None
     """i/n: every n-th unit from the i-th. Default: what Slurm says of a job array."""
     dry_run: bool = False
@@ -139,7 +148,7 @@ class Spectrum:
         if self.distributed:
             import jax
 
-            jax.distributed.initialize()
+            jax.distributed.initialize(self.coordinator, self.num_hosts, self.host)
             # One of them speaks.
             console.quiet = jax.process_index() > 0
         across = self.across_devices or self.distributed
@@ -162,29 +171,31 @@ class Spectrum:
                 seed=self.seed,
             ),
             across,
+            1 if self.together is None else self.together,
         )
+        if self.together is None:
+            job = batch.with_blocks(job)
         shard = batch.shard_from(self.shard)
         workers = 1 if across else default_workers(self.workers)
         units = batch.make_units(job, self.out if self.out.exists() else None)
         mine = units[shard[0] :: shard[1]]
         done = batch.count_done(self.out, mine)
         workers = max(1, min(workers, len(mine) - done))
-        for line in plan(job, mine, done, workers).lines():
-            console.print(line, highlight=False)
-        if self.dry_run:
-            return
         scheduler: Any = self.scheduler
         if scheduler and "://" not in scheduler and not Path(scheduler).is_file():
             scheduler = call(scheduler)
-        with (
-            stop_on_signals() as stop,
-            executor(self.executor, workers, scheduler) as pool,
-            progress(console, f"{len(mine)} spectra", len(mine)) as report,
-        ):
-            found = batch.run_job(
-                job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,
-                units=units,
-            )  # fmt: skip
+        # A cluster is not asked for before the plan is shown.
+        kind = "processes" if self.dry_run else self.executor
+        with stop_on_signals() as stop, executor(kind, workers, scheduler) as pool:
+            for line in plan(job, mine, done, workers, pool=pool).lines():
+                console.print(line, highlight=False)
+            if self.dry_run:
+                return
+            with progress(console, f"{len(mine)} spectra", len(mine)) as report:
+                found = batch.run_job(
+                    job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,
+                    units=units,
+                )  # fmt: skip
         batch.summary(found).show(console)
         console.print(
             f"results: {self.out}; landscape.open_run({str(self.out)!r}) opens them",

@@ -58,9 +58,10 @@ class FamilyOperator(LinearOperator):
 
     def member(self, index: int) -> LinearOperator:
         """One of the operators."""
-        return self._build([leaf[index] for leaf in self.stacked])
+        return self.built([leaf[index] for leaf in self.stacked])
 
-    def _build(self, mine: list[Any]) -> LinearOperator:
+    def built(self, mine: list[Any]) -> LinearOperator:
+        """The operator with these leaves for those that differ: what is mapped over."""
         first, second = iter(mine), iter(self.shared)
         leaves = [next(first) if differs else next(second) for differs in self.differs]
         return jax.tree.unflatten(self.structure, leaves)
@@ -73,7 +74,7 @@ class FamilyOperator(LinearOperator):
     def _lanes(self) -> Callable[[Array], Array]:
         def images(rows: Array) -> Array:
             """(S, P) to (S, P)."""
-            return jax.vmap(lambda mine, v: self._build(mine)._products()(v))(self.stacked, rows)
+            return jax.vmap(lambda mine, v: self.built(mine)._products()(v))(self.stacked, rows)
 
         product = images
         if not self.recomputes:

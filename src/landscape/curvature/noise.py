@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +59,16 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     """
     expect_square(op)
     if op.batch_shape:
-        return np.array([noise_floor(member, key) for member in op.members()])
+        # In one program, as their Lanczos runs are.
+        many, norms = _family_images(op, key)
+        floors = zip(np.asarray(many), np.asarray(norms), strict=True)
+        return np.array([_largest_defect(op, images, norm) for images, norm in floors])
     images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
+    return _largest_defect(op, images, norm)
+
+
+def _largest_defect(op: LinearOperator, images: Any, norm: Any) -> float:
+    """The noise floor, of images of v + w, of v and of w and an estimate of ‖A‖."""
     together, apart, leading = np.split(np.asarray(images, np.float64), [_NUM_RANDOM, -1])
     # The sum is rounded before it is multiplied, by at most u in norm: that much of the defect,
     # u‖A‖, is not the operator's, and is as large as the floor below anyway.
@@ -124,6 +134,12 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
     zero = jnp.zeros((), op.dtype)
     (_, norm), images = jax.lax.scan(step, (start, zero), jnp.arange(count))
     return images[_POWER_ITERATIONS:], norm
+
+
+@jax.jit
+def _family_images(op: Any, key: Array) -> tuple[Array, Array]:
+    """``_trial_images`` of each member of a family."""
+    return jax.vmap(lambda mine: _trial_images(op.built(mine), key))(op.stacked)
 
 
 def checked_floor(noise_floor: float | np.ndarray | None) -> np.ndarray:

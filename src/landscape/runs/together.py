@@ -7,14 +7,15 @@ writes the results. A stop that one of them is asked for stops all after the uni
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from landscape.errors import StoppedError
+from landscape.errors import ResourceError, StoppedError
 from landscape.runs.folder import RunFolder
 from landscape.runs.units import Report, Unit, note_plan, read_or_set_aside
 
@@ -41,6 +42,8 @@ def run_units_together(
         If a stop was asked for on one of the hosts; what is finished is kept.
     StorageError
         If the folder cannot be written.
+    ResourceError
+        If a host or a device was lost.
     """
     first = jax.process_index() == 0
     if first:
@@ -53,15 +56,30 @@ def run_units_together(
                 f"stopped with {number - 1} of {len(units)} units done; run again to continue"
             )
         checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
-        result = unit.compute(checkpoints, lambda: False)
-        if first:
-            folder.write_unit(unit.name, unit.inputs, result)
-            folder.events.add("finished", unit=unit.name)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        multihost_utils.sync_global_devices(f"unit {number}")
+        with _losses_are_told(number - 1, len(units)):
+            result = unit.compute(checkpoints, lambda: False)
+            if first:
+                folder.write_unit(unit.name, unit.inputs, result)
+                folder.events.add("finished", unit=unit.name)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            multihost_utils.sync_global_devices(f"unit {number}")
         report(unit.name, number, len(units))
     finished = [folder.unit_path(unit.name, unit.inputs) for unit in units]
     return [folder.read_unit(path) for path in finished if path is not None]
+
+
+@contextmanager
+def _losses_are_told(done: int, total: int) -> Iterator[None]:
+    """A host or a device that is gone, as an error that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise ResourceError(
+            f"a host or a device was lost: {str(error).splitlines()[0]}. {done} of {total} units "
+            "are done; start all hosts again to continue"
+        ) from error
 
 
 def _is_done(folder: RunFolder, unit: Unit) -> bool:

@@ -1,0 +1,291 @@
+"""Checkpoints of one shape that are measured together, in one program.
+
+A small network leaves an accelerator idle; many side by side do not. A block is a unit of work of
+its own: blocks are formed from the full list of checkpoints before finished ones are left out, so
+that a job that is continued makes the same blocks, and the same numbers to the bit.
+
+Two things differ from a checkpoint that is measured alone. The eigenvalues at the ends are Ritz
+values of the Lanczos run itself, with the norms of their residuals, of the first probe: no products
+are spent on them, and none on making sure that none is missed. And sums are taken in another order,
+so that the numbers agree within rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from landscape.analysis.measurement import (
+    WHOLE,
+    Options,
+    advanced,
+    at_checkpoint,
+    known_problem,
+    lanczos_of,
+    layer_names,
+    loss_of,
+    operator,
+    rank_of,
+    with_less_memory,
+)
+from landscape.curvature import LinearOperator, Problem, noise_floor, stack
+from landscape.curvature.memory import device_memory
+from landscape.spectra import (
+    Fraction,
+    LanczosSpectrum,
+    degenerate_fraction,
+    negative_fraction,
+    trace,
+)
+from landscape.spectra.slq import lanczos_bytes
+
+# What blocks are no larger than: beyond it an accelerator is busy, and a kill costs more.
+LARGEST = 64
+
+# Kind of a checkpoint that no block takes: one that cannot be read, or would spoil the others.
+ALONE = ""
+
+# Of the memory, for vectors and products together.
+_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockMeasurement:
+    """A unit's work: several checkpoints of one shape; picklable.
+
+    Attributes
+    ----------
+    problem, params_key, options
+        As for ``Measurement``.
+    checkpoints
+        Their paths.
+    """
+
+    problem: str
+    checkpoints: tuple[str, ...]
+    params_key: str
+    options: Options
+
+    def __call__(self, folder: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
+        """Measure; ``folder`` is for what survives a kill."""
+        problem = known_problem(self.problem)
+        problems = [at_checkpoint(problem, path, self.params_key) for path in self.checkpoints]
+        found = measure_together(problems, self.options, folder, should_stop)
+        return found.assign_coords(checkpoint=list(self.checkpoints))
+
+
+def measure_together(
+    problems: Sequence[Problem],
+    options: Options,
+    folder: Path,
+    should_stop: Callable[[], bool],
+) -> xr.Dataset:
+    """What ``measure`` gives of each checkpoint, along a dimension ``checkpoint``.
+
+    Parameters
+    ----------
+    problems
+        One problem at several checkpoints of one shape.
+    options, folder, should_stop
+        As for ``measure``. Where memory does not suffice the block is halved.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    StoppedError, ResourceError
+        As for ``measure``.
+    """
+    begun = time.perf_counter()
+    parts = (WHOLE, *(layer_names(problems[0].params) if options.layers else ()))
+    found = [
+        _halved(problems, options, part, folder / f"part-{number}", should_stop)
+        for number, part in enumerate(parts)
+    ]
+    result = xr.concat(found, xr.Variable("part", list(parts)))
+    result["loss"] = (("checkpoint",), [loss_of(problem) for problem in problems])
+    if options.rank:
+        ranks = [xr.Dataset(rank_of(problem)) for problem in problems]
+        result = result.merge(xr.concat(ranks, "checkpoint"))
+    spent = (time.perf_counter() - begun) / len(problems)
+    result["seconds"] = (("checkpoint",), np.full(len(problems), spent))
+    return result.transpose("checkpoint", ...)
+
+
+def _halved(
+    problems: Sequence[Problem],
+    options: Options,
+    part: str,
+    place: Path,
+    should_stop: Callable[[], bool],
+) -> xr.Dataset:
+    """A part of all, or, where memory does not suffice, of each half; of one as it is alone."""
+    if len(problems) == 1:
+        found = with_less_memory(problems[0], options, part, place, should_stop, across=False)
+        return found.expand_dims("checkpoint")
+    try:
+        return _part(problems, options, part, place, should_stop)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        short = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if not short:
+            raise
+    middle = len(problems) // 2
+    halves = [
+        _halved(some, options, part, place.with_name(f"{place.name}-{name}"), should_stop)
+        for some, name in ((problems[:middle], "first"), (problems[middle:], "second"))
+    ]
+    return xr.concat(halves, "checkpoint")
+
+
+def _part(
+    problems: Sequence[Problem],
+    options: Options,
+    part: str,
+    place: Path,
+    should_stop: Callable[[], bool],
+) -> xr.Dataset:
+    members = [operator(problem, options, part) for problem in problems]
+    family = stack(members)
+    keys = jax.random.split(jax.random.key(options.seed), 4)
+    floor = np.asarray(noise_floor(family, keys[0]))
+    run, steps = lanczos_of(family, keys[1], options)
+    spectrum = advanced(run, steps, place, should_stop).spectrum(noise_floor=floor)
+    room = options.num_steps * options.num_probes
+    padding = ((0, 0), (0, room - spectrum.nodes.shape[1]))
+    many = len(problems)
+    chunk = options.chunk_size or problems[0].chunk_size or 0
+    data: dict[str, Any] = {
+        "parameters": (("checkpoint",), np.full(many, family.shape[0])),
+        "noise_floor": (("checkpoint",), np.asarray(spectrum.noise_floor, float)),
+        "matvecs": (("checkpoint",), np.full(many, spectrum.num_matvecs // many)),
+        "chunk_size": (("checkpoint",), np.full(many, chunk)),
+        "nodes": (
+            ("checkpoint", "node"),
+            np.pad(spectrum.nodes, padding, constant_values=np.nan),
+        ),
+        "weights": (("checkpoint", "node"), np.pad(spectrum.weights, padding)),
+    }
+    for name, measured in (("degenerate", degenerate_fraction), ("negative", negative_fraction)):
+        table = np.full((5, many, len(options.eps)), np.nan)
+        for column, eps in enumerate(options.eps):
+            known = np.asarray(spectrum.noise_floor) <= eps
+            table[:, known, column] = _ends(measured(spectrum, eps, force=True))[:, known]
+        for row, end in enumerate(("", "_lower", "_upper", "_low", "_high")):
+            data[name + end] = (("checkpoint", "eps"), table[row])
+    values, errors = _ritz_ends(spectrum, options.largest, options.smallest)
+    data["eigenvalue"] = (("checkpoint", "rank"), values)
+    data["eigenvalue_residual"] = (("checkpoint", "rank"), errors)
+    if options.trace_matvecs:
+        found = [trace(op, keys[3], num_matvecs=options.trace_matvecs) for op in members]
+        data["trace"] = (("checkpoint",), [float(one.value) for one in found])
+        data["trace_stderr"] = (("checkpoint",), [float(one.stderr) for one in found])
+    ranks = [*range(1, options.largest + 1), *range(-options.smallest, 0)]
+    return xr.Dataset(data, coords={"eps": list(options.eps), "rank": ranks})
+
+
+def _ends(fraction: Fraction) -> np.ndarray:
+    """Estimate, certified bounds, and interval, (5, S)."""
+    told = (fraction.estimate, fraction.lower, fraction.upper, *fraction.confidence_interval())
+    return np.stack([np.asarray(value, float) for value in told])
+
+
+def _ritz_ends(
+    spectrum: LanczosSpectrum, largest: int, smallest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ritz values at both ends with the norms of their residuals, (S, largest + smallest)."""
+    many = spectrum.alphas.shape[0]
+    values = np.full((many, largest + smallest), np.nan)
+    errors = np.full_like(values, np.nan)
+    for index in range(many):
+        nodes, _, residuals = spectrum.ritz((index, 0))
+        above = min(largest, len(nodes))
+        below = min(smallest, len(nodes) - above)
+        for found, row in ((nodes, values[index]), (residuals, errors[index])):
+            row[:above] = found[::-1][:above]
+            if below:
+                row[-below:] = found[:below][::-1]
+    return values, errors
+
+
+def kind(problem: Problem) -> str:
+    """What checkpoints of one block have in common; of one that is not finite ``ALONE``."""
+    leaves, structure = jax.tree.flatten((problem.params, problem.state))
+    if not all(np.isfinite(np.asarray(leaf, float)).all() for leaf in leaves if _is_real(leaf)):
+        return ALONE
+    shapes = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
+    return hashlib.sha256(repr((structure, shapes)).encode()).hexdigest()[:16]
+
+
+def _is_real(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def blocks_of(kinds: Sequence[str], size: int) -> Iterator[tuple[int, ...]]:
+    """Numbers of checkpoints that go together: neighbours of one kind, so many at most.
+
+    Parameters
+    ----------
+    kinds
+        Of each checkpoint.
+    size
+        Of a block, at most.
+
+    Examples
+    --------
+    >>> list(blocks_of(["a", "a", "a", "b", ALONE, ALONE], 2))
+    [(0, 1), (2,), (3,), (4,), (5,)]
+    """
+    block: list[int] = []
+    for number, mine in enumerate(kinds):
+        if block and (mine == ALONE or mine != kinds[block[0]] or len(block) == size):
+            yield tuple(block)
+            block = []
+        block.append(number)
+    if block:
+        yield tuple(block)
+
+
+def block_size(op: LinearOperator, options: Options) -> int:
+    """How many checkpoints go together: 1 on a CPU, else what the memory holds.
+
+    A pure function of shapes, the kind of device and the declared memory: the same job makes the
+    same blocks wherever it is continued.
+
+    Parameters
+    ----------
+    op
+        Of one checkpoint.
+    options
+        What is measured.
+    """
+    if jax.default_backend() == "cpu" or not op.traceable:
+        return 1
+    memory = options.memory or int(_SHARE * device_memory())
+    steps = min(options.num_steps, op.shape[0])
+    vectors = lanczos_bytes(op.shape[0], op.dtype.itemsize, options.num_probes, steps)
+    return max(1, min(LARGEST, memory // max(vectors + product_bytes(op), 1)))
+
+
+def product_bytes(op: Any) -> int:
+    """What the compiler says that a product needs besides its arguments; 0 if it does not."""
+    if not op.traceable:
+        return 0
+    try:
+        compiled = (
+            jax.jit(lambda op, v: op.matvec(v))
+            .lower(op, jax.ShapeDtypeStruct((op.shape[0],), op.dtype))
+            .compile()
+        )
+        told: Any = compiled.memory_analysis()
+        return int(told.temp_size_in_bytes + told.output_size_in_bytes)
+    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return 0
