@@ -6,6 +6,8 @@
 - ``bandwidth``: bytes a second that the device's memory moves, and that orthogonalisation moves.
 - ``largest``: one Hessian product of ever larger networks, each twice as wide as the last, until
   one does not fit or ``--max-parameters`` is reached.
+- ``long``: fifty Lanczos steps on a network of 100 million parameters, in a fresh process.
+- ``devices``: what one device holds of a Lanczos run on 1, 2, … of them (on a CPU, virtual ones).
 
     python benchmarks/limits.py --out limits.json
 """
@@ -13,6 +15,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +124,95 @@ def largest(options: argparse.Namespace) -> list[dict[str, Any]]:
         width *= 2
 
 
-TABLES = {"precision": precision, "bandwidth": bandwidth, "largest": largest}
+# A residual network of depth 20, random images of 3,072 numbers.
+_RUN = """
+import json, resource, sys, time
+import jax, jax.numpy as jnp, numpy as np
+from landscape.curvature import data_mesh, hessian, place
+from landscape.models import MLP
+from landscape.spectra import degenerate_fraction, lanczos, lanczos_run
+from landscape.training import softmax_cross_entropy
+
+width, examples, steps, devices = map(int, sys.argv[1:])
+model = MLP(20, width, 20, skip="identity")
+x = jax.random.normal(jax.random.key(0), (examples, 3072))
+params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+batch = (x, jnp.arange(examples) % 20)
+op = hessian(softmax_cross_entropy(model), params, batch, state={}, check=False)
+if devices > 1:
+    op = place(op, data_mesh(jax.devices()[:devices]))
+del x, params, batch
+run = lanczos_run(op, jax.random.key(2), capacity=steps)
+mine = jax.devices()[0]
+held = sum(
+    shard.data.nbytes for array in jax.live_arrays() for shard in array.addressable_shards
+    if shard.device == mine
+)
+compiled = lanczos.advance_compiled.lower(run.op, run.state, steps).compile()
+temporary = compiled.memory_analysis().temp_size_in_bytes
+scheme = run.reorthogonalize
+begun = time.perf_counter()
+spectrum = run.advance(steps).spectrum(noise_floor=0.0)
+seconds = time.perf_counter() - begun
+share = degenerate_fraction(spectrum, 1e-3, force=True)
+stats = mine.memory_stats() or {}
+peak = stats.get("peak_bytes_in_use")
+if peak is None and devices == 1:
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "parameters": op.shape[0], "examples": examples, "steps": steps, "devices": devices,
+    "scheme": scheme, "held_bytes": held, "temporary_bytes": temporary, "peak_bytes": peak,
+    "seconds": seconds, "nodes": np.sort(spectrum.nodes)[[0, -1]].tolist(),
+    "share": [float(share.lower), float(share.estimate), float(share.upper)],
+}))
+"""
+
+
+def _run(width: int, examples: int, steps: int, devices: int) -> dict[str, Any]:
+    environment = dict(os.environ)
+    if jax.default_backend() == "cpu" and devices > 1:
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"
+    numbers = [str(number) for number in (width, examples, steps, devices)]
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *numbers],
+        env=environment, check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def long(options: argparse.Namespace) -> dict[str, Any]:
+    """Fifty steps."""
+    found = _run(2240, 8, 50, 1)
+    print(
+        f"long      P = {found['parameters']:,}, {found['scheme']}: {found['seconds']:.0f} s, "
+        f"{(found['peak_bytes'] or 0) / 1e9:.1f} GB",
+        flush=True,
+    )
+    return found
+
+
+def devices(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One, two, four, eight."""
+    available = 8 if jax.default_backend() == "cpu" else jax.local_device_count()
+    rows = []
+    for count in (1, 2, 4, 8):
+        if count > available:
+            break
+        rows.append(_run(256, 256, 60, count))
+        print(
+            f"devices   {count}: {rows[-1]['held_bytes'] / 1e6:.0f} MB held by one, "
+            f"{rows[-1]['temporary_bytes'] / 1e6:.0f} MB in work",
+            flush=True,
+        )
+    return rows
+
+
+TABLES: dict[str, Any] = {
+    "precision": precision, "bandwidth": bandwidth, "largest": largest, "long": long,
+    "devices": devices,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -129,7 +223,11 @@ def main() -> None:
     parser.add_argument("--max-parameters", type=float, default=1.2e8)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": machine()}
+    record: dict[str, Any] = {}
+    if options.out and options.out.exists():
+        # Tables that are not measured now stay as they are.
+        record = json.loads(options.out.read_text())
+    record["environment"] = machine()
     for name in options.tables or TABLES:
         record[name] = TABLES[name](options)
         write(options.out, record)

@@ -53,6 +53,8 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         # JAX would take three quarters of an accelerator for itself.
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        # PyTorch's compiler would leave processes behind.
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         self.process = subprocess.Popen(
             [python, str(HERE / f"{tool}_worker.py")],
             stdin=subprocess.PIPE,
