@@ -4,6 +4,7 @@ VENV ?= .venv
 SCALE ?= laptop
 OUT ?= runs/demo-$(SCALE)
 WORKERS ?= auto
+NOTEBOOKS ?= notebooks
 
 BIN = $(VENV)/bin
 # pyenv's shims refuse a version that is installed but not selected: select it.
@@ -11,7 +12,7 @@ FIND = version=$$(printf '%s' "$(PYTHON)" | sed -n 's/^python\(3\.[0-9]*\)$$/\1/
 	if ! $(PYTHON) --version >/dev/null 2>&1 && command -v pyenv >/dev/null && [ -n "$$version" ]; then \
 	  PYENV_VERSION=$$(pyenv versions --bare | grep "^$$version\." | tail -1); export PYENV_VERSION; fi
 
-.PHONY: help demo test check bench bench-peers bench-compare bench-report clean
+.PHONY: help demo test check bench bench-peers bench-compare bench-report notebooks docs clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +49,14 @@ bench-compare: $(BIN)/.installed  ## two result files side by side: BEFORE=a.jso
 
 bench-report: $(BIN)/.installed  ## docs/benchmarks.md from the results
 	$(BIN)/python benchmarks/report.py
+
+notebooks: $(BIN)/.installed  ## execute notebooks/*.py into notebooks/*.ipynb; NOTEBOOKS=folder for elsewhere
+	@mkdir -p $(NOTEBOOKS)
+	@ls notebooks/*.py | xargs -P 2 -I{} sh -c '$(BIN)/jupytext --quiet --to ipynb --execute \
+	  --output $(NOTEBOOKS)/$$(basename {} .py).ipynb {} && echo "{} done"'
+
+docs: $(BIN)/.installed  ## the documentation site, strictly, into docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
