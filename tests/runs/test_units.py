@@ -391,3 +391,10 @@ def test_a_host_that_is_lost_is_told_and_lack_of_memory_is_left_to_others(messag
             "a host or a device was lost: UNAVAILABLE: Connection closed by peer. 3 of 9 units are "
             "done; start all hosts again to continue"
         )
+
+
+def test_a_wrong_value_is_no_lost_host_but_a_failed_collective_is():
+    with pytest.raises(InputError, match="eps"), together._losses_are_told(0, 1):
+        raise InputError("eps must be positive")
+    with pytest.raises(ResourceError, match="lost: UNKNOWN: Gloo"), together._losses_are_told(0, 1):
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")

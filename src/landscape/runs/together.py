@@ -49,14 +49,14 @@ def run_units_together(
     if first:
         note_plan(folder, units)
     for number, unit in enumerate(units, 1):
-        if _of_the_first(first and _is_done(folder, unit)):
-            continue
-        if _any(should_stop()):
-            raise StoppedError(
-                f"stopped with {number - 1} of {len(units)} units done; run again to continue"
-            )
-        checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
         with _losses_are_told(number - 1, len(units)):
+            if _of_the_first(first and _is_done(folder, unit)):
+                continue
+            if _any(should_stop()):
+                raise StoppedError(
+                    f"stopped with {number - 1} of {len(units)} units done; run again to continue"
+                )
+            checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
             result = unit.compute(checkpoints, lambda: False)
             if first:
                 folder.write_unit(unit.name, unit.inputs, result)
@@ -73,8 +73,10 @@ def _losses_are_told(done: int, total: int) -> Iterator[None]:
     """A host or a device that is gone, as an error that says so."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Collectives between CPUs raise a ValueError that begins with their library's name.
+        lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+        if not lost or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise ResourceError(
             f"a host or a device was lost: {str(error).splitlines()[0]}. {done} of {total} units "
