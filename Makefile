@@ -58,5 +58,6 @@ notebooks: $(BIN)/.installed  ## execute notebooks/*.py into notebooks/*.ipynb; 
 docs: $(BIN)/.installed  ## the documentation site, strictly, into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove the virtual environment, caches and the built documentation
+	rm -rf docs/_build docs/tutorials docs/api/generated docs/api/*.rst \
+	  $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,73 +14,16 @@ import pytest
 import xarray as xr
 
 import landscape
-from landscape.analysis import batch, blocks, measurement
+from landscape.analysis import batch, measurement
 from landscape.analysis.batch import Job, make_units, run_job, shard_from
 from landscape.analysis.measurement import Options, at_checkpoint, known_problem, measure
 from landscape.analysis.planning import plan
 from landscape.cli import main
-from landscape.errors import InputError, ResourceError, StoppedError, UnitsFailedError
-from landscape.runs import read_run_folder, worker_pool
+from landscape.errors import InputError, ResourceError, StoppedError
+from landscape.runs import worker_pool
 from landscape.spectra import degenerate_fraction, dense_spectrum
-from landscape.spectra.slq import lanczos_bytes
-
-PROBLEM = """
-import jax
-import jax.numpy as jnp
-
-from landscape.curvature import Problem
-from landscape.models import MLP
-from landscape.training import softmax_cross_entropy
-
-MODEL = MLP(3, 5, 3)
-
-
-def problem():
-    x = jax.random.normal(jax.random.key(0), (40, 6))
-    params = MODEL.init(jax.random.key(1), x)["params"]
-    return Problem(
-        softmax_cross_entropy(MODEL), params, (x, jnp.arange(40) % 3), {}, model=MODEL
-    )
-"""
 
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    path = tmp_path_factory.mktemp("problem") / "mine.py"
-    path.write_text(PROBLEM)
-    return f"{path}:problem"
-
-
-@pytest.fixture(scope="module")
-def checkpoints(spec, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints")
-    template = known_problem(spec)
-    paths = []
-    for seed in range(4):
-        leaves, structure = jax.tree.flatten(template.params)
-        keys = jax.random.split(jax.random.key(10 + seed), len(leaves))
-        drawn = [
-            leaf + 0.3 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        tree = jax.tree.unflatten(structure, drawn)
-        named = {f"{a}/{b}": np.asarray(v) for a, part in tree.items() for b, v in part.items()}
-        paths.append(str(folder / f"{seed}.npz"))
-        np.savez(paths[-1], **named)
-    return tuple(paths)
-
-
-@pytest.fixture(scope="module")
-def job(spec, checkpoints):
-    return Job(spec, checkpoints, options=OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def whole(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return run_job(job, out, executor=None), out
 
 
 def test_the_numbers_are_those_of_the_dense_matrix(job, whole):
@@ -134,83 +77,6 @@ def test_shards_share_the_work(job, tmp_path):
     parts = [run_job(job, tmp_path / "run", executor=None, shard=(i, 3)) for i in range(3)]
     assert [part.sizes["checkpoint"] for part in parts] == [2, 1, 1]
     assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
-
-
-@pytest.fixture(scope="module")
-def in_blocks(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("blocks") / "run"
-    return run_job(dataclasses.replace(job, together=3), out, executor=None), out
-
-
-def test_blocks_give_what_each_checkpoint_gives_alone(job, whole, in_blocks):
-    alone, (found, out) = whole[0], in_blocks
-    assert len(read_run_folder(out).finished_units()) == 2
-    assert list(found["checkpoint"].values) == list(job.checkpoints)
-    assert found.sizes == alone.sizes
-    assert set(found) == set(alone)
-    shares = [
-        f"{kind}{end}" for kind in ("degenerate", "negative") for end in ("", "_low", "_high")
-    ]
-    for name in shares:
-        np.testing.assert_allclose(found[name], alone[name], atol=2e-3)
-    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-5)
-    # Thirty steps know the ends to their residuals.
-    distance = np.abs(found["eigenvalue"] - alone["eigenvalue"])
-    assert (distance <= found["eigenvalue_residual"] + alone["eigenvalue_residual"] + 1e-5).all()
-    np.testing.assert_allclose(found["weights"].sum("node"), 1, rtol=1e-9)
-    xr.testing.assert_identical(landscape.open_run(out), found)
-
-
-def test_blocks_are_the_same_ones_when_a_job_is_continued(job, in_blocks, tmp_path):
-    found, out = in_blocks
-    shutil.copytree(out, tmp_path / "run")
-    first = next(iter(read_run_folder(tmp_path / "run").finished_units().values()))
-    first.unlink()
-    again = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
-    xr.testing.assert_identical(again.drop_vars("seconds"), found.drop_vars("seconds"))
-    with pytest.raises(InputError, match="together was 3, now 1"):
-        run_job(job, tmp_path / "run", executor=None)
-
-
-def test_blocks_are_halved_where_memory_does_not_suffice(job, in_blocks, tmp_path, monkeypatch):
-    sizes = []
-
-    def scarce(problems, *arguments):
-        sizes.append(len(problems))
-        raise MemoryError
-
-    monkeypatch.setattr(blocks, "_part", scarce)
-    found = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
-    assert sizes == [3, 2]
-    np.testing.assert_allclose(found["degenerate"], in_blocks[0]["degenerate"], atol=1e-4)
-
-
-def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path):
-    broken = tmp_path / "broken.npz"
-    with np.load(job.checkpoints[0]) as file:
-        arrays = dict(file)
-    name = next(iter(arrays))
-    np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
-    names = (*job.checkpoints[:2], str(broken), *job.checkpoints[2:])
-    mixed = dataclasses.replace(job, checkpoints=names, together=4)
-    assert [unit.name for unit in make_units(mixed)] == [
-        f"{names[0]} and 1 more",
-        str(broken),
-        f"{names[3]} and 1 more",
-    ]
-    with pytest.raises(UnitsFailedError, match=r"1 of 3 units failed"):
-        run_job(mixed, tmp_path / "run", executor=None)
-    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
-
-
-def test_an_accelerator_takes_as_many_together_as_its_memory_holds(job, monkeypatch):
-    op = measurement.operator(known_problem(job.problem), OPTIONS)
-    assert batch.with_blocks(job).together == 1
-    monkeypatch.setattr(blocks.jax, "default_backend", lambda: "gpu")
-    assert batch.with_blocks(job).together == blocks.LARGEST
-    one = lanczos_bytes(op.shape[0], 4, 1, 30) + blocks.product_bytes(op)
-    few = dataclasses.replace(OPTIONS, memory=5 * one)
-    assert batch.with_blocks(dataclasses.replace(job, options=few)).together == 5
 
 
 def test_names_of_units_are_of_contents_and_not_of_places(job, checkpoints, tmp_path):
@@ -394,6 +260,12 @@ def test_jobs_that_make_no_sense_are_refused(spec):
     ):
         with pytest.raises(InputError, match=told):
             Job(spec, options=options)
+
+
+def test_hosts_are_not_joined_without_being_asked_to(spec, tmp_path, capsys):
+    command = ["spectrum", spec, "--out", str(tmp_path / "run"), "--host", "1"]
+    assert main(command) == 2
+    assert "add --distributed" in capsys.readouterr().err
 
 
 def test_the_command_plans_measures_and_shows(spec, checkpoints, tmp_path, capsys):

@@ -13,6 +13,7 @@ so that the numbers agree within rounding.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from landscape.analysis.measurement import (
     Options,
     advanced,
     at_checkpoint,
+    kept_or_done,
     known_problem,
     lanczos_of,
     layer_names,
@@ -108,7 +110,11 @@ def measure_together(
     begun = time.perf_counter()
     parts = (WHOLE, *(layer_names(problems[0].params) if options.layers else ()))
     found = [
-        _halved(problems, options, part, folder / f"part-{number}", should_stop)
+        kept_or_done(
+            folder / f"part-{number}",
+            functools.partial(_halved, problems, options, part, should_stop=should_stop),
+            keep=len(parts) > 1,
+        )
         for number, part in enumerate(parts)
     ]
     result = xr.concat(found, xr.Variable("part", list(parts)))
@@ -279,13 +285,12 @@ def product_bytes(op: Any) -> int:
     """What the compiler says that a product needs besides its arguments; 0 if it does not."""
     if not op.traceable:
         return 0
+    lowered = jax.jit(lambda op, v: op.matvec(v)).lower(
+        op, jax.ShapeDtypeStruct((op.shape[0],), op.dtype)
+    )
     try:
-        compiled = (
-            jax.jit(lambda op, v: op.matvec(v))
-            .lower(op, jax.ShapeDtypeStruct((op.shape[0],), op.dtype))
-            .compile()
-        )
-        told: Any = compiled.memory_analysis()
-        return int(told.temp_size_in_bytes + told.output_size_in_bytes)
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        told: Any = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError:
+        # It does not fit, or the device's compiler does not tell: units find out and do with less.
         return 0
+    return 0 if told is None else int(told.temp_size_in_bytes + told.output_size_in_bytes)

@@ -243,16 +243,16 @@ def measure(
     """
     begun = time.perf_counter()
     parts = (WHOLE, *(layer_names(problem.params) if options.layers else ()))
-    found = []
-    for number, part in enumerate(parts):
-        kept = folder / f"part-{number}.nc"
-        done = _kept_part(kept)
-        if done is None:
-            place = folder / f"part-{number}"
-            done = with_less_memory(problem, options, part, place, should_stop, across)
-            if len(parts) > 1:
-                _write(kept, done)
-        found.append(done)
+    found = [
+        kept_or_done(
+            folder / f"part-{number}",
+            functools.partial(
+                with_less_memory, problem, options, part, should_stop=should_stop, across=across
+            ),
+            keep=len(parts) > 1,
+        )
+        for number, part in enumerate(parts)
+    ]
     result = xr.concat(found, xr.Variable("part", list(parts)))
     result["loss"] = ((), loss_of(problem))
     if options.rank:
@@ -411,6 +411,17 @@ def _resumed(run: LanczosRun, path: Path) -> LanczosRun:
         return run
     arrays = [jax.device_put(one, leaf.sharding) for one, leaf in zip(kept, leaves, strict=True)]
     return dataclasses.replace(run, state=jax.tree.unflatten(structure, arrays))
+
+
+def kept_or_done(place: Path, compute: Callable[[Path], xr.Dataset], *, keep: bool) -> xr.Dataset:
+    """A part that was finished before a kill, or the part as it is computed now, and kept."""
+    path = place.with_suffix(".nc")
+    done = _kept_part(path)
+    if done is None:
+        done = compute(place)
+        if keep:
+            _write(path, done)
+    return done
 
 
 def _kept_part(path: Path) -> xr.Dataset | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -206,7 +207,9 @@ def _peak_bytes() -> int:
         import resource
     except ImportError:
         return 0
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In bytes on macOS, else in kibibytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _at_the_first(job: Job) -> Problem:

@@ -143,8 +143,12 @@ class Spectrum:
         from landscape.analysis.checkpoints import find_checkpoints
         from landscape.analysis.planning import plan
         from landscape.analysis.problems import call
+        from landscape.errors import InputError
         from landscape.runs import default_workers, executor, progress, stop_on_signals
 
+        joining = (self.coordinator, self.num_hosts, self.host)
+        if not self.distributed and any(value is not None for value in joining):
+            raise InputError("--coordinator, --num-hosts and --host join hosts: add --distributed")
         if self.distributed:
             import jax
 

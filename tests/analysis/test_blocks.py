@@ -1,0 +1,126 @@
+"""Checkpoints that are measured together: the numbers are those of each alone."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import landscape
+from landscape.analysis import batch, blocks, measurement
+from landscape.analysis.batch import make_units, run_job
+from landscape.analysis.measurement import at_checkpoint, known_problem
+from landscape.curvature import DiagonalOperator, stack
+from landscape.errors import InputError, StoppedError, UnitsFailedError
+from landscape.runs import read_run_folder
+from landscape.spectra import slq
+from landscape.spectra.slq import lanczos_bytes
+
+
+@pytest.fixture(scope="module")
+def in_blocks(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("blocks") / "run"
+    return run_job(dataclasses.replace(job, together=3), out, executor=None), out
+
+
+def test_blocks_give_what_each_checkpoint_gives_alone(job, whole, in_blocks):
+    alone, (found, out) = whole[0], in_blocks
+    assert len(read_run_folder(out).finished_units()) == 2
+    assert list(found["checkpoint"].values) == list(job.checkpoints)
+    assert found.sizes == alone.sizes
+    assert set(found) == set(alone)
+    shares = [
+        f"{kind}{end}" for kind in ("degenerate", "negative") for end in ("", "_low", "_high")
+    ]
+    for name in shares:
+        np.testing.assert_allclose(found[name], alone[name], atol=2e-3)
+    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-5)
+    # Thirty steps know the ends to their residuals.
+    distance = np.abs(found["eigenvalue"] - alone["eigenvalue"])
+    assert (distance <= found["eigenvalue_residual"] + alone["eigenvalue_residual"] + 1e-5).all()
+    np.testing.assert_allclose(found["weights"].sum("node"), 1, rtol=1e-9)
+    xr.testing.assert_identical(landscape.open_run(out), found)
+
+
+def test_blocks_are_the_same_ones_when_a_job_is_continued(job, in_blocks, tmp_path):
+    found, out = in_blocks
+    shutil.copytree(out, tmp_path / "run")
+    first = next(iter(read_run_folder(tmp_path / "run").finished_units().values()))
+    first.unlink()
+    again = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    xr.testing.assert_identical(again.drop_vars("seconds"), found.drop_vars("seconds"))
+    with pytest.raises(InputError, match="together was 3, now 1"):
+        run_job(job, tmp_path / "run", executor=None)
+
+
+def test_blocks_are_halved_where_memory_does_not_suffice(job, in_blocks, tmp_path, monkeypatch):
+    sizes = []
+
+    def scarce(problems, *arguments):
+        sizes.append(len(problems))
+        raise MemoryError
+
+    monkeypatch.setattr(blocks, "_part", scarce)
+    found = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    assert sizes == [3, 2]
+    np.testing.assert_allclose(found["degenerate"], in_blocks[0]["degenerate"], atol=1e-4)
+
+
+def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path):
+    broken = tmp_path / "broken.npz"
+    with np.load(job.checkpoints[0]) as file:
+        arrays = dict(file)
+    name = next(iter(arrays))
+    np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
+    names = (*job.checkpoints[:2], str(broken), *job.checkpoints[2:])
+    mixed = dataclasses.replace(job, checkpoints=names, together=4)
+    assert [unit.name for unit in make_units(mixed)] == [
+        f"{names[0]} and 1 more",
+        str(broken),
+        f"{names[3]} and 1 more",
+    ]
+    with pytest.raises(UnitsFailedError, match=r"1 of 3 units failed"):
+        run_job(mixed, tmp_path / "run", executor=None)
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 4
+
+
+def test_an_accelerator_takes_as_many_together_as_its_memory_holds(job, monkeypatch):
+    op = measurement.operator(known_problem(job.problem), job.options)
+    assert batch.with_blocks(job).together == 1
+    monkeypatch.setattr(blocks.jax, "default_backend", lambda: "gpu")
+    assert batch.with_blocks(job).together == blocks.LARGEST
+    one = lanczos_bytes(op.shape[0], 4, 1, 30) + blocks.product_bytes(op)
+    few = dataclasses.replace(job.options, memory=5 * one)
+    assert batch.with_blocks(dataclasses.replace(job, options=few)).together == 5
+
+
+def test_ends_are_counted_from_the_largest_and_from_the_smallest():
+    values = jnp.array([-3.0, -1.0, 0.5, 2.0, 5.0])
+    family = stack([DiagonalOperator(values), DiagonalOperator(2 * values)])
+    found, errors = blocks._ritz_ends(slq(family, jax.random.key(0), num_steps=5), 2, 2)
+    np.testing.assert_allclose(found, [[5, 2, -1, -3], [10, 4, -2, -6]], atol=1e-4)
+    assert (errors < 1e-3).all()
+
+
+def test_parts_that_are_done_are_kept_when_a_block_is_stopped(job, tmp_path, monkeypatch):
+    options = dataclasses.replace(job.options, layers=True)
+    problems = [at_checkpoint(known_problem(job.problem), path) for path in job.checkpoints[:2]]
+    measured = []
+    inner = blocks._part
+
+    def counted(problems, options, part, *more):
+        measured.append(part)
+        if len(measured) == 3:
+            raise StoppedError("stopped")
+        return inner(problems, options, part, *more)
+
+    monkeypatch.setattr(blocks, "_part", counted)
+    with pytest.raises(StoppedError):
+        blocks.measure_together(problems, options, tmp_path / "a", lambda: False)
+    found = blocks.measure_together(problems, options, tmp_path / "a", lambda: False)
+    assert measured == ["all", "hidden", "input", "input", "output"]
+    whole = blocks.measure_together(problems, options, tmp_path / "b", lambda: False)
+    xr.testing.assert_identical(found.drop_vars("seconds"), whole.drop_vars("seconds"))
