@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,18 @@ def test_another_operator_of_the_same_shape_does_not_recompile():
     assert extremal._extend_compiled._cache_size() == before
 
 
+def wrong_together(diagonal):
+    """A diagonal operator whose products with several vectors at once have a wrong last entry."""
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True, repr=False)
+    class Wrong(DiagonalOperator):
+        def _matmat(self, vectors):
+            return super()._matmat(vectors).at[-1].multiply(0.9)
+
+    return Wrong(diagonal)
+
+
 def test_unusable_requests_are_refused(monkeypatch):
     op, key = DiagonalOperator(jnp.arange(10.0)), jax.random.key(0)
     for options in ({}, {"num_largest": 11}, {"num_largest": -1, "num_smallest": 3}):
@@ -156,6 +170,9 @@ def test_unusable_requests_are_refused(monkeypatch):
     skewed = jnp.triu(jax.random.normal(key, (80, 80)))
     with pytest.raises(InputError, match="not symmetric"):
         extremal_eigenpairs(DenseOperator(skewed), key, num_largest=1)
+    many = wrong_together(jnp.arange(10.0))
+    with pytest.raises(InputError, match="differ among themselves"):
+        extremal_eigenpairs(many, key, num_largest=1, num_smallest=1)
     monkeypatch.setattr(extremal, "device_memory", lambda: 100)
     with pytest.raises(ResourceError, match="subspace"):
         extremal_eigenpairs(op, key, num_largest=1)

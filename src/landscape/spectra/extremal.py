@@ -130,7 +130,8 @@ def extremal_eigenpairs(
     ------
     InputError
         If no pair, or more than P are asked for, the subspace does not exceed them, the budget is
-        smaller than the subspace, a product is NaN or infinite, or the operator is not symmetric.
+        smaller than the subspace, a product is NaN or infinite, the operator is not symmetric, or
+        its products with several vectors are not those with one.
     ResourceError
         If the subspace does not fit in memory.
 
@@ -212,6 +213,9 @@ def extremal_eigenpairs(
     chosen = chosen[np.argsort(-theta[chosen])]
     vectors = rows_of(_combine(space.block, _filled_up(s[:, chosen], room, op)), size)[0]
     values, norms = _residuals(op, vectors)
+    if enough.all():
+        off = np.maximum(norms, np.abs(values - theta[chosen]))
+        _expect_agreement(off.max(), small, float(space.scale), unit)
     order = np.argsort(-values)
     status = "max_matvecs"
     if enough.all():
@@ -236,6 +240,16 @@ def _expect_symmetric(projection: np.ndarray, first: int, scale: float, unit: fl
         raise InputError(
             f"the operator is not symmetric: its projection is by {asymmetry:.2e} at norm "
             f"{scale:.2e}{KINKS}"
+        )
+
+
+def _expect_agreement(off: float, small: float, scale: float, unit: float) -> None:
+    """Refuse residuals and values of a last look that the steps before it do not explain."""
+    if off > small + ASYMMETRY * np.sqrt(unit) * scale:
+        raise InputError(
+            f"the operator's products differ among themselves: eigenpairs found by one vector at a "
+            f"time, with residual norms of at most {small:.2e}, are off by {off:.2e} with several "
+            "vectors at once"
         )
 
 
