@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from harness import machine, write
+from peers.protocol import peak_memory
 
 from landscape.curvature import jacobian
 from landscape.data import load
@@ -114,7 +114,7 @@ def large(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "upper": budget.upper,
                 "explained": budget.explained,
                 "counts": budget.counts,
-                "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "peak_bytes": peak_memory(),
             }
         )
         print(budget, flush=True)

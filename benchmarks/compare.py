@@ -26,9 +26,10 @@ FEWEST, LEVEL, LEAST = 5, 0.01, 1.05
 
 
 def timed_rows(record: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every part of a record that holds repeated seconds, with the names that lead to it."""
+    """Every part of a record that holds seconds, repeated or not, and the names that lead there."""
     if isinstance(record, dict):
-        if isinstance(record.get("seconds"), list) and record["seconds"]:
+        found = record.get("seconds")
+        if isinstance(found, list | float) and found:
             yield path, record
             return
         for name, part in record.items():
@@ -44,7 +45,12 @@ def _name(part: Any, number: int) -> str:
         return str(number)
     if "label" in part:
         return str(part["label"])
-    told = {k: v for k, v in part.items() if isinstance(v, str | int)}
+    told = {
+        k: v
+        for k, v in part.items()
+        if (isinstance(v, str | int) or k == "eps")
+        and k not in ("steps", "peak_bytes", "temporary_bytes")
+    }
     return ", ".join(f"{k} {v}" for k, v in told.items()) or str(number)
 
 
@@ -53,7 +59,8 @@ def measured(row: dict[str, Any]) -> tuple[list[float], str]:
     ratios = row.get("ratios", [])
     if ratios and not all(math.isclose(ratio, 1) for ratio in ratios):
         return ratios, "x"
-    return row["seconds"], "s"
+    found = row["seconds"]
+    return (found if isinstance(found, list) else [found]), "s"
 
 
 def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float]:

@@ -21,21 +21,40 @@ HERE = Path(__file__).parent
 
 def machine() -> dict[str, Any]:
     """Everything that a number here depends on besides the work itself."""
-    revision = subprocess.run(
-        ["git", "-C", str(HERE), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(HERE), "describe", "--always", "--dirty"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        revision = described.stdout.strip()
+    except FileNotFoundError:
+        revision = ""
     flags = ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
     return {
         **environment(),
         "processor": _processor(),
-        "load": os.getloadavg()[0],
-        "revision": revision.stdout.strip() or "unknown",
+        "busy": busy(),
+        "revision": revision or "unknown",
         "flags": {name: os.environ[name] for name in flags if name in os.environ},
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def busy(wait: float = 0.5) -> float:
+    """Share of the processor's time that others take while this process waits; NaN if not told."""
+
+    def spent() -> np.ndarray:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        return np.asarray(fields[:8], float)
+
+    try:
+        before = spent()
+        time.sleep(wait)
+        passed = spent() - before
+    except OSError:
+        return float("nan")
+    # Idle, and waiting for a disk.
+    return float(1 - passed[3:5].sum() / max(passed.sum(), 1))
 
 
 def _processor() -> str:

@@ -17,6 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+
+# Before JAX is used: a child has the accelerator's memory while this process lives.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +130,7 @@ def largest(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 # A residual network of depth 20, random images of 3,072 numbers.
 _RUN = """
-import json, resource, sys, time
+import json, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from landscape.curvature import data_mesh, hessian, place
 from landscape.models import MLP
@@ -158,7 +162,8 @@ share = degenerate_fraction(spectrum, 1e-3, force=True)
 stats = mine.memory_stats() or {}
 peak = stats.get("peak_bytes_in_use")
 if peak is None and devices == 1:
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = open("/proc/self/status").read().splitlines()
+    peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 print(json.dumps({
     "parameters": op.shape[0], "examples": examples, "steps": steps, "devices": devices,
     "scheme": scheme, "held_bytes": held, "temporary_bytes": temporary, "peak_bytes": peak,
@@ -176,8 +181,10 @@ def _run(width: int, examples: int, steps: int, devices: int) -> dict[str, Any]:
     numbers = [str(number) for number in (width, examples, steps, devices)]
     done = subprocess.run(
         [sys.executable, "-c", _RUN, *numbers],
-        env=environment, check=True, stdout=subprocess.PIPE, text=True,
+        env=environment, check=False, capture_output=True, text=True,
     )  # fmt: skip
+    if done.returncode:
+        raise ResourceError((done.stderr.strip().splitlines() or ["no message"])[-1][:200])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -220,17 +227,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default all")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--max-parameters", type=float, default=1.2e8)
+    parser.add_argument("--max-parameters", type=float, help="default 1.2e8 on a CPU, else 4e9")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.max_parameters is None:
+        options.max_parameters = 1.2e8 if jax.default_backend() == "cpu" else 4e9
     record: dict[str, Any] = {}
     if options.out and options.out.exists():
         # Tables that are not measured now stay as they are.
         record = json.loads(options.out.read_text())
     record["environment"] = machine()
+    failed = []
     for name in options.tables or TABLES:
-        record[name] = TABLES[name](options)
+        try:
+            record[name] = TABLES[name](options)
+        except ResourceError as error:
+            print(f"{name:9s} does not fit: {error}", flush=True)
+            failed.append(name)
+            continue
+        record.setdefault("measured", {})[name] = machine()
         write(options.out, record)
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 from harness import HERE, device
 
 # By script: what it shows, and its arguments in quick and in full mode. None leaves it out.
@@ -79,6 +81,11 @@ def main() -> None:
         return
     committed, mine = HERE / "results", HERE.parent / "runs" / "bench"
     out = options.out or (committed if options.full else mine) / device()
+    # Of this checkout, wherever another one is installed; and what the caller has.
+    more = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parent / "src"), *more])
+    if jax.default_backend() == "cpu" and shutil.which("nvidia-smi"):
+        print("there is an NVIDIA card that this JAX does not use: the CPU is measured", flush=True)
     failed = []
     for name in options.names or SUITE:
         _, quick, full = SUITE[name]
@@ -92,7 +99,7 @@ def main() -> None:
             command += ["--repeats", str(options.repeats)]
         print(f"== {name}: {SUITE[name][0]}", flush=True)
         start = time.perf_counter()
-        result = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(HERE)})
+        result = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": paths})
         print(f"== {name}: {time.perf_counter() - start:.0f} s", flush=True)
         if result.returncode:
             failed.append(name)

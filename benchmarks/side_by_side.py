@@ -32,6 +32,7 @@ import os
 # Before JAX is used: the tools share an accelerator with this process.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+import sys
 import tempfile
 import time
 from functools import partial
@@ -44,7 +45,7 @@ from harness import HERE, device, machine, write
 from networks import export, mlp_network, resnet_network, transformer_network
 from peers.requirements import REQUIREMENTS
 from peers.workers import Contender, interleaved, python_of
-from scipy.linalg import eigh_tridiagonal
+from quadratures import distance, errors, quadrature, truth_of
 
 from landscape.curvature import hessian
 from landscape.data import load
@@ -55,8 +56,6 @@ from landscape.training import TrainConfig, fit, fit_many, softmax_cross_entropy
 # Threads that PyTorch is tried with on a CPU.
 _CORES = os.cpu_count() or 1
 THREADS = sorted({1, 2, max(1, _CORES // 2), _CORES} & set(range(1, _CORES + 1)))
-
-EPS = 1e-3
 
 
 def digits_network(folder: Path, width: int, epochs: int) -> tuple[Path, np.ndarray]:
@@ -76,50 +75,18 @@ def digits_network(folder: Path, width: int, epochs: int) -> tuple[Path, np.ndar
     return path, values
 
 
-def distance(found: tuple[np.ndarray, np.ndarray], truth: np.ndarray, slack: float = 0.0) -> float:
-    """Largest distance of two distribution functions, points allowed to move by so much.
-
-    ``found``: nodes and weights. ``truth``: eigenvalues of equal weight, or nodes and weights as
-    two rows.
-    """
-    theirs = _measure(*found)
-    mine = _measure(truth, np.ones_like(truth)) if truth.ndim == 1 else _measure(*truth)
-    points = np.unique(np.concatenate([theirs[0], mine[0]]))
-
-    def at(measure: Any, x: np.ndarray) -> np.ndarray:
-        return measure[1][np.searchsorted(measure[0], x, "right")]
-
-    above = at(theirs, points) - at(mine, points + slack)
-    below = at(mine, points) - at(theirs, points + slack)
-    return float(max(above.max(), below.max(), 0))
-
-
-def quadrature(result: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of a result that has them, or one tridiagonal matrix."""
-    if "alphas" not in result:
-        return np.ravel(result["nodes"]).astype(float), np.ravel(result["weights"]).astype(float)
-    alphas, betas = (np.ravel(result[k]).astype(float) for k in ("alphas", "betas"))
-    nodes, vectors = eigh_tridiagonal(alphas, betas[: len(alphas) - 1])
-    return nodes, vectors[0] ** 2
-
-
-def _measure(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted nodes, and the mass up to each with a 0 in front; pooled over probes."""
-    nodes, weights = np.ravel(nodes).astype(float), np.ravel(weights).astype(float)
-    kept = np.isfinite(nodes)
-    order = np.argsort(nodes[kept], kind="stable")
-    mass = np.concatenate([[0], np.cumsum(weights[kept][order])])
-    return nodes[kept][order], mass / mass[-1]
-
-
 def contenders(
-    job: str, options: dict[str, Any], tools: list[str], torch: dict[str, Any]
+    job: str,
+    options: dict[str, Any],
+    tools: list[str],
+    torch: dict[str, Any],
+    schemes: tuple[str, ...] = ("partial", "none"),
 ) -> list[Contender]:
     """Who takes part in a density or a Lanczos run, reference first."""
     mine = [Contender("landscape, full", "landscape", job, scheme="full", **options)]
     mine += [
         Contender(f"landscape, {scheme}", "landscape", job, scheme=scheme, **options)
-        for scheme in ("partial", "none")
+        for scheme in schemes
     ]
     theirs = {
         "pyhessian": [Contender("PyHessian, full", "pyhessian", job, **options, **torch)],
@@ -133,6 +100,10 @@ def contenders(
         ],
     }
     return mine + [c for tool in tools for c in theirs[tool]]
+
+
+# Of tools, as their authors write them.
+_NAMES = {"pyhessian": "PyHessian", "hessian_eigenthings": "hessian-eigenthings"}
 
 
 class Bench:
@@ -171,11 +142,11 @@ class Bench:
     def _products(self, case: str, problem: Path, count: int) -> list[dict[str, Any]]:
         print(f"  matvec, {case}, {count} vector(s)", flush=True)
         names = {
-            "landscape": "landscape, linearised",
+            "landscape": "landscape, linearised before",
             "pyhessian": "PyHessian, graph retained",
             "hessian_eigenthings": "hessian-eigenthings",
             "curvlinops": "curvlinops",
-            "matfree": "forward over reverse, as for matfree",
+            "matfree": "jax.jvp of jax.grad",
         }
         who = [
             Contender(name, tool, "matvec", count=count, **self._settings(tool))
@@ -183,10 +154,12 @@ class Bench:
         ]
         who.append(
             Contender(
-                "jax.linearize and vmap, as for matfree", "matfree", "matvec", count=count,
-                linearized=True,
+                "jax.linearize before, jax.vmap", "matfree", "matvec", count=count, linearized=True
             )
-        )  # fmt: skip
+        )
+        who.insert(
+            1, Contender("landscape, as it comes", "landscape", "matvec", count=count, plain=True)
+        )
         if count == 1:
             # A graph that is retained cannot be compiled; forward over reverse mode can, at times.
             compiled = {**self.torch, "compiled": True}
@@ -237,23 +210,33 @@ class Bench:
         for probes in (1, 8):
             print(f"  density, 100 steps, {probes} probe(s)", flush=True)
             # Eight probes the others take one by one: of those only the job's owner.
-            tools = self.tools if probes == 1 else ["pyhessian"]
-            who = contenders("density", {"steps": 100, "probes": probes}, tools, self.torch)
+            few = {} if probes == 1 else {"schemes": ("partial",)}
+            tools = ["pyhessian"] if few else self.tools
+            options = {"steps": 100, "probes": probes}
+            who = contenders("density", options, tools, self.torch, **few)
             tables[f"density 100 x {probes}"] = self._densities(who, problem, self.repeats)
         print("  trace, 100 products", flush=True)
         names = ("landscape", "pyhessian", "hessian_eigenthings", "curvlinops", "matfree")
         who = [
-            Contender(f"{tool}, Hutchinson", tool, "trace", probes=100, **self._settings(tool))
+            Contender(
+                f"{_NAMES.get(tool, tool)}, Hutchinson", tool, "trace", probes=100,
+                **self._settings(tool),
+            )
             for tool in names
-        ]
+        ]  # fmt: skip
         who += [
-            Contender(f"{tool}, Hutch++", tool, "trace", probes=99, method="hutch++",
-                      **self._settings(tool))
+            Contender(
+                f"{_NAMES.get(tool, tool)}, Hutch++", tool, "trace", probes=99, method="hutch++",
+                **self._settings(tool),
+            )
             for tool in ("landscape", "hessian_eigenthings", "curvlinops")
         ]  # fmt: skip
         tables["trace"] = self.turns(who, problem, read=_scalars)
         print("  top eigenvalue", flush=True)
-        who = [Contender(tool, tool, "top", steps=40, **self._settings(tool)) for tool in names[:3]]
+        who = [
+            Contender(_NAMES.get(tool, tool), tool, "top", **self._settings(tool))
+            for tool in names[:3]
+        ]
         who.insert(1, Contender("landscape, verified", "landscape", "top", verify=True))
         tables["top"] = self.turns(who, problem, read=_scalars)
         return tables
@@ -278,14 +261,17 @@ class Bench:
     def eigenthings(self) -> dict[str, Any]:
         """hessian-eigenthings' default job."""
         print("  density, 80 steps, 10 probes", flush=True)
-        tools = ["hessian_eigenthings", "curvlinops"]
-        who = contenders("density", {"steps": 80, "probes": 10}, tools, self.torch)
+        options = {"steps": 80, "probes": 10}
+        tools = ["hessian_eigenthings"]
+        who = contenders("density", options, tools, self.torch, schemes=("partial",))
         problem = mlp_network(self.folder)
         return {"density 80 x 10": self._densities(who, problem, self.repeats)}
 
     def families(self) -> dict[str, Any]:
         """Three architectures, each with some seeds at two moments of training."""
-        seeds = 3 if self.options.quick else 10
+        # A hundred in all on an accelerator, where the loops of others take minutes.
+        many = jax.default_backend() != "cpu"
+        seeds = 3 if self.options.quick else 50 if many else 10
         tables = {}
         for skip in ("none", "identity", "hyper"):
             problem, count = self._networks(skip, seeds)
@@ -298,15 +284,15 @@ class Bench:
             ]  # fmt: skip
             who += [
                 Contender("PyHessian, looped", "pyhessian", "family", **options, **self.torch),
-                Contender("PyHessian, a process a core", "pyhessian", "family", **options,
-                          processes=os.cpu_count()),
+                Contender("PyHessian, a process a core", "pyhessian", "family",
+                          **{**options, **self.torch, "threads": None}, processes=os.cpu_count()),
                 Contender("matfree, one program, full", "matfree", "family", scheme="full",
                           **options),
             ]  # fmt: skip
             if skip == "none":
                 # Loops as PyHessian's: of one architecture.
                 who += [
-                    Contender(f"{tool.replace('_', '-')}, looped", tool, "family", **options,
+                    Contender(f"{_NAMES.get(tool, tool)}, looped", tool, "family", **options,
                               **self.torch)
                     for tool in ("hessian_eigenthings", "curvlinops")
                 ]  # fmt: skip
@@ -339,12 +325,12 @@ class Bench:
         """Errors against dense truth, and against a spectrum that is mostly zeros."""
         width, epochs = (12, 30) if self.options.quick else (25, 60)
         problem, values = digits_network(self.folder, width, epochs)
-        tables: dict[str, Any] = {"truth": _truth(values)}
+        tables: dict[str, Any] = {"truth": truth_of(values)}
         for steps in (50, 100, 200, 400):
             print(f"  accuracy, P = {len(values)}, {steps} steps, 1 probe", flush=True)
             who = contenders("density", {"steps": steps, "probes": 1}, self.tools, self.torch)
             tables[f"P = {len(values)}, {steps} steps"] = self.turns(
-                who, problem, read=partial(_errors, values), repeats=3
+                who, problem, read=partial(errors, values), repeats=3
             )
         rng = np.random.default_rng(0)
         size = 10**5
@@ -354,46 +340,17 @@ class Bench:
         np.savez(self.folder / "zeros.npz", eigenvalues=values, start=start)
         print("  a diagonal with nine zeros out of ten, 100 steps", flush=True)
         who = contenders("diagonal", {"steps": 100}, self.tools, self.torch)
-        tables["truth, mostly zeros"] = _truth(values)
+        tables["truth, mostly zeros"] = truth_of(values)
         tables["mostly zeros, 100 steps"] = self.turns(
-            who, self.folder / "zeros.npz", read=partial(_errors, values), repeats=3
+            who, self.folder / "zeros.npz", read=partial(errors, values), repeats=3
         )
         return tables
-
-
-def _truth(values: np.ndarray) -> dict[str, float]:
-    size, norm = np.abs(values), float(np.abs(values).max())
-    return {
-        "parameters": len(values),
-        "norm": norm,
-        "eps": EPS,
-        "fraction": float(np.mean(size <= EPS)),
-        "relative_eps": EPS * norm,
-        "relative_fraction": float(np.mean(size <= EPS * norm)),
-        "null": float(np.mean(size <= 1e-6 * norm)),
-    }
-
-
-def _errors(values: np.ndarray, _: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a tool's nodes and weights say, and how far that is from the truth.
-
-    Shares within an absolute and a relative ε; the distance of the distribution functions, points
-    allowed to move by 10⁻⁵ of the norm, which rounding moves them by.
-    """
-    nodes, weights = quadrature(result)
-    kept, truth, found = np.isfinite(nodes), _truth(values), {}
-    for name, eps in (("fraction", EPS), ("relative_fraction", truth["relative_eps"])):
-        near = np.abs(nodes[kept]) <= eps
-        found[name] = float(weights[kept][near].sum() / weights[kept].sum())
-        found[f"{name}_error"] = abs(found[name] - truth[name])
-    found["distance"] = distance((nodes, weights), values, 1e-5 * truth["norm"])
-    return found
 
 
 def _smallest_and_largest(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
     """The ends of all spectra, by which runs are told to agree."""
     nodes = quadrature(result)[0]
-    return {"lowest": float(np.nanmin(nodes)), "highest": float(np.nanmax(nodes))}
+    return {"smallest_node": float(np.nanmin(nodes)), "largest_node": float(np.nanmax(nodes))}
 
 
 def _images(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -401,13 +358,13 @@ def _images(_: Contender, result: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _compare_images(rows: list[dict[str, Any]]) -> None:
-    """Replace images by their relative distance to the first, or to the first gradient."""
-    first: dict[str, Any] = {}
+    """Replace images by their relative distance to the first product, or the first gradient."""
+    first: dict[bool, Any] = {}
     for row in rows:
         images = row.pop("result", None)
         if not images:
             continue
-        reference = first.setdefault(row["job"], images)
+        reference = first.setdefault(row["job"] == "gradient", images)
         difference = sum(float(np.sum((images[k] - v) ** 2)) for k, v in reference.items())
         size = sum(float(np.sum(v**2)) for v in reference.values())
         row["result"] = {"distance_to_reference": float(np.sqrt(difference / size))}
@@ -447,19 +404,28 @@ def main() -> None:
     if options.out.exists():
         # Tables that are not measured now stay as they are; each has its own time and revision.
         record = json.loads(options.out.read_text())
-    record.setdefault("environment", machine())
+    record["environment"] = machine()
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         for name in options.tables or TABLES:
             print(name, flush=True)
             when = {"quick": options.quick, "repeats": bench.repeats, **machine()}
-            if when["load"] > 0.5 * _CORES:
-                print(f"    the machine is not idle: load {when['load']:.1f}", flush=True)
+            if when["busy"] > 0.1:
+                print(f"    the machine is not idle: {when['busy']:.0%} busy", flush=True)
             begun = time.perf_counter()
-            record[name] = getattr(bench, name)()
+            try:
+                record[name] = getattr(bench, name)()
+            except RuntimeError as error:
+                # Of the reference, without which there is no table: the other tables go on.
+                print(f"    {name} was not measured: {error}", flush=True)
+                failed.append(name)
+                continue
             when["seconds_in_all"] = round(time.perf_counter() - begun, 1)
             record.setdefault("measured", {})[name] = when
             write(options.out, record)
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

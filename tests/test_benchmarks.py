@@ -100,12 +100,16 @@ def test_a_worker_does_the_same_work_as_it_was_given(script, tmp_path):
     rows = workers.interleaved(
         who, problem, 2, lambda tool: sys.executable, lambda c, r: found.update({c.label: r}) or {}
     )
-    assert [len(row["seconds"]) for row in rows] == [2, 2]
+    assert [row["label"] for row in rows] == ["full", "full, once more", "partial"]
+    assert [len(row["seconds"]) for row in rows] == [2, 2, 2]
     assert rows[0]["ratio"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
     np.testing.assert_allclose(found["full"]["nodes"], found["partial"]["nodes"], atol=1e-4)
     full = np.stack([found["full"]["nodes"], found["full"]["weights"]])
     assert run.distance(run.quadrature(found["partial"]), full, slack=1e-4) < 1e-4
     assert run.distance((full[0] + 1, full[1]), full) > 0.05
+    # Nodes that are lost count, with what they weigh.
+    lost = (np.where(full[0] == full[0].max(), np.nan, full[0]), full[1])
+    assert run.distance(lost, full) == pytest.approx(full[1][full[0].argmax()] / full[1].sum())
     json.dumps(rows)
     worker = workers.Worker("landscape", sys.executable)
     with pytest.raises(RuntimeError, match="KeyError"):

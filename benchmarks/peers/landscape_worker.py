@@ -93,9 +93,10 @@ def gradient(arrays: Any, options: dict[str, Any]) -> Any:
 
 
 def matvec(arrays: Any, options: dict[str, Any]) -> Any:
-    """Products with all vectors at once, on the linearised gradient."""
+    """Products with all vectors at once, on the linearised gradient or as the operator comes."""
     op = _operator(arrays, options.get("precision", "highest"))
-    stored, columns = op.linearized(), _vectors(arrays, options["count"]).T
+    stored = op if options.get("plain") else op.linearized()
+    columns = _vectors(arrays, options["count"]).T
 
     def run() -> Result:
         images = jax.block_until_ready(stored.matmat(columns))

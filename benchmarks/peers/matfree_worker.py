@@ -1,7 +1,9 @@
 """matfree's jobs: its tridiagonalisation on the network and on a diagonal, its trace.
 
 matfree takes a function v ↦ Av and leaves it to its user: here forward over reverse, the usual one,
-or the gradient linearised once and all vectors at once, the best.
+or the gradient linearised once and all vectors at once, the best. Images of single vectors are put
+together by updates in place: XLA's concatenation takes, by chance, many times as long on some
+processors (``landscape.curvature.sides`` says why).
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _opened(arrays: dict[str, np.ndarray]) -> tuple[jax.Array, Any, Any]:
-    """Flat parameters, a loss of them, and the names in their order."""
+    """Flat parameters, a loss of their pytree, and the map from the former to the latter."""
     state, logits = named(arrays, "state:"), logits_of(arrays)
     x, y = jnp.asarray(arrays["inputs"]), jnp.asarray(arrays["labels"])
     flat, unflatten = ravel_pytree(named(arrays, "params:"))
 
-    def loss(flat: jax.Array) -> jax.Array:
-        return cross_entropy(logits(unflatten(flat), state, x), y)
+    def loss(params: Any) -> jax.Array:
+        return cross_entropy(logits(params, state, x), y)
 
     return flat, loss, unflatten
 
@@ -38,7 +40,8 @@ def _vectors(arrays: dict[str, np.ndarray], count: int) -> list[jax.Array]:
 
 def matvec(arrays: Any, options: dict[str, Any]) -> Any:
     """Forward over reverse, each vector in turn, or linearised, all vectors at once."""
-    flat, loss, unflatten = _opened(arrays)
+    flat, of_tree, unflatten = _opened(arrays)
+    loss = _flat(of_tree, unflatten)
     vectors = _vectors(arrays, options["count"])
     if options.get("linearized"):
         _, linear = jax.linearize(jax.grad(loss), flat)
@@ -61,16 +64,33 @@ def matvec(arrays: Any, options: dict[str, Any]) -> Any:
     return run
 
 
+def _flat(loss: Any, unflatten: Any) -> Any:
+    return lambda flat: loss(unflatten(flat))
+
+
+def _in_place(leaves: list[jax.Array]) -> jax.Array:
+    """Leaves as one vector."""
+    flat, start = jnp.zeros(sum(leaf.size for leaf in leaves), leaves[0].dtype), 0
+    for leaf in leaves:
+        flat = jax.lax.dynamic_update_slice(flat, leaf.ravel(), (start,))
+        start += leaf.size
+    return flat
+
+
 def density(arrays: Any, options: dict[str, Any]) -> Any:
     """``tridiag_sym`` on the linearised gradient, and the quadrature it gives."""
-    flat, loss, _ = _opened(arrays)
+    flat, loss, unflatten = _opened(arrays)
     starts = jnp.stack(_vectors(arrays, options["probes"]))
     reortho = {"full": "full", "none": "none"}[options["scheme"]]
     tridiagonal = decomp.tridiag_sym(options["steps"], reortho=reortho, materialize=True)
 
     @jax.jit
     def decompose(flat: jax.Array, starts: jax.Array) -> jax.Array:
-        _, product = jax.linearize(jax.grad(loss), flat)
+        _, linear = jax.linearize(jax.grad(loss), unflatten(flat))
+
+        def product(v: jax.Array) -> jax.Array:
+            return _in_place(jax.tree.leaves(linear(unflatten(v))))
+
         return jax.lax.map(lambda v: tridiagonal(product, v).J_small, starts)
 
     def run() -> Result:
@@ -87,8 +107,8 @@ def family(arrays: Any, options: dict[str, Any]) -> Any:
     tridiagonal = decomp.tridiag_sym(options["steps"], reortho=options["scheme"], materialize=True)
 
     def one(network: dict[str, jax.Array]) -> jax.Array:
-        flat, loss, _ = _opened({**arrays, **network})
-        _, product = jax.linearize(jax.grad(loss), flat)
+        flat, loss, unflatten = _opened({**arrays, **network})
+        _, product = jax.linearize(jax.grad(_flat(loss, unflatten)), flat)
         return tridiagonal(product, _vectors(network, 1)[0]).J_small
 
     every = jax.jit(jax.vmap(one))
@@ -102,7 +122,8 @@ def family(arrays: Any, options: dict[str, Any]) -> Any:
 
 def trace(arrays: Any, options: dict[str, Any]) -> Any:
     """Hutchinson's estimate with its standard error."""
-    flat, loss, _ = _opened(arrays)
+    flat, of_tree, unflatten = _opened(arrays)
+    loss = _flat(of_tree, unflatten)
     sampler = stochtrace.sampler_signs(flat, num=options["probes"])
     estimator = stochtrace.estimator_monte_carlo_mean_and_sem(
         stochtrace.monte_carlo_trace(), sampler

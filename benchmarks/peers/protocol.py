@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,14 @@ def stacked(found: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.stack([np.asarray(each[name]) for each in found]) for name in found[0]}
 
 
+def _version(package: str) -> str:
+    """Of a package, which may be used from its source without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def serve(jobs: dict[str, Job], *packages: str) -> None:
     """Answer until standard input closes; ``packages`` are those whose versions matter."""
     answers = os.fdopen(os.dup(1), "w")
@@ -111,7 +119,7 @@ def serve(jobs: dict[str, Job], *packages: str) -> None:
                     "jobs": sorted(jobs),
                     "versions": {
                         "python": platform.python_version(),
-                        **{name: version(name) for name in packages},
+                        **{name: _version(name) for name in packages},
                         "flags": os.environ.get("XLA_FLAGS", ""),
                     },
                     "peak_bytes": peak_memory(),

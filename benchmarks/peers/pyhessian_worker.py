@@ -11,6 +11,7 @@ import multiprocessing
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from protocol import Job, Result, looped, networks, serve, stacked
 from pyhessian import hessian
@@ -151,16 +152,27 @@ def family(arrays: Any, options: dict[str, Any]) -> Any:
     processes = options.get("processes")
     if not processes:
         return looped(density)(arrays, options)
-    # Before this process has used a thread of PyTorch's: they do not survive a fork.
-    context = multiprocessing.get_context("fork")
-    alone = {**options, "threads": 1}
-    pool = context.Pool(processes, torch.set_num_threads, (1,))
-    jobs = [(part, alone) for part in networks(arrays)]
-    return lambda: stacked(pool.starmap(_whole_density, jobs, chunksize=1))
+    # A fork before this process has used a thread of PyTorch's: they do not survive one, nor does
+    # the context of an accelerator.
+    on_cpu = options.get("device", "cpu") == "cpu"
+    context = multiprocessing.get_context("fork" if on_cpu else "spawn")
+    parts = networks(arrays)
+    # Each process has every network ready, as the loop has: whichever is free takes the next.
+    pool = context.Pool(processes, _make_ready, (parts, {**options, "threads": 1}))
+    return lambda: stacked(pool.map(_density_of, range(len(parts)), chunksize=1))
 
 
-def _whole_density(arrays: Any, options: dict[str, Any]) -> dict[str, Any]:
-    return density(arrays, options)()
+# Of a process of a pool.
+_READY: list[Any] = []
+
+
+def _make_ready(parts: list[dict[str, np.ndarray]], options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    _READY[:] = [density(part, options) for part in parts]
+
+
+def _density_of(number: int) -> dict[str, Any]:
+    return dict(_READY[number]())
 
 
 JOBS: dict[str, Job] = {

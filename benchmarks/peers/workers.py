@@ -20,6 +20,10 @@ HERE = Path(__file__).parent
 # No more rounds of two contenders once they have taken so many seconds, but so many at least.
 ENOUGH, FEWEST = 30.0, 5
 
+# The reference beside itself: what a ratio is off by when nothing differs. Not of jobs that take
+# longer than so many seconds.
+AGAIN, QUICK = "once more", 10.0
+
 
 def python_of(tool: str, folder: Path, given: dict[str, str]) -> str:
     """The interpreter of a tool's environment, which is made if there is none.
@@ -32,14 +36,17 @@ def python_of(tool: str, folder: Path, given: dict[str, str]) -> str:
         return given[tool]
     place = folder / tool
     python = place / "bin" / "python"
-    if not (place / ".installed").exists():
+    note, wanted = place / ".installed", "\n".join(requirements(tool))
+    if not note.exists() or note.read_text() != wanted:
         print(f"making an environment for {tool} in {place} ...", flush=True)
         venv.create(place, with_pip=True, clear=True)
         # Together, so that the versions that are asked for stay as they are.
         pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", *requirements(tool)], check=True)
-        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True)
-        (place / ".installed").write_text(frozen.stdout)
+        try:
+            subprocess.run([*pip, "install", "--quiet", *requirements(tool)], check=True)
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"{tool} cannot be installed: {error}") from error
+        note.write_text(wanted)
     return str(python)
 
 
@@ -50,6 +57,7 @@ class Worker:
         self.tool = tool
         # Of this checkout, wherever another one is installed.
         paths = [str(HERE), str(HERE.parent.parent / "src")][: 2 if tool == "landscape" else 1]
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         # JAX would take three quarters of an accelerator for itself.
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -137,22 +145,32 @@ def interleaved(
     reference, row = _row(contenders[0], problem, python)
     if reference is None:
         raise RuntimeError(row["error"])
-    rows = [row]
-    for contender in contenders[1:]:
+    rows, others = [row], list(contenders[1:])
+    if row["first_seconds"] < QUICK:
+        first = contenders[0]
+        others.insert(
+            0, Contender(f"{first.label}, {AGAIN}", first.tool, first.job, **first.options)
+        )
+    for contender in others:
         worker, row = _row(contender, problem, python)
         rows.append(row)
         if worker is None:
             print(f"    {contender.label}: {row['error']}", flush=True)
             continue
         row["reference_seconds"] = []
-        for number in range(repeats):
-            spent = sum(row["seconds"]) + sum(row["reference_seconds"])
-            if number >= FEWEST and spent > ENOUGH:
-                break
-            pair = [(reference, row["reference_seconds"]), (worker, row["seconds"])]
-            for who, seconds in pair if order.random() < 0.5 else pair[::-1]:
-                seconds += who.ask(run=1)["seconds"]
-        _finish(contender, worker, row, read)
+        try:
+            for number in range(repeats):
+                spent = sum(row["seconds"]) + sum(row["reference_seconds"])
+                if number >= FEWEST and spent > ENOUGH:
+                    break
+                pair = [(reference, row["reference_seconds"]), (worker, row["seconds"])]
+                for who, seconds in pair if order.random() < 0.5 else pair[::-1]:
+                    seconds += who.ask(run=1)["seconds"]
+            _finish(contender, worker, row, read)
+        except RuntimeError as error:
+            # The reference still answers, or its next round says that it does not.
+            row |= {"error": str(error), "seconds": []}
+            print(f"    {contender.label}: {error}", flush=True)
     alone = len(rows) == 1
     beside = next((r["reference_seconds"] for r in rows if r.get("reference_seconds")), None)
     rows[0]["seconds"] = (
@@ -201,7 +219,7 @@ def _report(row: dict[str, Any]) -> None:
         "lowest": float(ratios.min()),
         "highest": float(ratios.max()),
     }
-    # The first call compiles: one that is faster than those after it tells of a disturbance.
+    # The first call compiles: where it is faster than those after it something else was at work.
     disturbed = np.median(row["seconds"]) > 1.2 * row["first_seconds"]
     print(
         f"    {row['label']:42s} {np.median(row['seconds']):9.4f} s  "

@@ -1,9 +1,9 @@
 """What the compiler must not do: sums that jaxlib 0.10.2 computes wrongly on a CPU.
 
 That version hands sums of products to a library of kernels and gets some of them wrong by any
-amount (jax issue 39103, and Fisher matrices of this package); 0.10.1 and 0.11 do not. The flag that
-switches it off is read when JAX is first used, so it is set when this package is imported. It
-costs no time: products and Lanczos runs take as long with it as without.
+amount (jax issue 39103, and a Monte-Carlo Fisher matrix of this package); 0.10.1 and 0.11 do not.
+The flag that switches it off is read when JAX is first used, so it is set when this package is
+imported. It costs no time: products and Lanczos runs take as long with it as without.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from landscape._pytrees import pytree
 from landscape.curvature import (
     DenseOperator,
     DiagonalOperator,
@@ -284,12 +286,13 @@ def test_noise_floor_is_rounding_of_the_operators_type():
 
 @pytest.mark.slow
 def test_noise_floor_sees_a_coarse_operator():
+    @pytree
+    @dataclasses.dataclass(frozen=True, repr=False)
     class Coarse(DiagonalOperator):
         def _products(self):
             return lambda v: (self.diagonal * v).astype(jnp.bfloat16).astype(jnp.float32)
 
     diagonal = jnp.linspace(0, 1, 500)
-    jax.tree_util.register_dataclass(Coarse, ["diagonal"], [])
     assert noise_floor(Coarse(diagonal), jax.random.key(0)) > 1e-3
     assert noise_floor(DiagonalOperator(diagonal[1:]), jax.random.key(0)) < 1e-6
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from landscape._pytrees import pytree
 from landscape.curvature import DenseOperator, DiagonalOperator, stack
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError, ResourceError
@@ -141,7 +142,7 @@ def test_another_operator_of_the_same_shape_does_not_recompile():
 def wrong_together(diagonal):
     """A diagonal operator whose products with several vectors at once have a wrong last entry."""
 
-    @jax.tree_util.register_dataclass
+    @pytree
     @dataclasses.dataclass(frozen=True, repr=False)
     class Wrong(DiagonalOperator):
         def _matmat(self, vectors):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from landscape._pytrees import pytree
 from landscape.curvature import DenseOperator, DiagonalOperator, LinearOperator
 from landscape.errors import InputError
 from landscape.spectra import Moments, slq, spectral_moments
@@ -199,7 +200,7 @@ def test_operators_without_moments_are_refused(x64):
 
 
 def test_a_family_is_refused():
-    @jax.tree_util.register_dataclass
+    @pytree
     @dataclasses.dataclass(frozen=True, repr=False)
     class Family(DiagonalOperator):
         batch_shape = (2,)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class FamilyOperator(LinearOperator):
     """S operators of one shape; made by ``stack``.

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs
@@ -59,7 +60,7 @@ class _OutputOperator(BatchOperator):
         return z, push, lambda u: transposed(u)[0]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class GaussNewtonOperator(_OutputOperator):
     """Made by ``ggn``; the attributes are its arguments.
@@ -79,7 +80,7 @@ class GaussNewtonOperator(_OutputOperator):
             return lambda v: pull(curve(push(v)))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class EmpiricalFisherOperator(_OutputOperator):
     """Made by ``empirical_fisher``; the attributes are its arguments.
@@ -102,7 +103,7 @@ class EmpiricalFisherOperator(_OutputOperator):
             return lambda v: pull(_outer(slopes, push(v)) / divisor)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class MonteCarloFisherOperator(_OutputOperator):
     """Made by ``fisher``; ``batch`` is the pair of the user's batch and the drawn noise.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples
 from landscape.curvature.checks import check_loss, linearize_gradient
@@ -25,7 +26,7 @@ from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class HessianOperator(BatchOperator):
     """Made by ``hessian``; the attributes are its arguments.

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from landscape._convolutions import channels_last
+from landscape._pytrees import pytree
 from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
 from landscape.curvature.operators import LinearOperator
@@ -26,7 +27,7 @@ from landscape.curvature.retracing import note_function
 from landscape.curvature.streams import refuse_stream
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class JacobianOperator(LinearOperator):
     """Made by ``jacobian``; the attributes are its arguments.
@@ -115,7 +116,7 @@ class JacobianOperator(LinearOperator):
         return outputs
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class GramOperator(LinearOperator):
     """Made by ``JacobianOperator.gram``.

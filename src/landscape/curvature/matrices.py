@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class DenseOperator(LinearOperator):
     """A symmetric matrix that is there; the reference the other operators are tested against.
@@ -46,7 +46,7 @@ class DenseOperator(LinearOperator):
         return lambda v: jnp.matmul(self.matrix, v, precision="highest")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class DiagonalOperator(LinearOperator):
     """A diagonal matrix: a prescribed spectrum at any size.

@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.curvature.lanes import by_lanes
 from landscape.curvature.memory import host_memory, readable
 from landscape.errors import InputError, ResourceError
@@ -256,7 +257,7 @@ class LinearOperator(abc.ABC):
         return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}, {self.dtype})"
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class SumOperator(LinearOperator):
     """A sum, such as a loss's curvature and a penalty's.
@@ -326,7 +327,7 @@ def _sum_of(maps: list[Callable[[Array], Array]]) -> Callable[[Array], Array]:
     return lambda v: sum((product(v) for product in maps[1:]), maps[0](v))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScaledOperator(LinearOperator):
     """An operator times a number.
@@ -395,7 +396,7 @@ class ScaledOperator(LinearOperator):
         )
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Linearized(LinearOperator):
     """An operator whose primal pass is done; made by ``LinearOperator.linearized``.

@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from landscape._pytrees import pytree
 from landscape.degeneracy.layers import flat_activities
 from landscape.errors import InputError
 from landscape.results import Result
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LinearDependence(Result):
     """Per layer, (L,), and per unit, one array for each layer; and the mean.

@@ -15,16 +15,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from landscape._pytrees import pytree
 from landscape.degeneracy.layers import HiddenLayer, expect_layers, flat_activities
 from landscape.errors import InputError
 from landscape.results import Result
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Elimination(Result):
     """Per unit, one array of a layer's n units for each layer; and means.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.degeneracy.dependence import LinearDependence, linear_dependence
 from landscape.degeneracy.describe import describe, opened
 from landscape.degeneracy.elimination import Elimination, elimination
@@ -18,7 +19,7 @@ from landscape.errors import InputError
 from landscape.results import Result
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Measures(Result):
     """One of each kind; made by ``measures``.

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.curvature.parameters import path_name
 from landscape.curvature.programs import equations_inside
 from landscape.degeneracy.layers import HiddenLayer, Leaf
@@ -109,7 +110,7 @@ class Norm:
         return np.asarray(held["mean"] / jnp.sqrt(held["var"] + self.epsilon), float)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Walk:
     """What a batch met on its way.

@@ -13,18 +13,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.degeneracy.elimination import skip_matrices
 from landscape.degeneracy.layers import HiddenLayer, expect_layers
 from landscape.errors import InputError
 from landscape.results import Result
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Overlap(Result):
     """Per pair, one (n, n) array for each layer; and the mean.

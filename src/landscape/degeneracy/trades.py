@@ -29,6 +29,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool
 
+from landscape._pytrees import pytree
 from landscape.degeneracy.describe import Logits
 from landscape.degeneracy.networks import Network, Norm
 
@@ -39,7 +40,7 @@ _TRIED, _AT_ONCE = 8, 100
 _NULL = 1e-9
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Trade:
     """Changes of parameters, one for each unit of a map, in two parts that should cancel.

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 from landscape.spectra.tiles import joined, remove, tiled
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class DeflatedOperator(LinearOperator):
     """``ΠA``, for vectors in the complement of V.

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from landscape._pytrees import pytree
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
@@ -264,7 +265,7 @@ def _choose(
     return np.unique(np.r_[np.arange(bottom), np.arange(len(theta) - top, len(theta))])
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _Space:
     """A basis in construction: rows of Q, the next one included, and ``Q A Qᵀ`` by columns."""

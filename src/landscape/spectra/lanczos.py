@@ -31,6 +31,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
+from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 from landscape.spectra.blocks import PANEL, block_sizes, empty_block, first_rows, store, sweep_twice
 from landscape.spectra.losses import Losses, asked_for, corrected, none_lost, predict, with_room
@@ -43,7 +44,7 @@ SCHEMES = ("full", "partial", "none")
 BREAKDOWN = 10.0
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LanczosState:
     """L Lanczos runs in lockstep, after some steps.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from landscape._pytrees import pytree
 from landscape.spectra.blocks import PANEL
 from landscape.spectra.tiles import nonzero
 
@@ -42,7 +42,7 @@ SECOND_LEVEL = 0.1
 REALISATIONS = 4
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Losses:
     """Estimated losses of orthogonality of L bases with room for R rows each, K times.

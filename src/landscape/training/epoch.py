@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array
 
 from landscape._convolutions import channels_last
+from landscape._pytrees import pytree
 from landscape.models import hashable
 from landscape.training.losses import accuracy, apply, example_losses, train_logits
 from landscape.training.penalties import COLLECTION, Penalty
@@ -33,7 +34,7 @@ EVALUATION_CHUNK = 1024
 _TARGETS = 2**32 - 1
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything an epoch changes, and the key it draws from.
