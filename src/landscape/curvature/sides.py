@@ -39,6 +39,8 @@ def side_by_side(parts: Sequence[Array]) -> Array:
 def _write(*parts: Array) -> Array:
     *lead, _ = parts[0].shape
     flat = jnp.zeros((*lead, sum(part.shape[-1] for part in parts)), parts[0].dtype)
+    # XLA makes a pad of the first update, which is such a loop again, unless it is kept from it.
+    flat = jax.lax.optimization_barrier(flat)
     for part, start in zip(parts, _starts(parts), strict=True):
         flat = jax.lax.dynamic_update_slice(flat, part, (*[0] * len(lead), start))
     return flat
