@@ -14,7 +14,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,44 +37,63 @@ from landscape.training.losses import logits_of
 SKIPS = {"plain": "none", "residual": "identity", "hyper-residual": "hyper"}
 
 
-def exact(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Counts by cause of small networks, seed by seed."""
+def exact(options: argparse.Namespace, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Counts by cause of small networks, seed by seed; those that are there already stay."""
+    wanted = [
+        (name, shape, seed, options.epochs)
+        for shape in options.shapes
+        for name in SKIPS
+        for seed in range(options.seeds)
+    ]
+    kept = [row for row in record.get("exact", []) if row["epochs"] == options.epochs]
+    found = {(row["network"], row["seed"]): row for row in kept}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        missing = [case for case in wanted if (f"{case[0]} {case[1]}", case[2]) not in found]
+        for future in as_completed([pool.submit(exact_row, *case) for case in missing]):
+            row = future.result()
+            found[row["network"], row["seed"]] = row
+            print(
+                f"{row['network']:22s} seed {row['seed']}: {row['total']:,} null, "
+                f"{row['explained']:.2%} with a cause, {row['seconds']:.0f} s",
+                flush=True,
+            )
+            record["exact"] = sorted(found.values(), key=_place)
+            write(options.out, record)
+    return record["exact"]
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int, int]:
+    """Where a row stands in the table."""
+    name, shape = row["network"].split()
+    return shape, list(SKIPS).index(name), row["seed"]
+
+
+def exact_row(name: str, shape: str, seed: int, epochs: int) -> dict[str, Any]:
+    """One network, trained and taken apart."""
     data = load("digits").standardized()
-    batch = data.arrays()
-    found = []
-    for shape in options.shapes:
-        depth, width = map(int, shape.split("x"))
-        for name, skip in SKIPS.items():
-            model = MLP(depth, width, 10, skip=skip)
-            for seed in range(options.seeds):
-                config = TrainConfig(options.epochs, 100, 5e-4)
-                run = fit(model, data, config, jax.random.key(seed))
-                begun = time.perf_counter()
-                budget = degeneracy_budget(
-                    model, run.params, batch, state=run.state, method="exact"
-                )
-                row = {
-                    "network": f"{name} {shape}",
-                    "seed": seed,
-                    "parameters": budget.num_parameters,
-                    "loss": float(run.loss[-1]),
-                    "total": budget.total,
-                    "counts": budget.counts,
-                    "explained": budget.explained,
-                    "above": float(budget.rank.above),
-                    "below": float(budget.rank.below),
-                    "seconds": time.perf_counter() - begun,
-                }
-                found.append(row)
-                print(
-                    f"{row['network']:22s} seed {seed}: {budget.total:,} null, "
-                    f"{budget.explained:.2%} with a cause, {row['seconds']:.0f} s",
-                    flush=True,
-                )
-    return found
+    depth, width = map(int, shape.split("x"))
+    model = MLP(depth, width, 10, skip=SKIPS[name])
+    run = fit(model, data, TrainConfig(epochs, 100, 5e-4), jax.random.key(seed))
+    begun = time.perf_counter()
+    budget = degeneracy_budget(model, run.params, data.arrays(), state=run.state, method="exact")
+    return {
+        "network": f"{name} {shape}",
+        "seed": seed,
+        "epochs": epochs,
+        "parameters": budget.num_parameters,
+        "loss": float(run.loss[-1]),
+        "total": budget.total,
+        "counts": budget.counts,
+        "explained": budget.explained,
+        "above": float(budget.rank.above),
+        "below": float(budget.rank.below),
+        "seconds": time.perf_counter() - begun,
+        "revision": machine()["revision"],
+    }
 
 
-def large(options: argparse.Namespace) -> list[dict[str, Any]]:
+def large(options: argparse.Namespace, _: dict[str, Any]) -> list[dict[str, Any]]:
     """Structural budgets at P = 0.71 M."""
     count = options.examples
     if options.inputs == "random":
@@ -131,17 +153,21 @@ def main() -> None:
     parser.add_argument("--inputs", choices=["cifar100", "random"], default="cifar100")
     parser.add_argument("--examples", type=int, default=2000, help="of the large networks")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=1, help="networks at a time, of the small")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = {
+    record: dict[str, Any] = {}
+    if options.out and options.out.exists():
+        # What is not counted now stays as it is.
+        record = json.loads(options.out.read_text())
+    record |= {
         "environment": machine(),
         "causes": CAUSES,
-        "epochs": options.epochs,
         "examples": len(load("digits").arrays()[0]),
     }
     for name, function in (("exact", exact), ("large", large)):
         if not options.tables or name in options.tables:
-            record[name] = function(options)
+            record[name] = function(options, record)
             write(options.out, record)
 
 

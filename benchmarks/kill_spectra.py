@@ -334,7 +334,8 @@ def _expect_agreement(theirs: xr.Dataset, ours: xr.Dataset, rtol: float = 1e-5) 
     """Exit unless two jobs that add in different orders agree.
 
     A fraction jumps by the weight of a node that crosses ε: it has to lie between the masses within
-    ε − δ and ε + δ, where δ is how far nodes may move.
+    ε − δ and ε + δ, where δ is how far nodes may move. Weights move by more: by the rounding of T
+    over the distance of their node to the next.
     """
     move = rtol * float(abs(ours["nodes"]).max())
     inner, outer = (
@@ -345,7 +346,7 @@ def _expect_agreement(theirs: xr.Dataset, ours: xr.Dataset, rtol: float = 1e-5) 
     for name, distance, allowed in (
         ("nodes", abs(theirs["nodes"] - ours["nodes"]), move),
         ("loss", abs(theirs["loss"] - ours["loss"]), rtol),
-        ("degenerate, of nodes so moved,", beyond.where(theirs["degenerate"].notnull(), 0), rtol),
+        ("degenerate, of nodes so moved,", beyond.where(theirs["degenerate"].notnull(), 0), 1e-4),
     ):
         found = float(distance.max())
         print(f"hosts: {name} differs by at most {found:.1e}")

@@ -152,8 +152,9 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
     if "exact" in record:
         lines += ["### Null directions of trained networks, by cause", ""]
         lines += [
-            f"The digits, all {record['examples']:,} images, {record['epochs']} epochs; mean and "
-            "standard deviation over seeds. Exact counts in float64; `gap` is the least ratio of "
+            f"The digits, all {record['examples']:,} images, {record['exact'][0]['epochs']} "
+            "epochs; mean and standard deviation over seeds. Exact counts in float64; `gap` is "
+            "the least ratio of "
             "the two singular values at the cut of the total.",
             "",
         ]
