@@ -9,6 +9,8 @@ from landscape.curvature import hessian, lanes
 from landscape.curvature.lanes import by_lanes
 from landscape.curvature.programs import product_bytes
 
+NAMES = ("dot_general", "conv_general_dilated")
+
 
 def product(v):
     return jnp.tanh(jnp.eye(5, 4)) @ (jnp.ones((4, 3)) @ v)
@@ -24,6 +26,25 @@ def test_every_row_has_its_image_whatever_is_cached(cached, turns, monkeypatch):
     program = jax.make_jaxpr(lambda rows: by_lanes(product, rows))(rows)
     scans = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
     assert scans == ([turns] if turns > 1 else [])
+
+
+def test_one_row_is_a_batch_of_one_unless_it_convolves():
+    def convolved(v):
+        kernel = jnp.array([[[1.0, 2.0, 1.0]]])
+        return jax.lax.conv_general_dilated(v[None, None], kernel, (1,), "SAME")[0, 0]
+
+    row = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3)), jnp.float32)
+    for function, ranks in ((product, {2}), (convolved, {3})):
+        np.testing.assert_allclose(by_lanes(function, row)[0], function(row[0]), rtol=1e-6)
+        alone, found = (
+            [e.outvars[0].aval.ndim for e in program.jaxpr.eqns if e.primitive.name in NAMES]
+            for program in (
+                jax.make_jaxpr(function)(row[0]),
+                jax.make_jaxpr(lambda row, f=function: by_lanes(f, row))(row),
+            )
+        )
+        assert set(found) == ranks
+        assert (found == alone) == (function is convolved)
 
 
 def test_turns_of_scans_count_each():

@@ -40,8 +40,9 @@ def by_lanes(product: Callable[[Array], Array], rows: Array, *, recomputes: bool
     (L, M).
     """
     count, on_cpu = len(rows), jax.default_backend() == "cpu"
-    if count == 1 and not (on_cpu and _gains_an_axis(product, rows)):
-        return product(rows[0])[None]
+    if count == 1:
+        as_batch = on_cpu and _gains_an_axis(product, rows)
+        return jax.vmap(product)(rows) if as_batch else product(rows[0])[None]
     width = _width(product, rows, recomputes) if on_cpu else count
     if width == count:
         return jax.vmap(product)(rows)
