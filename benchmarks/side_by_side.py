@@ -113,7 +113,7 @@ class Bench:
         self.options, self.folder = options, folder
         given = dict(pair.split("=", 1) for pair in options.python)
         self.python = partial(python_of, folder=options.environments, given=given)
-        self.repeats = options.repeats or (5 if options.quick else 10)
+        self.repeats = options.repeats or (5 if options.quick else 6)
         on_gpu = jax.default_backend() == "gpu"
         self.torch: dict[str, Any] = {"device": "cuda"} if on_gpu else {"threads": THREADS}
         self.tools = options.tools
