@@ -40,12 +40,16 @@ SKIPS = {"plain": "none", "residual": "identity", "hyper-residual": "hyper"}
 def exact(options: argparse.Namespace, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Counts by cause of small networks, seed by seed; those that are there already stay."""
     wanted = [
-        (name, shape, seed, options.epochs)
+        (name, shape, seed, options.epochs, options.rtol)
         for shape in options.shapes
         for name in SKIPS
         for seed in range(options.seeds)
     ]
-    kept = [row for row in record.get("exact", []) if row["epochs"] == options.epochs]
+    kept = [
+        row
+        for row in record.get("exact", [])
+        if row["epochs"] == options.epochs and options.rtol in (None, row["rtol"])
+    ]
     found = {(row["network"], row["seed"]): row for row in kept}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
@@ -69,14 +73,16 @@ def _place(row: dict[str, Any]) -> tuple[str, int, int]:
     return shape, list(SKIPS).index(name), row["seed"]
 
 
-def exact_row(name: str, shape: str, seed: int, epochs: int) -> dict[str, Any]:
+def exact_row(name: str, shape: str, seed: int, epochs: int, rtol: float | None) -> dict[str, Any]:
     """One network, trained and taken apart."""
     data = load("digits").standardized()
     depth, width = map(int, shape.split("x"))
     model = MLP(depth, width, 10, skip=SKIPS[name])
     run = fit(model, data, TrainConfig(epochs, 100, 5e-4), jax.random.key(seed))
     begun = time.perf_counter()
-    budget = degeneracy_budget(model, run.params, data.arrays(), state=run.state, method="exact")
+    budget = degeneracy_budget(
+        model, run.params, data.arrays(), state=run.state, method="exact", rtol=rtol
+    )
     return {
         "network": f"{name} {shape}",
         "seed": seed,
@@ -88,6 +94,8 @@ def exact_row(name: str, shape: str, seed: int, epochs: int) -> dict[str, Any]:
         "explained": budget.explained,
         "above": float(budget.rank.above),
         "below": float(budget.rank.below),
+        "rtol": budget.rank.rtol,
+        "nearly_null": budget.nearly_null,
         "seconds": time.perf_counter() - begun,
         "revision": machine()["revision"],
     }
@@ -153,6 +161,7 @@ def main() -> None:
     parser.add_argument("--inputs", choices=["cifar100", "random"], default="cifar100")
     parser.add_argument("--examples", type=int, default=2000, help="of the large networks")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--rtol", type=float, help="cut of the exact counts, default rounding")
     parser.add_argument("--workers", type=int, default=1, help="networks at a time, of the small")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

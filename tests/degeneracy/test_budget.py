@@ -436,3 +436,19 @@ def test_examples_that_do_not_fit_are_refused_with_how_many_would(planted, monke
     monkeypatch.setattr("landscape.degeneracy.chain.host_memory", lambda: 50_000)
     with pytest.raises(ResourceError, match=r"on 120 examples takes .*: take at most \d+ examples"):
         degeneracy_budget(model, params, batch, state=state)
+
+
+def test_the_cut_can_be_chosen_and_what_is_nearly_null_is_told(planted):
+    model, params, state, batch = planted.network("none", 11)
+    params = planted.changed(params, 0, bias={2: -1e3})
+    usual = degeneracy_budget(model, params, batch, state=state)
+    assert usual.nearly_null == 0
+    assert "nearly null" not in repr(usual)
+    relative = usual.rank.singular_values / usual.rank.singular_values[0]
+    rtol = float(np.sqrt(relative[usual.rank.rank - 3] * relative[usual.rank.rank - 4]))
+    coarse = degeneracy_budget(model, params, batch, state=state, rtol=rtol)
+    assert coarse.rank.rtol == rtol
+    assert coarse.total == usual.total + 3 == sum(coarse.counts.values())
+    assert coarse.nearly_null == 3
+    assert "3 of them are nearly null" in repr(coarse)
+    assert coarse.to_xarray().attrs["nearly_null"] == 3

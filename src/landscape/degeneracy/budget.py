@@ -81,6 +81,12 @@ _ACROSS = ("neighbours", "normalisation", "compensation", "mixing", "translation
 
 METHODS = ("auto", "exact", "structural")
 
+# Singular values beyond this share of σ₁ are seen by float64: they are not rounding.
+_SEEN = 1e-14
+
+# τ of a structural budget.
+_COARSE = 1e-3
+
 # Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
 # the structural one is taken: some minutes of two cores.
 _EXACT_OPERATIONS = 1e13
@@ -123,6 +129,9 @@ class Budget(Result):
     close
         Singular values of single layers between the cut and 10⁻¹² of the largest: relations that
         nearly hold, along which directions across layers cannot be told apart and may be missed.
+    nearly_null
+        How many of the ``total`` move the logits by more than rounding, σ/σ₁ > 10⁻¹⁴: null by the
+        cut alone, which a smaller ``rtol`` leaves out. 0 for a structural budget.
     """
 
     counts: dict[str, int]
@@ -139,6 +148,7 @@ class Budget(Result):
     eps: float | None
     left_out: int = 0
     close: int = 0
+    nearly_null: int = 0
 
     @property
     def explained(self) -> float:
@@ -174,6 +184,11 @@ class Budget(Result):
                 told.append(
                     "there is no gap at the cut: what is null there, and its causes, would be "
                     "others at another tolerance"
+                )
+            if self.nearly_null:
+                told.append(
+                    f"{self.nearly_null:,} of them are nearly null, σ/σ₁ between {_SEEN:g} and the "
+                    f"cut at {self.rank.rtol:.1e}: rtol={_SEEN:g} counts what is null by rounding"
                 )
         if self.left_out:
             told.append(
@@ -248,6 +263,7 @@ class Budget(Result):
                 "method": self.method,
                 "left_out": self.left_out,
                 "close": self.close,
+                "nearly_null": self.nearly_null,
                 "findings": list(self.findings),
             },
         )
@@ -269,7 +285,7 @@ def degeneracy_budget(
     reference: Any = None,
     eps: float | None = None,
     method: str = "auto",
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     key: Array | None = None,
     num_steps: int = 200,
     num_probes: int = 2,
@@ -296,8 +312,11 @@ def degeneracy_budget(
         a structural budget certified bounds.
     method
         ``"exact"``, ``"structural"``, or ``"auto"``: exact up to 10¹³ operations.
-    rtol, key, num_steps, num_probes
-        Of a structural budget: τ, and as for ``slq``; the key is 0 by default.
+    rtol
+        τ: singular values of the centered Jacobian up to τ σ₁ are null. Default of an exact budget
+        max(N C, P) units of rounding, as in ``jacobian_rank``; of a structural one 10⁻³.
+    key, num_steps, num_probes
+        Of a structural budget, as for ``slq``; the key is 0 by default.
 
     Returns
     -------
@@ -357,7 +376,7 @@ def degeneracy_budget(
 
         def exact_rank(x: Any) -> Rank:
             op = jacobian(logits, params64, x, state=state64 or {})
-            return jacobian_rank(op, centered=True)
+            return jacobian_rank(op, centered=True, rtol=rtol)
 
         if exact:
             rank = exact_rank(inputs64)
@@ -378,7 +397,8 @@ def degeneracy_budget(
     else:
         key = jax.random.key(0) if key is None else key
         lanczos: dict[str, Any] = {"key": key, "num_steps": num_steps, "num_probes": num_probes}
-        rank = jacobian_rank(op, centered=True, method="lanczos", rtol=rtol, **lanczos)
+        coarse = _COARSE if rtol is None else rtol
+        rank = jacobian_rank(op, centered=True, method="lanczos", rtol=coarse, **lanczos)
         size = op.shape[1]
         counts["few data"] = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
         total = caused + counts["few data"]
@@ -406,7 +426,14 @@ def degeneracy_budget(
         eps=eps,
         left_out=left_out,
         close=chain.close,
+        nearly_null=_nearly_null(rank) if exact else 0,
     )
+
+
+def _nearly_null(rank: Rank) -> int:
+    """How many singular values lie between what float64 sees and the cut."""
+    values = rank.singular_values / (float(rank.norm) or 1.0)
+    return int(((values > _SEEN) & (values <= rank.rtol)).sum())
 
 
 def _num_equations(num_rows: int, num_examples: int) -> int:
