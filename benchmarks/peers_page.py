@@ -254,7 +254,7 @@ def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
             if "result" in row:
                 spent, told = median(row["seconds"]), row["result"]
                 share, error = told["relative_fraction"], told["relative_fraction_error"]
-                if not title.startswith("mostly"):
+                if not title.startswith("mostly") and "once more" not in row["label"]:
                     steps = row["options"]["steps"]
                     by_label.setdefault(row["label"], []).append(
                         (spent, steps, error, told["distance"])
@@ -271,6 +271,9 @@ def _accuracy(record: dict[str, Any], figures: Path) -> list[str]:
     axes[0].set_xlabel("seconds")
     axes[1].set_xlabel("seconds")
     axes[2].set_xlabel("products")
+    counts = sorted({point[1] for points in by_label.values() for point in points})
+    axes[2].set_xticks(counts, [f"{count:g}" for count in counts])
+    axes[2].minorticks_off()
     axes[0].set_ylabel("error of the share within ε‖A‖")
     axes[1].set_ylabel("distance of distribution functions")
     axes[2].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))

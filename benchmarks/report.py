@@ -154,8 +154,9 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
         lines += [
             f"The digits, all {record['examples']:,} images, {record['exact'][0]['epochs']} "
             "epochs; mean and standard deviation over seeds. Exact counts in float64; `gap` is "
-            "the least ratio of "
-            "the two singular values at the cut of the total.",
+            "the least ratio of the two singular values at the cut of the total. *Nearly null* are "
+            "those of the null directions that rounding does not explain, σ/σ₁ between 10⁻¹⁴ and "
+            "the cut: where there are any, the total and what is unexplained depend on the cut.",
             "",
         ]
         causes = [c for c in record["causes"] if any(r["counts"][c] for r in record["exact"])]
@@ -169,13 +170,16 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
                     name,
                     f"{found[0]['parameters']:,}",
                     _spread([r["total"] for r in found]),
+                    _spread([r["nearly_null"] for r in found]),
                     *(_spread([r["counts"][c] for r in found]) for c in causes),
                     f"{_spread(shares, 2)} %",
                     f"{min(gaps):.0e}",
                     time_in_words(median(r["seconds"] for r in found)),
                 )
             )
-        lines += table(["network", "P", "null", *causes, "with a cause", "gap", "seconds"], rows)
+        lines += table(
+            ["network", "P", "null", "nearly null", *causes, "with a cause", "gap", "seconds"], rows
+        )
     if "large" in record:
         lines += ["### Budgets of large networks", ""]
         lines += table(
