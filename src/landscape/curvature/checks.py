@@ -27,14 +27,19 @@ _SMALL = 1e-2
 
 
 def check_loss(
-    loss: Callable[..., Array], params: Any, state: Any, batch: Any, weight: Weight | None
+    loss: Callable[..., Array],
+    params: Any,
+    state: Any,
+    batch: Any,
+    weight: Weight | None,
+    chunk_size: int | None = None,
 ) -> None:
     """Refuse a loss that is not a finite, deterministic mean over the batch's examples.
 
     Parameters
     ----------
-    loss, params, state, batch, weight
-        As for ``hessian``.
+    loss, params, state, batch, weight, chunk_size
+        As for ``hessian``; with a chunk size no more examples than that are taken at a time.
 
     Raises
     ------
@@ -43,12 +48,12 @@ def check_loss(
 
     Notes
     -----
-    The mean over chunks of a third of the examples is compared with the loss of the whole batch:
-    this catches sums, masks and batch normalisation in training mode. If both are near zero they
-    are compared at other parameters too. The tolerance, 10⁻³ of the
-    chunks' mean absolute loss and at least 32 units of float32 rounding, is above rounding and
-    below those errors, for the small losses of trained networks too. Nothing is evaluated under a
-    tracer.
+    The mean over chunks of a third of the examples is compared with the loss of the whole batch, or
+    that over thirds of chunks with that over chunks: this catches sums, masks and batch
+    normalisation in training mode. If both are near zero they are compared at other parameters too.
+    The tolerance, 10⁻³ of the chunks' mean absolute loss and at least 32 units of float32 rounding,
+    is above rounding and below those errors, for the small losses of trained networks too. Nothing
+    is evaluated under a tracer.
     """
     try:
         program, shape = jax.make_jaxpr(partial(_evaluate, loss), return_shape=True)(
@@ -73,18 +78,25 @@ def check_loss(
         raise InputError(f"two traces of the loss differ: {_RANDOM}")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state, batch))):
         return
-    whole = float(_loss(loss, params, state, batch))
+    length = num_examples(batch)
+    at_once = length if chunk_size is None else min(chunk_size, length)
+
+    def loss_at(params: Any) -> float:
+        if at_once == length:
+            return float(_loss(loss, params, state, batch))
+        return float(_mean_of_chunks(loss, params, state, batch, weight, at_once)[0])
+
+    whole = loss_at(params)
     if not np.isfinite(whole):
         raise InputError(
             f"the loss is {whole} at these parameters and this batch: look for NaN or infinite "
             "entries in either"
         )
-    if float(_loss(loss, params, state, batch)) != whole:
+    if loss_at(params) != whole:
         raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
-    length = num_examples(batch)
-    if length < 2:
+    if at_once < 2:
         return
-    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
+    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-at_once // 3))
     if not np.isfinite(float(found)):
         raise InputError(
             f"the loss of a part of the batch is {float(found)}: guard the mean of a mask that may "
@@ -95,8 +107,8 @@ def check_loss(
         return
     # Of a loss near zero a sum and a mean are alike: look at one that is not.
     params = _elsewhere(params)
-    whole = float(_loss(loss, params, state, batch))
-    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-length // 3))
+    whole = loss_at(params)
+    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-at_once // 3))
     if np.isfinite(whole) and np.isfinite(float(found)):
         _expect_mean(whole, float(found), float(size), shape.dtype)
 

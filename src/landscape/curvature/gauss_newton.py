@@ -335,7 +335,8 @@ def _prepare(
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, one))
     check_outputs(model_fn, params, state, batch)
     if check:
-        check_loss(_composed(model_fn, output_loss), params, state, batch, weight)
+        composed = _composed(model_fn, output_loss)
+        check_loss(composed, params, state, batch, weight, chunk_size)
     return {
         "params": params,
         "state": state,

@@ -120,7 +120,7 @@ def hessian(
     selection = select(params, wrt)
     params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
     if check:
-        check_loss(loss, params, state, one, weight)
+        check_loss(loss, params, state, one, weight, chunk_size)
     # A batch of one chunk needs no scan. A stream's next batch may be larger.
     if chunk_size is not None and chunk_size >= length and not is_stream(batch):
         chunk_size = None

@@ -218,10 +218,12 @@ class LanczosRun:
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), limit)
             one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
-            if self.reorthogonalize != "none" and _basis(one, room) > self.memory:
+            sharding = _sharding(self.op)
+            devices = 1 if sharding is None else sharding.mesh.size
+            if self.reorthogonalize != "none" and _basis(one, room, devices) > self.memory:
                 room = num_steps
-            _scheme(self.reorthogonalize, one, room, self.memory)
-            state = lanczos.enlarge(state, room, _sharding(self.op))
+            _scheme(self.reorthogonalize, one, room, self.memory, devices)
+            state = lanczos.enlarge(state, room, sharding)
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
 
@@ -371,7 +373,9 @@ def lanczos_run(
     batch = (*op.batch_shape, num_probes)
     one = int(np.prod(batch)) * size * op.dtype.itemsize
     memory = device_memory() // 2 if memory is None else memory
-    scheme = _scheme(reorthogonalize, one, min(capacity, size - deflate), memory)
+    sharding = _sharding(op)
+    devices = 1 if sharding is None else sharding.mesh.size
+    scheme = _scheme(reorthogonalize, one, min(capacity, size - deflate), memory, devices)
     if scheme != "none":
         capacity = min(capacity, size - deflate)
     if continue_after_breakdown and scheme != "full":
@@ -383,7 +387,6 @@ def lanczos_run(
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
     reserve = min(capacity, reserve or capacity)
-    sharding = _sharding(op)
     norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown, sharding)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
@@ -427,12 +430,12 @@ def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
     return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0, verify=False)
 
 
-def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
-    """The scheme to use, given the bytes of one vector for each lane, and those there are."""
+def _scheme(asked: str, one: int, capacity: int, memory: int, devices: int = 1) -> str:
+    """The scheme to use, given the bytes of one vector for each lane, and those of a device."""
     if asked not in ("auto", *lanczos.SCHEMES):
         known = ", ".join(("auto", *lanczos.SCHEMES))
         raise InputError(f"reorthogonalize must be one of {known}; got {asked!r}")
-    needed = _basis(one, capacity)
+    needed = _basis(one, capacity, devices)
     if asked == "auto":
         asked = "partial" if needed <= memory else "none"
     if asked == "none":
@@ -447,27 +450,62 @@ def _scheme(asked: str, one: int, capacity: int, memory: int) -> str:
     return asked
 
 
+def auto_scheme(
+    size: int,
+    itemsize: int,
+    num_probes: int,
+    capacity: int,
+    memory: int | None = None,
+    *,
+    devices: int = 1,
+) -> str:
+    """What ``reorthogonalize="auto"`` stands for.
+
+    Parameters
+    ----------
+    size, itemsize, num_probes, capacity, memory, devices
+        As for ``lanczos_bytes``.
+    """
+    memory = device_memory() // 2 if memory is None else memory
+    one = num_probes * size * itemsize
+    return _scheme("auto", one, min(capacity, size), memory, _sharing(size, devices))
+
+
 def lanczos_bytes(
-    size: int, itemsize: int, num_probes: int, capacity: int, memory: int | None = None
+    size: int,
+    itemsize: int,
+    num_probes: int,
+    capacity: int,
+    memory: int | None = None,
+    *,
+    reorthogonalize: str = "auto",
+    devices: int = 1,
 ) -> int:
-    """Bytes of the vectors of one run, with the scheme that ``"auto"`` takes.
+    """Bytes of the vectors of one run on each device.
 
     Parameters
     ----------
     size, itemsize
         P, and bytes of a number.
-    num_probes, capacity, memory
+    num_probes, capacity, memory, reorthogonalize
         As for ``lanczos_run``.
+    devices
+        Of a mesh, among which a basis is divided.
     """
-    one = num_probes * size * itemsize
+    one, devices = num_probes * size * itemsize, _sharing(size, devices)
     memory = device_memory() // 2 if memory is None else memory
-    scheme = _scheme("auto", one, capacity, memory)
-    return one * NUM_VECTORS if scheme == "none" else _basis(one, capacity)
+    scheme = _scheme(reorthogonalize, one, capacity, memory, devices)
+    return one * NUM_VECTORS if scheme == "none" else _basis(one, capacity, devices)
 
 
-def _basis(one: int, capacity: int) -> int:
-    """Bytes of the vectors with a basis, given those of one for each lane."""
-    return one * (NUM_VECTORS + sum(lanczos.block_sizes(capacity)))
+def _sharing(size: int, devices: int) -> int:
+    """Among how many of these devices vectors of a basis are divided: as ``basis_sharding``."""
+    return devices if tile_shape(size)[1] % devices == 0 else 1
+
+
+def _basis(one: int, capacity: int, devices: int = 1) -> int:
+    """Bytes of the vectors with a basis on each device, given those of one for each lane."""
+    return one * NUM_VECTORS + one * sum(lanczos.block_sizes(capacity)) // devices
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
