@@ -36,6 +36,7 @@ from landscape.spectra import (
     spectral_moments,
     trace,
 )
+from landscape.theory import TwoUnit
 from landscape.training import TrainConfig, fit_many, softmax_cross_entropy
 
 KEY = jax.random.key(0)
@@ -57,6 +58,8 @@ def every_result():
     problem = Problem(softmax_cross_entropy(model), params, batch, {}, model=model)
     families = null_directions(model, params, batch)
     found = measures(model, params, inputs)
+    units = TwoUnit(np.ones(2), np.array([[1.0, 0.5], [0.5, 1.0]]))
+    path = units.flow(np.array([0.6, 0.5]), 0.3 * np.eye(2), 5.0)
     matrix = DenseOperator(jnp.asarray(np.diag(values[:5])))
     return {
         "dense spectrum": dense_spectrum(op),
@@ -91,6 +94,8 @@ def every_result():
         "budget": degeneracy_budget(model, params, batch, eps=1e-3),
         "analysis": analyze(problem),
         "training": fit_many(model, data, TrainConfig(2, 20), jax.random.split(KEY, 2)),
+        "trajectory": path,
+        "coordinates": units.coordinates(path.states),
     }
 
 
@@ -109,14 +114,14 @@ NAMES = (
     "curves of a family", "resolved fraction", "moments", "mixture", "eigenpairs", "trace",
     "diagonal", "rank", "rank by Lanczos", "rank of a matrix", "measures", "elimination",
     "overlap", "dependence", "measures of several", "directions", "check", "budget", "analysis",
-    "training",
+    "training", "trajectory", "coordinates",
 )  # fmt: skip
 
 
 def test_every_public_result_is_among_those_tested(results):
     assert tuple(results) == NAMES
     public = set()
-    for room in ("spectra", "degeneracy", "analysis", "training"):
+    for room in ("spectra", "degeneracy", "analysis", "training", "theory"):
         module = importlib.import_module(f"landscape.{room}")
         values = [getattr(module, name) for name in module.__all__]
         public |= {v for v in values if isinstance(v, type) and issubclass(v, Result)}

@@ -58,6 +58,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 SKIPS = ("none", "identity", "hyper")
 
+# What running statistics keep of themselves at each update.
+NORM_MOMENTUM = 0.9
+
 
 class MLP(nn.Module):
     """A deep network of equal-width hidden layers; see the module's notation.
@@ -191,7 +194,10 @@ class MLP(nn.Module):
 
     def _normalized(self, x: Array, train: bool) -> Array:
         return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, param_dtype=self.param_dtype, name="norm"
+            use_running_average=not train,
+            momentum=NORM_MOMENTUM,
+            param_dtype=self.param_dtype,
+            name="norm",
         )(x)
 
     def _skip_matrix(self, dtype: Any) -> Array | None:

@@ -33,6 +33,7 @@ from landscape.spectra import (
     SpectralMeasure,
     Spectrum,
 )
+from landscape.theory import Coordinates, Trajectory
 from landscape.training import TrainingRun
 
 Rows = list[tuple[str, str]]
@@ -353,3 +354,37 @@ def _(result: TrainingRun) -> tuple[str, Rows, Draw]:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+@view.register
+def _(result: Trajectory) -> tuple[str, Rows, Draw]:
+    reached = f"{result.reached:.6g}" if np.isfinite(result.reached) else "not asked for, or not"
+    rows = [
+        ("points", f"{len(result.times):,}"),
+        ("until t", f"{result.times[-1]:.6g}"),
+        ("energy", f"{result.energies[0]:.4g} to {result.energies[-1]:.4g}"),
+        ("level reached at t", reached),
+    ]
+
+    def draw(ax: Any) -> None:
+        ax.plot(result.times, result.energies)
+        if result.energies.min() > 0:
+            ax.set_yscale("log")
+        ax.set(xlabel="t", ylabel="energy")
+
+    return "Gradient flow", rows, draw
+
+
+@view.register
+def _(result: Coordinates) -> tuple[str, Rows, Draw]:
+    rows = [
+        (name, f"{values[0]:.4g} to {values[-1]:.4g}")
+        for name, values in (("v", result.v), ("z", result.z), ("h", result.h))
+    ]
+
+    def draw(ax: Any) -> None:
+        ax.plot(result.z, result.h)
+        ax.plot(result.z[:1], result.h[:1], "o")
+        ax.set(xlabel="z", ylabel="h")
+
+    return "Two units, as seen from their singularities", rows, draw

@@ -17,13 +17,14 @@ from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
 from landscape.errors import InputError
+from landscape.results import Result
 
 # Relative and absolute errors of a step.
 _RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
 
-@dataclasses.dataclass(frozen=True)
-class Trajectory:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory(Result):
     """A path of gradient flow.
 
     Attributes

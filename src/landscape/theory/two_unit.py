@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
 from landscape.errors import InputError
+from landscape.results import Result
 from landscape.theory.flow import Trajectory, gradient_flow
 
 
@@ -93,8 +94,10 @@ class TwoUnit:
         -------
         In float64, computed without a sample.
         """
+        weights = np.r_[outgoing, -self.teacher_outgoing]
+        units = np.r_[np.asarray(incoming, float) + self.skips, self.teacher_incoming]
         with jax.enable_x64(True):
-            return float(self._loss(jnp.asarray(np.r_[outgoing, np.ravel(incoming)])))
+            return float(_compiled_half_square(jnp.asarray(weights, float), jnp.asarray(units)))
 
     def _loss(self, state: Array) -> Array:
         """From v and the rows of J, one after the other."""
@@ -157,8 +160,8 @@ class TwoUnit:
         return Coordinates(total, z, s, u, np.linalg.norm(u, axis=1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Coordinates:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coordinates(Result):
     """Of T states: see the module's notation.
 
     Attributes
@@ -174,6 +177,10 @@ class Coordinates:
     s: Float[np.ndarray, "T d"]
     u: Float[np.ndarray, "T d"]
     h: Float[np.ndarray, " T"]
+
+    def __repr__(self) -> str:
+        ends = f"h {self.h[0]:.4g} to {self.h[-1]:.4g}, z {self.z[0]:.4g} to {self.z[-1]:.4g}"
+        return f"Coordinates({len(self.v)} states, {ends})"
 
 
 def reduced_flow(
@@ -243,3 +250,7 @@ def _half_square(weights: Array, units: Array) -> Array:
     norms = jnp.sqrt(1 + jnp.diagonal(products))
     angles = jnp.arcsin(products / (norms[:, None] * norms[None]))
     return weights @ (2 / jnp.pi * angles) @ weights / 2
+
+
+# Of all systems alike.
+_compiled_half_square = jax.jit(_half_square)
