@@ -3,11 +3,12 @@
 Trials of ``landscape spectrum`` on checkpoints of small networks, each compared with an
 undisturbed run in another folder:
 
-- ``kills``: the job is killed without warning (SIGKILL, with its workers) at random moments and
-  started again, until it is done;
-- ``shared``: three processes work in one folder at once, and one of them is killed on its way;
-- ``faults``: a result is truncated, a byte of another is changed, the state of a Lanczos run is
-  broken, a byte of a checkpoint is changed, the folder is made read-only;
+- ``kills``: the job is killed without warning (SIGKILL, with its workers) at random moments while
+  there is work left, so many times, and then finished;
+- ``shared``: three processes work in one folder at once, and one of them is killed on its way: its
+  unit is taken over, and the others both have a share;
+- ``faults``: a result is truncated; a byte is changed of another, of the states of Lanczos runs, of
+  finished parts of units, and of a checkpoint; the folder is made read-only;
 - ``disk``: the folder is on a file system that is full after a few results, and then made larger
   (root alone can make one);
 - ``dask``: a worker of a Dask cluster is killed;
@@ -56,9 +57,6 @@ def problem():
 
 # The user and the group that own nothing.
 _NOBODY = 65534
-
-# What depends on the clock.
-_TIMES = ["seconds"]
 
 
 def prepare(folder: Path, units: int) -> list[str]:
@@ -127,15 +125,15 @@ def done(out: Path) -> int:
 
 
 def opened(out: Path) -> xr.Dataset:
-    """The results, without times, in the order of the checkpoints' names."""
+    """The results, in the order of the checkpoints' names."""
     import landscape
 
-    return landscape.open_run(out).drop_vars(_TIMES).sortby("checkpoint")
+    return landscape.open_run(out).sortby("checkpoint")
 
 
 def left_behind(out: Path) -> list[str]:
     """Files that no finished job should leave."""
-    strays = [*out.rglob(".writing-*"), *out.rglob(".now-*"), *(out / "claims").glob("*")]
+    strays = [*out.rglob(".writing-*"), *(out / "claims").glob("*")]
     return [str(path.relative_to(out)) for path in [*strays, *(out / "checkpoints").glob("*")]]
 
 
@@ -161,17 +159,24 @@ def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> Non
     process.wait()
     whole = time.perf_counter() - begun
     print(f"undisturbed: {done(place / 'undisturbed')} units in {whole:.1f} s", flush=True)
-    # Starting takes some seconds, in which nothing is finished: kills come during those too.
-    mean = max(4.0, 1.5 * whole / options.kills + 0.3 * whole)
+    each = whole / options.units
     for number in range(1, options.kills + 1):
-        process = start(arguments, out, options.workers)
-        delay = float(rng.uniform(0.2, 2 * mean))
-        try:
+        # So that there is work left for every kill: the units that remain, shared among them.
+        before = done(out)
+        share = (options.units - before) / (options.kills - number + 2)
+        wanted = before + int(share + rng.random())
+        process, started = start(arguments, out, options.workers), time.perf_counter()
+        # One in four comes before anything is done, in the seconds that starting takes.
+        early = rng.random() < 0.25
+        delay = float(rng.uniform(0.2, 6.0 if early else 2 * each))
+        while not early and done(out) < wanted and process.poll() is None:
+            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=delay)
-            moment = "it was done"
-        except subprocess.TimeoutExpired:
-            moment = f"after {delay:.1f} s"
+        if process.poll() is not None:
+            sys.exit(f"kills: start {number} ended by itself with code {process.returncode}")
         kill(process)
+        moment = f"after {time.perf_counter() - started:.1f} s"
         print(f"  kill {number:3d} {moment}: {done(out)} units done", flush=True)
     process = start(arguments, out, options.workers)
     if process.wait():
@@ -200,6 +205,8 @@ def shared(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     shares = ", ".join(f"{count}" for count in by_process.values())
     taken = sum(event["event"] == "taken over" for event in events)
     print(f"shared: units by process: {shares}; {taken} taken over from the killed one")
+    if not taken or len(by_process) < 2:
+        sys.exit("shared: nothing was taken over, or one process did everything")
     compare(place / "undisturbed", out, "shared")
 
 
@@ -214,8 +221,10 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     first, second, *_ = sorted((out / "units").glob("*.nc"))
     first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
     second.write_bytes(_changed(second.read_bytes()))
-    for state in (out / "checkpoints").glob("*/*.npz"):
-        state.write_bytes(b"broken")
+    states = [*(out / "checkpoints").glob("*/*.npz"), *(out / "checkpoints").glob("*/*.nc")]
+    for state in states:
+        state.write_bytes(_changed(state.read_bytes()))
+    print(f"faults: a byte was changed of {len(states)} states and parts of units", flush=True)
     os.chmod(out / "units", 0o555)
     # To root everything can be written.
     user = {"user": _NOBODY, "group": _NOBODY} if not os.getuid() else {}

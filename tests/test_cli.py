@@ -126,7 +126,7 @@ def test_help_says_what_the_exit_codes_mean(landscape):
 def test_help_offers_what_there_is(landscape):
     message = landscape("reproduce", "--help").message
     assert "{" + ",".join(SCALES) + "}" in message
-    assert "{" + ",".join(names()) + "}" in message
+    assert ",".join(names()) in message
     assert names() == DATASETS
     for option in ("--dataset", "--scale", "--seeds", "--seed", "--out", "--resume", "--workers"):
         assert option in message
@@ -168,7 +168,10 @@ def test_wrong_usage_exits_2_and_says_what_is_right(landscape, tmp_path, argumen
         ([*SMOKE, "--seeds", "0"], "--seeds must be at least 1; got 0"),
         ([*SMOKE, "--seed", "-1"], "--seed must be from 0 to 4294967295; got -1"),
         ([*SMOKE, "--workers", "0"], "--workers must be at least 1; got 0"),
-        (["reproduce", "fig3", "--scale", "paper"], "choose --dataset cifar100 or cifar10"),
+        (
+            ["reproduce", "fig3", "--scale", "paper", "--dataset", "digits"],
+            "choose --dataset cifar100 or cifar10",
+        ),
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["data", "download", "CIFAR-100"], "did you mean 'cifar100'?"),
         (["data", "verify", "mnist"], "unknown data set 'mnist'"),
@@ -280,7 +283,7 @@ def test_an_altered_file_exits_2_and_is_named(landscape, no_data):
     [
         (
             '{"format": 99, "config": {}}',
-            "was written in run format 99; this version reads format 2",
+            "was written in run format 99; this version reads format 3",
         ),
         ("not json", "is damaged"),
         ("[]", "is damaged"),

@@ -13,8 +13,9 @@ set -euo pipefail
 : "${CHECKPOINTS:?set CHECKPOINTS to a pattern such as ckpts/*.npz}"
 : "${OUT:?set OUT to a folder that every node sees}"
 
-mkdir -p "$OUT"
-file="$OUT/scheduler-$SLURM_JOB_ID.json"
+# Beside the run folder, where every node sees it too.
+mkdir -p "$(dirname "$OUT")"
+file="$OUT.scheduler-$SLURM_JOB_ID.json"
 trap 'rm -f "$file"' EXIT
 
 srun --ntasks=1 --exclusive dask scheduler --scheduler-file "$file" &

@@ -1,10 +1,12 @@
 #!/bin/bash
-# One network that does not fit on one device: every task works on a part of the same matrix.
+# One network, all devices: every task works on a part of the same matrix.
 #SBATCH --job-name=spectrum-distributed
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
 #SBATCH --time=04:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
 set -euo pipefail
 
 : "${PROBLEM:?set PROBLEM=file.py:function}"

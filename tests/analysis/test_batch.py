@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from landscape.analysis.planning import plan
 from landscape.cli import main
 from landscape.errors import InputError, ResourceError, StoppedError
 from landscape.runs import worker_pool
-from landscape.spectra import degenerate_fraction, dense_spectrum
+from landscape.spectra import degenerate_fraction, dense_spectrum, extremal_eigenpairs, trace
 
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 
@@ -86,7 +87,7 @@ def test_names_of_units_are_of_contents_and_not_of_places(job, checkpoints, tmp_
         make_units(job),
         make_units(dataclasses.replace(job, checkpoints=(str(copied),))),
     )
-    assert original.inputs == copy.inputs
+    assert original.stem == copy.stem
     changed = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, seed=1))
     assert make_units(changed)[0].inputs != original.inputs
     roomy = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, memory=10**9))
@@ -135,16 +136,138 @@ def test_a_stop_inside_a_unit_goes_on_where_it_was(spec, tmp_path, after, monkey
     monkeypatch.setattr(measurement, "_resumed", noted)
     again = measure(problem, options, tmp_path / "b", lambda: False)
     assert resumed[0] == 10 * after
-    xr.testing.assert_identical(again.drop_vars("seconds"), undisturbed.drop_vars("seconds"))
+    xr.testing.assert_identical(again, undisturbed)
 
 
-def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path):
+def stopped_at(count):
+    """True at the call of that number."""
+    asked = []
+    return lambda: asked.append(1) or len(asked) == count
+
+
+@pytest.mark.parametrize("damage", ["other", "flip", "truncate", "empty", "shape"])
+def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path, damage, caplog):
     problem = known_problem(spec)
     undisturbed = measure(problem, OPTIONS, tmp_path / "a", lambda: False)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "part-0.npz").write_bytes(b"broken")
+    with pytest.raises(StoppedError):
+        measure(problem, OPTIONS, tmp_path / "b", stopped_at(1))
+    state = tmp_path / "b" / "part-0.npz"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "shape":
+        np.savez(state, np.zeros(3))
+    else:
+        broken = {"other": b"broken", "flip": content, "truncate": content[:-99], "empty": b""}
+        state.write_bytes(bytes(broken[damage]))
     again = measure(problem, OPTIONS, tmp_path / "b", lambda: False)
-    xr.testing.assert_identical(again.drop_vars("seconds"), undisturbed.drop_vars("seconds"))
+    xr.testing.assert_identical(again, undisturbed)
+    assert "its run begins anew" in caplog.text
+    assert not state.exists()
+
+
+def test_a_part_that_was_damaged_is_measured_anew(spec, tmp_path, caplog):
+    problem, options = known_problem(spec), dataclasses.replace(OPTIONS, layers=True)
+    undisturbed = measure(problem, options, tmp_path / "a", lambda: False)
+    # Three looks at a part of thirty steps: stopped in the second part.
+    with pytest.raises(StoppedError):
+        measure(problem, options, tmp_path / "b", stopped_at(4))
+    (part,) = (tmp_path / "b").glob("part-0.*.nc")
+    content = bytearray(part.read_bytes())
+    content[-8] ^= 1
+    part.write_bytes(bytes(content))
+    again = measure(problem, options, tmp_path / "b", lambda: False)
+    xr.testing.assert_identical(again, undisturbed)
+    assert "is not what was written" in caplog.text
+
+
+def test_a_folder_that_is_there_already_is_begun_in_and_a_dry_run_leaves_it(spec, tmp_path, capsys):
+    command = ["spectrum", spec, "--out", str(tmp_path), "--num-steps", "5", "--workers", "1"]
+    assert main([*command, "--dry-run"]) == 0
+    assert not list(tmp_path.iterdir())
+    assert main(command) == 0
+    assert main(command) == 0
+    assert "1 units, 1 done before" in capsys.readouterr().out
+
+
+def test_a_changed_checkpoint_takes_the_place_of_what_it_was(job, checkpoints, tmp_path):
+    path = tmp_path / "c.npz"
+    one = dataclasses.replace(job, checkpoints=(str(path),))
+    shutil.copy(checkpoints[0], path)
+    first = run_job(one, tmp_path / "run", executor=None)
+    shutil.copy(checkpoints[1], path)
+    os.utime(path, (1, 1))
+    second = run_job(one, tmp_path / "run", executor=None)
+    assert not np.array_equal(first["nodes"], second["nodes"])
+    xr.testing.assert_identical(landscape.open_run(tmp_path / "run"), second)
+    shutil.copy(checkpoints[0], path)
+    os.utime(path, (2, 2))
+    run_job(one, tmp_path / "run", executor=None)
+    xr.testing.assert_identical(landscape.open_run(tmp_path / "run"), first)
+
+
+def test_equal_checkpoints_are_measured_once_and_both_told(job, checkpoints, tmp_path):
+    twin = shutil.copy(checkpoints[0], tmp_path / "twin.npz")
+    two = dataclasses.replace(job, checkpoints=(checkpoints[0], str(twin)))
+    found = run_job(two, tmp_path / "run", executor=None)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 1
+    assert list(found["checkpoint"].values) == list(two.checkpoints)
+    xr.testing.assert_identical(landscape.open_run(tmp_path / "run"), found)
+
+
+def test_another_loss_is_refused_in_the_same_folder(spec, tmp_path):
+    source = tmp_path / "changing.py"
+    text = Path(spec.rpartition(":")[0]).read_text()
+    source.write_text(text)
+    one = Job(f"{source}:problem", options=OPTIONS)
+    run_job(one, tmp_path / "run", executor=None)
+    source.write_text(text.replace("MLP(3, 5, 3)", 'MLP(3, 5, 3, skip="identity")'))
+    measurement.known_problem.cache_clear()
+    with pytest.raises(InputError, match=r"its program, or a shape of its data, has changed"):
+        run_job(one, tmp_path / "run", executor=None)
+    source.write_text(f"{text}# A remark.\n")
+    measurement.known_problem.cache_clear()
+    run_job(one, tmp_path / "run", executor=None)
+
+
+@pytest.mark.parametrize("matrix", ["ggn", "fisher", "empirical-fisher"])
+def test_matrices_of_the_outputs_are_refused_for_another_loss(spec, matrix):
+    problem = known_problem(spec)
+
+    def penalized(params, state, batch):
+        return problem.loss(params, state, batch) + 0.1
+
+    other = dataclasses.replace(problem, loss=penalized)
+    options = dataclasses.replace(OPTIONS, matrix=matrix)
+    with pytest.raises(
+        InputError, match=rf"--matrix {matrix} is of the mean softmax cross-entropy"
+    ):
+        measurement.operator(other, options)
+
+
+def test_bounds_without_reorthogonalisation_are_not_called_certified(job, tmp_path, capsys):
+    loose = dataclasses.replace(OPTIONS, reorthogonalize="none")
+    one = dataclasses.replace(job, checkpoints=job.checkpoints[:1])
+    found = run_job(dataclasses.replace(one, options=loose), tmp_path / "none", executor=None)
+    assert not found["certified"].any()
+    assert "empirical" in batch.summary(found).parts[0].note
+    found = run_job(one, tmp_path / "auto", executor=None)
+    assert found["certified"].all()
+
+
+def test_less_memory_means_fewer_vectors_at_the_ends_and_in_the_trace(spec, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        measurement, "extremal_eigenpairs",
+        lambda *a, **k: given.update(k) or extremal_eigenpairs(*a, **k),
+    )  # fmt: skip
+    monkeypatch.setattr(measurement, "trace", lambda *a, **k: given.update(k) or trace(*a, **k))
+    tight = dataclasses.replace(OPTIONS, memory=10 * 113 * 4, trace_matvecs=30, num_steps=20)
+    found = measure(known_problem(spec), tight, tmp_path, lambda: False)
+    assert given["subspace"] == 8
+    assert given["method"] == "hutchinson"
+    values = np.linalg.eigvalsh(np.asarray(known_problem(spec).hessian().to_dense(), float))
+    at = found.sel(part="all")
+    np.testing.assert_allclose(at["eigenvalue"].sel(rank=1), values[-1], rtol=5e-3)
 
 
 def test_less_memory_gives_the_same_in_smaller_chunks(spec, tmp_path, monkeypatch):
@@ -224,16 +347,21 @@ def test_a_plan_is_tried_out_by_all_workers_at_once(job):
 def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_are_done(
     spec, checkpoints, tmp_path, capsys
 ):
-    broken = tmp_path / "0.npz"
+    broken, link, spoiled = (tmp_path / name for name in ("0.npz", "1.npz", "2.npz"))
     broken.write_bytes(b"PK broken")
+    link.symlink_to(tmp_path / "nowhere.npz")
+    with np.load(checkpoints[0]) as file:
+        np.savez(spoiled, **{name: np.full_like(array, np.nan) for name, array in file.items()})
     arguments = [
-        "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", str(broken),
+        "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", str(tmp_path / "*.npz"),
         *checkpoints[:2], "--num-steps", "20", "--workers", "1",
     ]  # fmt: skip
     assert main(arguments) == 3
     error = capsys.readouterr().err
-    assert "1 of 3 units failed; the others are kept" in error
+    assert "3 of 5 units failed; the others are kept" in error
     assert f"the checkpoint {broken} cannot be read" in error
+    assert f"{link}: " in error
+    assert f"{spoiled}: the loss is nan" in error
     assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 2
 
 

@@ -51,7 +51,7 @@ def test_blocks_are_the_same_ones_when_a_job_is_continued(job, in_blocks, tmp_pa
     first = next(iter(read_run_folder(tmp_path / "run").finished_units().values()))
     first.unlink()
     again = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
-    xr.testing.assert_identical(again.drop_vars("seconds"), found.drop_vars("seconds"))
+    xr.testing.assert_identical(again, found)
     with pytest.raises(InputError, match="together was 3, now 1"):
         run_job(job, tmp_path / "run", executor=None)
 
@@ -89,12 +89,52 @@ def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path):
 
 def test_an_accelerator_takes_as_many_together_as_its_memory_holds(job, monkeypatch):
     op = measurement.operator(known_problem(job.problem), job.options)
-    assert batch.with_blocks(job).together == 1
+    assert batch.settled(job, None, together=True).together == 1
     monkeypatch.setattr(blocks.jax, "default_backend", lambda: "gpu")
-    assert batch.with_blocks(job).together == blocks.LARGEST
+    assert batch.settled(job, None, together=True).together == blocks.LARGEST
+    assert batch.settled(job, None, together=False).together == 1
     one = lanczos_bytes(op.shape[0], 4, 1, 30) + blocks.product_bytes(op)
-    few = dataclasses.replace(job.options, memory=5 * one)
-    assert batch.with_blocks(dataclasses.replace(job, options=few)).together == 5
+    few = dataclasses.replace(job, options=dataclasses.replace(job.options, memory=5 * one))
+    assert batch.settled(few, None, together=True).together == 5
+
+
+def test_a_folder_keeps_how_it_was_begun_on_another_machine(job, in_blocks, monkeypatch):
+    monkeypatch.setattr(blocks.jax, "default_backend", lambda: "gpu")
+    assert batch.settled(job, in_blocks[1], together=True).together == 3
+    tight = dataclasses.replace(job, options=dataclasses.replace(job.options, memory=5_000))
+    assert batch.settled(tight, None, together=False).options.reorthogonalize == "none"
+    assert batch.settled(tight, in_blocks[1], together=False).options.reorthogonalize == "partial"
+
+
+def test_blocks_that_are_done_stay_when_more_checkpoints_come(job, tmp_path, monkeypatch):
+    fewer = dataclasses.replace(job, checkpoints=job.checkpoints[1:3], together=3)
+    first = run_job(fewer, tmp_path / "run", executor=None)
+    measured = []
+    inner = blocks._part
+    monkeypatch.setattr(
+        blocks,
+        "_part",
+        lambda problems, *more: measured.append(len(problems)) or inner(problems, *more),
+    )
+    found = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    # The first and the last checkpoint, around those that were there.
+    assert measured == [2]
+    opened = landscape.open_run(tmp_path / "run")
+    assert sorted(opened["checkpoint"].values) == sorted(job.checkpoints)
+    xr.testing.assert_identical(opened.sel(checkpoint=list(fewer.checkpoints)), first)
+    xr.testing.assert_identical(found.sel(checkpoint=list(fewer.checkpoints)), first)
+
+
+def test_checkpoints_of_a_block_may_be_moved(job, in_blocks, tmp_path):
+    found, out = in_blocks
+    shutil.copytree(out, tmp_path / "run")
+    moved = [shutil.copy(path, tmp_path) for path in job.checkpoints]
+    again = dataclasses.replace(job, checkpoints=tuple(map(str, moved)), together=3)
+    before = set((tmp_path / "run" / "units").iterdir())
+    theirs = run_job(again, tmp_path / "run", executor=None)
+    assert set((tmp_path / "run" / "units").iterdir()) == before
+    assert list(theirs["checkpoint"].values) == moved
+    np.testing.assert_array_equal(theirs["degenerate"], found["degenerate"])
 
 
 def test_ends_are_counted_from_the_largest_and_from_the_smallest():
@@ -123,4 +163,4 @@ def test_parts_that_are_done_are_kept_when_a_block_is_stopped(job, tmp_path, mon
     found = blocks.measure_together(problems, options, tmp_path / "a", lambda: False)
     assert measured == ["all", "hidden", "input", "input", "output"]
     whole = blocks.measure_together(problems, options, tmp_path / "b", lambda: False)
-    xr.testing.assert_identical(found.drop_vars("seconds"), whole.drop_vars("seconds"))
+    xr.testing.assert_identical(found, whole)

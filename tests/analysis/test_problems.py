@@ -152,7 +152,7 @@ def test_networks_of_a_run_are_those_that_were_trained(run):
         ("small/odd/0", "ARCHITECTURE of plain"),
         ("small/plain/x", "GROUP/ARCHITECTURE/NUMBER"),
         ("small/plain/7", "no trained network small/plain/7"),
-        ("small/plain/0@3", "epochs 0, 10, not 3"),
+        ("small/plain/0@11", "10, not 11"),
     ],
 )
 def test_networks_that_a_run_does_not_have_are_refused(run, network, message):

@@ -2,13 +2,12 @@ import dataclasses
 import json
 import os
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import xarray as xr
 
-from landscape._temporary import temporary_prefix
+from landscape._temporary import machine, temporary_prefix
 from landscape.errors import InputError, StorageError
 from landscape.runs import environment, open_run_folder, read_run_folder, write_atomically
 from landscape.runs import folder as folder_module
@@ -67,12 +66,12 @@ def test_a_folder_that_is_no_run_folder_is_not_continued(tmp_path, settings):
 
 def test_another_format_is_refused(folder, settings):
     rewrite_record(folder.path, format=7)
-    with pytest.raises(InputError, match="in run format 7; this version reads format 2"):
+    with pytest.raises(InputError, match="in run format 7; this version reads format 3"):
         open_run_folder(folder.path, settings, resume=True)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", "{}", '{"format": 2}', '"x"', "\udcff"], ids=ascii
+    "text", ["", "{", "[1]", "{}", '{"format": 3}', '"x"', "\udcff"], ids=ascii
 )
 def test_a_damaged_configuration_is_named(folder, settings, text):
     path = folder.path / "config.json"
@@ -169,6 +168,22 @@ def test_a_damaged_unit_is_named_and_refused(folder, result, damage):
     assert path.exists()
 
 
+def test_a_result_under_another_units_name_is_refused(folder, result):
+    path, other = (folder.write_unit(name, {"name": name}, result(1.5)) for name in "ab")
+    renamed = other.with_name(f"{path.name.rsplit('.', 2)[0]}.{other.name.split('.')[-2]}.nc")
+    other.rename(renamed)
+    with pytest.raises(StorageError, match="it is another unit's than its name says"):
+        folder.read_unit(renamed)
+    assert folder.inputs_of(path) == {"name": "a"}
+
+
+def test_a_result_that_is_there_and_whole_stays(folder, result):
+    path = folder.write_unit("a", {}, result(1.5))
+    assert folder.write_unit("a", {}, result(2.5)) == path
+    path.write_bytes(path.read_bytes()[:-1])
+    assert folder.write_unit("a", {}, result(2.5)) != path
+
+
 def test_a_unit_that_cannot_be_read_is_named(folder):
     path = folder.path / "units" / "a.0.1.nc"
     with pytest.raises(StorageError, match=re.escape(f"cannot read {path}")):
@@ -257,7 +272,7 @@ def test_every_environment_a_run_was_continued_in_is_recorded_once(folder, setti
 def test_what_a_living_process_writes_is_left_alone(folder, settings):
     mine = folder.path / f"{temporary_prefix()}abc"
     # A process number that is never in use: the largest possible is smaller on every system.
-    theirs = folder.path / f".writing-{socket.gethostname()}-99999999-abc"
+    theirs = folder.path / f".writing-{machine()}-99999999-abc"
     elsewhere = folder.path / ".writing-another-machine-1-abc"
     old = folder.path / ".writing-another-machine-1-old"
     for path in (mine, theirs, elsewhere, old):

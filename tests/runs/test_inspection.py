@@ -73,7 +73,12 @@ def test_verifying_names_what_is_damaged_foreign_or_twice(folder, result):
     content[len(content) // 2] ^= 1
     a.write_bytes(bytes(content))
     (folder.path / "units" / "notes.txt").write_text("mine")
+    _, b = sorted((folder.path / "units").glob("*.nc"))
+    content = b.read_bytes()
+    b.rename(b.with_suffix(".kept"))
     folder.write_unit("b", {"name": "b"}, result(2.0))
+    b.write_bytes(content)
+    b.with_suffix(".kept").unlink()
     results = folder.path / "results-all.nc"
     results.write_bytes(results.read_bytes()[:-3])
     wrong = "\n".join(verify_run(folder.path))
@@ -98,7 +103,17 @@ def test_rubbish_is_told_and_then_removed(folder, result):
     os.utime(old, (time.time() - STALE_SECONDS - 10,) * 2)
     (folder.path / "set-aside").mkdir()
     (folder.path / "set-aside" / "a.nc").write_text("damaged")
+    folder.events.add("planned", units=[open_], names=["b"])
+    (folder.path / "checkpoints" / "old.0").mkdir()
+    half = folder.path / "checkpoints" / open_ / ".writing-elsewhere-1-y"
+    half.write_text("half")
+    os.utime(half, (0, 0))
+    (first,) = folder.finished_units().values()
+    second = first.with_name(f"{done}.ffffffffffffffff.nc")
+    second.write_bytes(first.read_bytes())
     why = {
+        "second result of a unit",
+        "checkpoint of a unit that is no longer asked for",
         "left by a killed process",
         "claim of a unit that is done",
         "stale claim",
@@ -108,6 +123,7 @@ def test_rubbish_is_told_and_then_removed(folder, result):
     told = collect_rubbish(folder.path, remove=False)
     assert {one.why for one in told} == why
     assert stray.exists()
+    assert half in [one.path for one in told]
     assert collect_rubbish(folder.path, remove=True) == told
     assert collect_rubbish(folder.path, remove=True) == []
     assert (folder.path / "checkpoints" / open_).exists()

@@ -140,6 +140,58 @@ def test_a_unit_is_given_the_flag_and_may_stop_at_its_own_safe_points(folder, wo
     assert unit_names(folder) == ["a"]
 
 
+def test_lack_of_memory_is_a_units_failure_and_its_code_that_of_memory(folder, work):
+    short = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+    units = [work.unit("a", raising(MemoryError())), work.unit("b", raising(short)), work.unit("c")]
+    with pytest.raises(ResourceError, match="2 of 3 units failed") as caught:
+        run_units(folder, units)
+    assert caught.value.exit_code == 5
+    assert unit_names(folder) == ["c"]
+    with pytest.raises(UnitsFailedError):
+        run_units(folder, [units[0], work.unit("d", raising(ValueError("no")))])
+
+
+def test_a_device_that_is_gone_ends_the_run(folder, work, monkeypatch):
+    lost = jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS\nmore")
+
+    def gone(*arguments):
+        raise lost
+
+    with pytest.raises(UnitsFailedError, match="ILLEGAL"):
+        run_units(folder, [work.unit("a", raising(lost))])
+    monkeypatch.setattr(jax, "block_until_ready", gone)
+    with pytest.raises(ResourceError, match="the device is gone: INTERNAL") as caught:
+        run_units(folder, [work.unit("a", raising(lost)), work.unit("b")])
+    assert caught.value.exit_code == 5
+    assert unit_names(folder) == []
+
+
+def test_what_others_have_not_claimed_is_done_after_ones_own(folder, work, result):
+    units = [work.unit(name * (k + 1)) for k, name in enumerate("abcde")]
+    folder.claims.folder.mkdir(exist_ok=True)
+    other = open_run_folder(folder.path, folder.config, resume=True)
+    assert other.claims.take(units[1].stem) == "claimed"
+    folder.events.add("failed", unit=units[3].name, error="no")
+    found = run_units(folder, units, own=[2, 4])
+    # Not what another one has, nor what has failed elsewhere; nor is either waited for.
+    assert work.computed == ["ccc", "eeeee", "a"]
+    assert [float(one["loss"][0, 0]) for one in found] == [3.0, 5.0]
+
+
+def test_files_are_called_by_the_kind_and_units_may_be_renamed(folder, work, result):
+    def named(name):
+        unit = work.unit(name)
+        return Unit(name, {"same": 1}, unit.compute, kind="kind", parts=(f"{name}-1", f"{name}-2"))
+
+    run_units(folder, [named("a")])
+    found = run_units(folder, [named("b")])
+    assert work.computed == ["a"]
+    assert unit_names(folder) == ["kind"]
+    assert float(found[0]["loss"][0, 0]) == 1.0
+    planned = [e for e in read_events(folder.path / "events") if e["event"] == "planned"]
+    assert [event["parts"] for event in planned] == [{n: [f"{n}-1", f"{n}-2"]} for n in "ab"]
+
+
 def test_a_storage_error_ends_the_run_at_once(folder, work):
     units = [work.unit("a"), work.unit("full", raising(StorageError("disk full"))), work.unit("c")]
     with pytest.raises(StorageError, match="disk full"):

@@ -2,7 +2,8 @@
 
 A unit of work is one checkpoint, named by what its result depends on: its parameters, the data, the
 problem's name and the options. A job that is killed, or continued with more checkpoints, does what
-is missing and nothing twice.
+is missing and nothing twice. What the problem's loss computes is written down when a folder is
+made: one that computes something else is refused there.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -31,7 +34,8 @@ from landscape.analysis.measurement import (
     operator,
 )
 from landscape.curvature import Problem
-from landscape.errors import InputError
+from landscape.curvature.memory import device_memory
+from landscape.errors import InputError, StorageError
 from landscape.report import Page, Table
 from landscape.runs import (
     RunFolder,
@@ -43,8 +47,9 @@ from landscape.runs import (
     write_atomically,
 )
 from landscape.runs.events import read_events
-from landscape.runs.folder import unit_stem
+from landscape.runs.folder import short_hash
 from landscape.runs.together import run_units_together
+from landscape.spectra.slq import auto_scheme
 
 COMMAND = "spectrum"
 
@@ -104,13 +109,20 @@ class Job:
         """Of all units: the paths of their checkpoints."""
         return self.checkpoints or ("problem",)
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The options that results depend on: how much memory there is, they do not."""
+        options = dataclasses.asdict(self.options)
+        del options["memory"]
+        return options
+
     def config(self) -> dict[str, Any]:
         """What a run folder is opened with: all but the checkpoints, which may grow."""
         return {
             "command": COMMAND,
             "problem": self.problem,
             "params_key": self.params_key,
-            "options": dataclasses.asdict(self.options),
+            "options": self.measured,
             "together": self.together,
         }
 
@@ -123,14 +135,12 @@ def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
     job
         What is asked for.
     folder
-        A run folder, where hashes are kept by path, size and time of the files.
+        A run folder, where hashes are kept by path, size and time of the files, and whose finished
+        blocks stay as they are.
     """
-    problem = known_problem(job.problem)
-    known = _Digests(None if folder is None else folder / "digests.json")
-    data = digest(problem.batch)
-    options = dataclasses.asdict(job.options)
-    # How much memory there is, is no part of the result.
-    options.pop("memory")
+    job, problem = settled(job, folder, together=False), known_problem(job.problem)
+    known = _Digests(None if folder is None else folder / "digests.json", job.problem)
+    data, options = digest(problem.batch), job.measured
     hashes, kinds = [], []
     for name in job.names:
         path = name if job.checkpoints else ""
@@ -141,34 +151,153 @@ def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
             if job.together > 1:
                 one = known.of(path, functools.partial(_kind, there), " kind")
             kinds.append(one)
-        except InputError:
+        except (InputError, OSError) as error:
             # Its unit will say why, when the others are done too.
-            hashes.append(f"unreadable {path}")
+            hashes.append(f"unreadable {path}: {error}")
             kinds.append(ALONE)
+    kept = _finished_blocks(folder, hashes) if job.together > 1 and folder is not None else []
     units = []
-    for block in blocks_of(kinds, job.together):
-        first, paths = job.names[block[0]], tuple(job.names[number] for number in block)
-        inputs = {"problem": job.problem, "data": data, "options": options}
+    spec = _absolute(job.problem)
+    for block in blocks_of(kinds, job.together, kept):
+        names = tuple(job.names[number] for number in block)
+        inputs: dict[str, Any] = {"problem": job.problem, "data": data, "options": options}
         if len(block) == 1:
             inputs["parameters"] = hashes[block[0]]
-            path = first if job.checkpoints else ""
-            work: Any = Measurement(job.problem, path, job.params_key, job.options, job.across)
+            path = str(Path(names[0]).absolute()) if job.checkpoints else ""
+            work: Any = Measurement(spec, path, job.params_key, job.options, job.across)
+            if hashes[block[0]].startswith("unreadable "):
+                work = Unreadable(hashes[block[0]])
         else:
             inputs["parameters"] = [hashes[number] for number in block]
-            work = BlockMeasurement(job.problem, paths, job.params_key, job.options)
-        name = first if len(block) == 1 else f"{first} and {len(block) - 1} more"
-        units.append(Unit(name, json.loads(json.dumps(inputs)), work))
+            paths = tuple(str(Path(name).absolute()) for name in names)
+            work = BlockMeasurement(spec, paths, job.params_key, job.options)
+        alone = len(block) == 1
+        name = names[0] if alone else f"{names[0]} and {len(block) - 1} more"
+        parts = () if alone else names
+        units.append(Unit(name, json.loads(json.dumps(inputs)), work, COMMAND, parts))
     known.write()
     return units
 
 
-def with_blocks(job: Job) -> Job:
-    """The job with as many checkpoints together as the device and its memory ask for."""
-    if job.across or len(job.names) == 1:
+def _absolute(problem: str) -> str:
+    """The problem for a process with another working folder, if it is in a file."""
+    source, _, function = problem.rpartition(":")
+    return f"{Path(source).absolute()}:{function}" if Path(source).is_file() else problem
+
+
+def _finished_blocks(folder: Path, hashes: Sequence[str]) -> list[tuple[int, ...]]:
+    """Numbers of the checkpoints of each block that is done in a folder."""
+    if not (folder / "config.json").exists():
+        return []
+    numbers = {one: number for number, one in enumerate(hashes)}
+    opened, found = read_run_folder(folder), []
+    for path in opened.finished_units().values():
+        try:
+            parameters = opened.inputs_of(path).get("parameters")
+        except StorageError:
+            continue
+        if isinstance(parameters, list) and all(one in numbers for one in parameters):
+            found.append(tuple(numbers[one] for one in parameters))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """The work of a unit whose checkpoint could not be read: to say so."""
+
+    why: str
+
+    def __call__(self, folder: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
+        """Fail."""
+        raise InputError(self.why.partition(": ")[2])
+
+
+def sharing_memory(job: Job, workers: int) -> Job:
+    """The job with what each of several workers on a CPU may take, if nothing else was said."""
+    if job.options.memory is not None or jax.default_backend() != "cpu":
         return job
-    return dataclasses.replace(
-        job, together=block_size(operator(known_problem(job.problem), job.options), job.options)
-    )
+    memory = device_memory() // 2 // workers
+    return dataclasses.replace(job, options=dataclasses.replace(job.options, memory=memory))
+
+
+def settled(job: Job, out: Path | None, *, together: bool) -> Job:
+    """The job with what depends on the machine as its folder has it, or as this machine asks for.
+
+    Parameters
+    ----------
+    job
+        What is asked for.
+    out
+        Its folder, which need not be there yet; None for none.
+    together
+        Whether it is left open how many checkpoints are measured in one program.
+    """
+    record: Mapping[str, Any] = {}
+    if out is not None and (out / "config.json").exists():
+        record = read_run_folder(out).config
+    options = job.options
+    if options.reorthogonalize == "auto":
+        scheme = record.get("options", {}).get("reorthogonalize") or _scheme(job)
+        options = dataclasses.replace(options, reorthogonalize=scheme)
+        job = dataclasses.replace(job, options=options)
+    if not together or job.across:
+        return job
+    if "together" in record:
+        return dataclasses.replace(job, together=int(record["together"]))
+    if len(job.names) == 1 or jax.default_backend() == "cpu":
+        return job
+    op = operator(known_problem(job.problem), options)
+    return dataclasses.replace(job, together=block_size(op, options))
+
+
+def _scheme(job: Job) -> str:
+    """What ``reorthogonalize="auto"`` stands for, by the size of the problem's own parameters."""
+    leaves = [leaf for leaf in jax.tree.leaves(known_problem(job.problem).params) if _is_real(leaf)]
+    itemsize = max((np.dtype(jnp.result_type(leaf)).itemsize for leaf in leaves), default=4)
+    devices = jax.device_count() if job.across else 1
+    options = job.options
+    return auto_scheme(
+        sum(map(np.size, leaves)), itemsize, options.num_probes, options.num_steps, options.memory,
+        devices=devices,
+    )  # fmt: skip
+
+
+def _is_real(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def expect_same_loss(job: Job, folder: RunFolder) -> None:
+    """Refuse a problem whose loss computes something else than when the folder was made.
+
+    It is compared by its program, less what is no number in it; programs of other versions of JAX
+    are not compared.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
+    now = {"jax": jax.__version__, "program": _program(known_problem(job.problem))}
+    path = folder.path / "loss.json"
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        folder.write_json(path.name, now)
+        return
+    if before.get("jax") == now["jax"] and before.get("program") != now["program"]:
+        raise InputError(
+            f"the loss of {job.problem} is not the one that the results in {folder.path} are of: "
+            "its program, or a shape of its data, has changed. Choose another --out"
+        )
+
+
+def _program(problem: Problem) -> str:
+    """A hash of what the loss computes; empty of a stream."""
+    state = () if problem.state is None else (problem.state,)
+    if hasattr(problem.batch, "__next__") or not jax.tree.leaves(problem.batch):
+        return ""
+    text = str(jax.make_jaxpr(problem.loss)(problem.params, *state, problem.batch))
+    return short_hash(re.sub(r" at 0x[0-9a-f]+", "", text).encode())
 
 
 def _parameters(there: Callable[[], Problem]) -> str:
@@ -181,10 +310,13 @@ def _kind(there: Callable[[], Problem]) -> str:
 
 
 class _Digests:
-    """Hashes of checkpoints, kept by path, size and time of change."""
+    """Hashes of checkpoints, kept by path, size and time of change, of them and of the problem."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, problem: str) -> None:
         self._path = path
+        source = Path(problem.rpartition(":")[0])
+        # What a problem's own function loads, changes with the function.
+        self._source = f" {_stamp(source)}" if source.is_file() else ""
         self._known: dict[str, str] = {}
         if path is not None and path.exists():
             try:
@@ -196,7 +328,7 @@ class _Digests:
         """What is known of a path's content, which is read if it has changed."""
         if not path:
             return compute()
-        key = _stamp(Path(path)) + what
+        key = _stamp(Path(path)) + what + self._source
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -235,7 +367,7 @@ def run_job(
     executor, should_stop, report
         As for ``run_units``.
     shard
-        (i, n): only every n-th unit, from the i-th; the others are left to other processes.
+        (i, n): every n-th unit, from the i-th; then what nobody has claimed of the others.
     units
         Of the job, if they have been made.
 
@@ -248,30 +380,39 @@ def run_job(
     InputError, StorageError, UnitsFailedError, StoppedError, ResourceError
         See ``run_units``, ``open_run_folder`` and ``load_problem``.
     """
+    job = settled(job, out, together=False)
     folder = open_run_folder(out, job.config(), resume=True)
-    units = make_units(job, out) if units is None else units
-    mine = list(units)[shard[0] :: shard[1]]
+    expect_same_loss(job, folder)
+    units = list(make_units(job, out) if units is None else units)
+    mine = units[shard[0] :: shard[1]]
     if jax.process_count() > 1:
         results = run_units_together(folder, mine, should_stop=should_stop, report=report)
     else:
-        results = run_units(folder, mine, executor=executor, should_stop=should_stop, report=report)
-    return joined({unit.name: one for unit, one in zip(mine, results, strict=True)})
+        results = run_units(
+            folder, units, executor=executor, should_stop=should_stop, report=report,
+            own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
+        )  # fmt: skip
+    return joined(
+        [_named(one, unit.parts or (unit.name,)) for unit, one in zip(mine, results, strict=True)]
+    )
 
 
-def joined(results: Mapping[str, xr.Dataset]) -> xr.Dataset:
+def _named(result: xr.Dataset, checkpoints: Sequence[str]) -> xr.Dataset:
+    """A unit's result, alone or of a block, with the names of its checkpoints."""
+    if "checkpoint" not in result.dims:
+        return result.expand_dims(checkpoint=list(checkpoints))
+    return result.assign_coords(checkpoint=list(checkpoints))
+
+
+def joined(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The results of all units as one, by the names of their checkpoints.
 
     Checkpoints of networks with other layers have NaN for parts that they do not have.
     """
     if not results:
         return xr.Dataset(coords={"checkpoint": []})
-    # Those of a block have the names of all of its checkpoints with them.
-    every = [
-        one if "checkpoint" in one.dims else one.expand_dims(checkpoint=[name])
-        for name, one in results.items()
-    ]
     return xr.concat(
-        every, "checkpoint", join="outer", data_vars="all", coords="minimal", compat="override"
+        results, "checkpoint", join="outer", data_vars="all", coords="minimal", compat="override"
     )
 
 
@@ -312,16 +453,33 @@ def open_run(path: Path | str) -> xr.Dataset:
     return xr.concat(list(found.values()), named, join="outer", data_vars="all")
 
 
-def _finished(folder: RunFolder) -> dict[str, xr.Dataset]:
-    """What is done of a job, by the names of the checkpoints, which events have written down."""
-    names: dict[str, str] = {}
+def _finished(folder: RunFolder) -> list[xr.Dataset]:
+    """What is done of a job, with the names of the checkpoints, which events have written down.
+
+    Of a name that has been planned more than once, its checkpoint changed, the last plan counts; of
+    a checkpoint in several blocks the last one.
+    """
+    finished = folder.finished_units()
+    stems: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
     for event in read_events(folder.path / "events"):
         if event.get("event") == "planned":
-            names.update(zip(event["units"], event["names"], strict=True))
-    finished = folder.finished_units()
-    planned = [stem for stem in names if stem in finished]
-    others = [stem for stem in finished if stem not in names]
-    return {names.get(stem, stem): folder.read_unit(finished[stem]) for stem in [*planned, *others]}
+            parts |= event.get("parts", {})
+            for name, stem in zip(event["names"], event["units"], strict=True):
+                stems.pop(name, None)
+                stems[name] = stem
+    stems = {name: stem for name, stem in stems.items() if stem in finished}
+    found: list[xr.Dataset] = []
+    seen: set[str] = set()
+    # From the last on: for what it holds, others are no more asked.
+    for name, stem in reversed(stems.items()):
+        one = _named(folder.read_unit(finished[stem]), parts.get(name, [name]))
+        mine = [str(checkpoint) for checkpoint in one["checkpoint"].values]
+        new = [place for place, checkpoint in enumerate(mine) if checkpoint not in seen]
+        seen.update(mine)
+        if new:
+            found.append(one.isel(checkpoint=new))
+    return found[::-1]
 
 
 def shard_from(text: str | None) -> tuple[int, int]:
@@ -337,6 +495,7 @@ def shard_from(text: str | None) -> tuple[int, int]:
         first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
         step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1"))
         number = int(os.environ.get("SLURM_ARRAY_TASK_ID", str(first)))
+        # Of a list some shards may have two tasks and others none: all end with what is left.
         return (number - first) // max(step, 1) % count, count
     place, slash, total = text.partition("/")
     if not slash or not place.isdecimal() or not total.isdecimal() or int(place) >= int(total):
@@ -350,7 +509,7 @@ def count_done(out: Path, units: Sequence[Unit]) -> int:
         return 0
     folder = read_run_folder(out)
     finished = folder.finished_units()
-    return sum(unit_stem(unit.name, unit.inputs) in finished for unit in units)
+    return sum(unit.stem in finished for unit in units)
 
 
 def summary(found: xr.Dataset) -> Page:
@@ -377,12 +536,17 @@ def summary(found: xr.Dataset) -> Page:
         "Spectra",
         head,
         rows[:_SHOWN],
-        "Shares with their certified bounds; — where ε is below the noise floor."
+        f"Shares with their {_kind_of_bounds(found)} bounds; — where ε is below the noise floor."
         + (f" {len(rows) - _SHOWN:,} more rows are in the run folder." * (len(rows) > _SHOWN)),
     )
     return Page(
         "Spectra of checkpoints", [f"{found.sizes['checkpoint']:,} checkpoints."], [table], []
     )
+
+
+def _kind_of_bounds(found: xr.Dataset) -> str:
+    certified = bool(np.nan_to_num(found["certified"].astype(float), nan=1.0).all())
+    return "certified" if certified else "empirical (without reorthogonalisation)"
 
 
 def _share(at: xr.Dataset) -> str:

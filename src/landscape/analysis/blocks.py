@@ -1,8 +1,8 @@
 """Checkpoints of one shape that are measured together, in one program.
 
 A small network leaves an accelerator idle; many side by side do not. A block is a unit of work of
-its own: blocks are formed from the full list of checkpoints before finished ones are left out, so
-that a job that is continued makes the same blocks, and the same numbers to the bit.
+its own: blocks are formed from the full list of checkpoints, those that are finished stay as they
+are, so that a job that is continued makes the same blocks, and the same numbers to the bit.
 
 Two things differ from a checkpoint that is measured alone. The eigenvalues at the ends are Ritz
 values of the Lanczos run itself, with the norms of their residuals, of the first probe: no products
@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from landscape.analysis.measurement import (
     loss_of,
     operator,
     rank_of,
+    trace_of,
     with_less_memory,
 )
 from landscape.curvature import LinearOperator, Problem, noise_floor, stack
@@ -46,7 +46,6 @@ from landscape.spectra import (
     LanczosSpectrum,
     degenerate_fraction,
     negative_fraction,
-    trace,
 )
 from landscape.spectra.slq import lanczos_bytes
 
@@ -81,8 +80,7 @@ class BlockMeasurement:
         """Measure; ``folder`` is for what survives a kill."""
         problem = known_problem(self.problem)
         problems = [at_checkpoint(problem, path, self.params_key) for path in self.checkpoints]
-        found = measure_together(problems, self.options, folder, should_stop)
-        return found.assign_coords(checkpoint=list(self.checkpoints))
+        return measure_together(problems, self.options, folder, should_stop)
 
 
 def measure_together(
@@ -107,7 +105,6 @@ def measure_together(
     StoppedError, ResourceError
         As for ``measure``.
     """
-    begun = time.perf_counter()
     parts = (WHOLE, *(layer_names(problems[0].params) if options.layers else ()))
     found = [
         kept_or_done(
@@ -118,12 +115,11 @@ def measure_together(
         for number, part in enumerate(parts)
     ]
     result = xr.concat(found, xr.Variable("part", list(parts)))
-    result["loss"] = (("checkpoint",), [loss_of(problem) for problem in problems])
+    chunk = int(result["chunk_size"].max()) or None
+    result["loss"] = (("checkpoint",), [loss_of(problem, chunk) for problem in problems])
     if options.rank:
         ranks = [xr.Dataset(rank_of(problem)) for problem in problems]
         result = result.merge(xr.concat(ranks, "checkpoint"))
-    spent = (time.perf_counter() - begun) / len(problems)
-    result["seconds"] = (("checkpoint",), np.full(len(problems), spent))
     return result.transpose("checkpoint", ...)
 
 
@@ -174,6 +170,7 @@ def _part(
         "noise_floor": (("checkpoint",), np.asarray(spectrum.noise_floor, float)),
         "matvecs": (("checkpoint",), np.full(many, spectrum.num_matvecs // many)),
         "chunk_size": (("checkpoint",), np.full(many, chunk)),
+        "certified": (("checkpoint",), np.full(many, spectrum.reorthogonalize != "none")),
         "nodes": (
             ("checkpoint", "node"),
             np.pad(spectrum.nodes, padding, constant_values=np.nan),
@@ -191,7 +188,7 @@ def _part(
     data["eigenvalue"] = (("checkpoint", "rank"), values)
     data["eigenvalue_residual"] = (("checkpoint", "rank"), errors)
     if options.trace_matvecs:
-        found = [trace(op, keys[3], num_matvecs=options.trace_matvecs) for op in members]
+        found = [trace_of(op, keys[3], options) for op in members]
         data["trace"] = (("checkpoint",), [float(one.value) for one in found])
         data["trace_stderr"] = (("checkpoint",), [float(one.stderr) for one in found])
     ranks = [*range(1, options.largest + 1), *range(-options.smallest, 0)]
@@ -235,7 +232,9 @@ def _is_real(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
-def blocks_of(kinds: Sequence[str], size: int) -> Iterator[tuple[int, ...]]:
+def blocks_of(
+    kinds: Sequence[str], size: int, kept: Sequence[tuple[int, ...]] = ()
+) -> Iterator[tuple[int, ...]]:
     """Numbers of checkpoints that go together: neighbours of one kind, so many at most.
 
     Parameters
@@ -244,27 +243,29 @@ def blocks_of(kinds: Sequence[str], size: int) -> Iterator[tuple[int, ...]]:
         Of each checkpoint.
     size
         Of a block, at most.
+    kept
+        Blocks that stay as they are.
 
     Examples
     --------
     >>> list(blocks_of(["a", "a", "a", "b", ALONE, ALONE], 2))
     [(0, 1), (2,), (3,), (4,), (5,)]
     """
-    block: list[int] = []
+    taken = {number for one in kept for number in one}
+    blocks: list[list[int]] = []
     for number, mine in enumerate(kinds):
-        if block and (mine == ALONE or mine != kinds[block[0]] or len(block) == size):
-            yield tuple(block)
-            block = []
-        block.append(number)
-    if block:
-        yield tuple(block)
+        if number in taken:
+            continue
+        last = blocks[-1] if blocks else []
+        if last and mine != ALONE and mine == kinds[last[0]] and len(last) < size:
+            last.append(number)
+        else:
+            blocks.append([number])
+    yield from sorted([*kept, *map(tuple, blocks)])
 
 
 def block_size(op: LinearOperator, options: Options) -> int:
     """How many checkpoints go together: 1 on a CPU, else what the memory holds.
-
-    A pure function of shapes, the kind of device and the declared memory: the same job makes the
-    same blocks wherever it is continued.
 
     Parameters
     ----------

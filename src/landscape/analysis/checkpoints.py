@@ -35,7 +35,8 @@ def find_checkpoints(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matching = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        path = Path(pattern).expanduser()
+        matching = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
         if not matching:
             raise InputError(f"there is no checkpoint {pattern}")
         found.update(dict.fromkeys(map(Path, matching)))
@@ -117,8 +118,13 @@ def _orbax(path: Path) -> dict[str, Any]:
     import orbax.checkpoint
 
     # A manager keeps what it saved in a folder of that name.
-    place = path / "default" if (path / "default").is_dir() else path
-    tree = orbax.checkpoint.PyTreeCheckpointer().restore(place.absolute())
+    place = (path / "default" if (path / "default").is_dir() else path).absolute()
+    checkpointer = orbax.checkpoint.PyTreeCheckpointer()
+    # As arrays of the host, whatever devices have written it.
+    shapes = checkpointer.metadata(place)
+    shapes = getattr(shapes, "item_metadata", shapes)
+    as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
+    tree = checkpointer.restore(place, restore_args=jax.tree.map(lambda _: as_numpy, dict(shapes)))
     return {path_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

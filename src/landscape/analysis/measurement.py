@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import logging
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,16 @@ from landscape.curvature import (
 from landscape.curvature import fisher as sampled_fisher
 from landscape.curvature import jacobian as jacobian_of
 from landscape.curvature import place as placed
+from landscape.curvature.batches import weighted_mean
 from landscape.curvature.parameters import path_name
 from landscape.degeneracy import jacobian_rank
-from landscape.degeneracy.describe import logits_function, opened
+from landscape.degeneracy.describe import logits_function, loss_function, opened
 from landscape.errors import InputError, ResourceError, StoppedError
 from landscape.runs import netcdf_bytes, write_atomically
+from landscape.runs.folder import from_netcdf_bytes, short_hash
+from landscape.runs.together import agreed, of_the_first
 from landscape.spectra import (
+    Estimate,
     Fraction,
     LanczosRun,
     degenerate_fraction,
@@ -50,6 +56,8 @@ from landscape.spectra import (
 )
 from landscape.training.losses import example_losses
 
+_logger = logging.getLogger("landscape")
+
 MATRICES = ("hessian", "ggn", "fisher", "empirical-fisher")
 
 WHOLE = "all"
@@ -59,6 +67,9 @@ WHOLE = "all"
 _STEPS = 10
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.1
+
+# Vectors that pairs at the ends are found with besides those of the pairs, and fewest.
+_SUBSPACE, _LEAST_SUBSPACE = 20, 5
 
 # Operations of an exact rank, beyond which bounds are taken, of singular values relative to the
 # largest.
@@ -77,6 +88,8 @@ class Options:
         Half-widths of the degenerate band.
     num_steps, num_probes
         Of Lanczos quadrature.
+    reorthogonalize
+        As for ``slq``; bounds are certified unless it is ``"none"``.
     largest, smallest
         Eigenvalues at the ends.
     trace_matvecs
@@ -97,6 +110,7 @@ class Options:
     eps: tuple[float, ...] = (1e-3,)
     num_steps: int = 100
     num_probes: int = 1
+    reorthogonalize: str = "auto"
     largest: int = 1
     smallest: int = 1
     trace_matvecs: int = 0
@@ -157,7 +171,7 @@ def operator(problem: Problem, options: Options, part: str = WHOLE) -> LinearOpe
     Raises
     ------
     InputError
-        For a matrix that needs a model, of a problem without one.
+        For a matrix that needs a model, of a problem without one or of another loss.
     """
     wrt = None if part == WHOLE else functools.partial(_belongs, part)
     chunk_size = options.chunk_size or problem.chunk_size
@@ -183,7 +197,22 @@ def _logits(problem: Problem, what: str) -> tuple[Any, Any]:
             "batch has to be (inputs, labels)"
         )
     model, state = opened(problem.model, problem.state)
+    expected = float(
+        _jitted(loss_function(model))(problem.params, state or {}, tuple(problem.batch))
+    )
+    found = loss_of(problem, problem.chunk_size)
+    if not np.isclose(found, expected, rtol=1e-4, atol=1e-6):
+        raise InputError(
+            f"{what} is of the mean softmax cross-entropy of the model, which is {expected:.6g} "
+            f"here, and the problem's loss is {found:.6g}: another loss, weights, or a penalty in "
+            "it. In Python, landscape.curvature.ggn takes any loss of the outputs"
+        )
     return _on_pairs(logits_function(model)), state or {}
+
+
+@functools.cache
+def _jitted(function: Any) -> Any:
+    return jax.jit(function)
 
 
 @functools.cache
@@ -241,7 +270,6 @@ def measure(
     ResourceError
         If it does not fit, one example at a time.
     """
-    begun = time.perf_counter()
     parts = (WHOLE, *(layer_names(problem.params) if options.layers else ()))
     found = [
         kept_or_done(
@@ -254,10 +282,9 @@ def measure(
         for number, part in enumerate(parts)
     ]
     result = xr.concat(found, xr.Variable("part", list(parts)))
-    result["loss"] = ((), loss_of(problem))
+    result["loss"] = ((), loss_of(problem, int(result["chunk_size"].max()) or None))
     if options.rank:
         result = result.assign(rank_of(problem))
-    result["seconds"] = ((), time.perf_counter() - begun)
     return result
 
 
@@ -315,6 +342,7 @@ def _part(
         "noise_floor": ((), float(np.max(spectrum.noise_floor))),
         "matvecs": ((), spectrum.num_matvecs),
         "chunk_size": ((), options.chunk_size or problem.chunk_size or 0),
+        "certified": ((), spectrum.reorthogonalize != "none"),
         "nodes": (("node",), np.pad(spectrum.nodes, padding, constant_values=np.nan)),
         "weights": (("node",), np.pad(spectrum.weights, padding)),
     }
@@ -331,14 +359,15 @@ def _part(
     smallest = min(options.smallest, op.shape[0] - largest)
     if largest or smallest:
         pairs = extremal_eigenpairs(
-            op, keys[2], num_largest=largest, num_smallest=smallest, tol=1e-3
-        )
+            op, keys[2], num_largest=largest, num_smallest=smallest, tol=1e-3,
+            subspace=_subspace(op, largest + smallest, options.memory),
+        )  # fmt: skip
         where = [*range(largest), *range(sum(count) - smallest, sum(count))]
         values[where], errors[where] = pairs.values, pairs.residual_norms
     data["eigenvalue"] = (("rank",), values)
     data["eigenvalue_residual"] = (("rank",), errors)
     if options.trace_matvecs:
-        estimate = trace(op, keys[3], num_matvecs=options.trace_matvecs)
+        estimate = trace_of(op, keys[3], options)
         data["trace"] = ((), float(estimate.value))
         data["trace_stderr"] = ((), float(estimate.stderr))
     ranks = [*range(1, count[0] + 1), *range(-count[1], 0)]
@@ -348,8 +377,32 @@ def _part(
 def lanczos_of(op: LinearOperator, key: Array, options: Options) -> tuple[LanczosRun, int]:
     """A run that has not begun, and the steps that it is for."""
     steps = min(options.num_steps, op.shape[0])
-    run = lanczos_run(op, key, num_probes=options.num_probes, capacity=steps, memory=options.memory)
+    run = lanczos_run(
+        op, key, num_probes=options.num_probes, reorthogonalize=options.reorthogonalize,
+        capacity=steps, memory=options.memory,
+    )  # fmt: skip
     return run, steps
+
+
+def _subspace(op: LinearOperator, count: int, memory: int | None) -> int | None:
+    """How many vectors pairs at the ends are found with: fewer where memory does not hold more."""
+    usual = min(2 * count + _SUBSPACE, op.shape[0])
+    if memory is None:
+        return usual
+    fitting = memory // (op.shape[0] * op.dtype.itemsize) - 1 - count
+    return min(usual, max(fitting, count + _LEAST_SUBSPACE))
+
+
+def trace_of(op: LinearOperator, key: Array, options: Options) -> Estimate:
+    """The trace; without the directions that Hutch++ keeps, where memory does not hold them."""
+    budget = options.trace_matvecs
+    kept = 3 * (budget // 3) * op.shape[0] * op.dtype.itemsize
+    if options.memory is not None and kept > options.memory:
+        return trace(op, key, num_matvecs=budget, method="hutchinson")
+    try:
+        return trace(op, key, num_matvecs=budget)
+    except ResourceError:
+        return trace(op, key, num_matvecs=budget, method="hutchinson")
 
 
 def _ends(fraction: Fraction) -> list[float]:
@@ -364,6 +417,9 @@ def advanced(
 ) -> LanczosRun:
     """All steps, going on from what a run before has written down."""
     path = place.with_suffix(".npz")
+    if jax.process_count() > 1:
+        # Of this host's part.
+        path = place.with_suffix(f".{jax.process_index()}.npz")
     run = _resumed(run, path)
     saved, cost = time.perf_counter(), 0.0
     while run.num_steps < min(steps, run.state.capacity):
@@ -371,7 +427,8 @@ def advanced(
         run = run.advance(min(before + _STEPS, steps))
         jax.block_until_ready(run.state)
         stop = should_stop()
-        due = time.perf_counter() - saved > max(_SAVE_SECONDS, cost / _SAVE_SHARE)
+        # Hosts that work together save the same steps.
+        due = agreed(time.perf_counter() - saved > max(_SAVE_SECONDS, cost / _SAVE_SHARE))
         if (stop or due) and run.num_steps < steps:
             begun = time.perf_counter()
             _save(run, path)
@@ -385,65 +442,95 @@ def advanced(
 
 
 def _save(run: LanczosRun, path: Path) -> None:
-    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(run.state)):
-        # Parts of it are on other hosts.
-        return
     stream = io.BytesIO()
-    np.savez(stream, *map(np.asarray, jax.tree.leaves(run.state)))
+    pieces = [piece for leaf in jax.tree.leaves(run.state) for piece in _pieces(leaf)]
+    np.savez(stream, *map(np.asarray, pieces))
     write_atomically(path, stream.getvalue())
+
+
+def _pieces(leaf: jax.Array) -> list[jax.Array]:
+    """What this host has of an array that is spread over several; else the array."""
+    if leaf.is_fully_addressable:
+        return [leaf]
+    return [shard.data for shard in leaf.addressable_shards]
 
 
 def _resumed(run: LanczosRun, path: Path) -> LanczosRun:
     """The run as it was written down; as it is if that cannot be read or does not fit."""
-    if not path.exists():
-        return run
+    found = _read_state(run, path) if path.exists() else None
+    begun = -1 if found is None else found.num_steps
+    # Hosts that work together go on together, from the same step.
+    same = agreed(begun == of_the_first(begun), everywhere=True)
+    return found if found is not None and same else run
+
+
+def _read_state(run: LanczosRun, path: Path) -> LanczosRun | None:
     leaves, structure = jax.tree.flatten(run.state)
     try:
         with np.load(path, allow_pickle=False) as file:
-            kept = [file[f"arr_{number}"] for number in range(len(leaves))]
-    except (OSError, ValueError, KeyError, EOFError):
-        return run
-    fits = all(
-        new.shape == old.shape and new.dtype == old.dtype
-        for new, old in zip(kept, leaves, strict=True)
-    )
-    if not fits:
-        return run
-    arrays = [jax.device_put(one, leaf.sharding) for one, leaf in zip(kept, leaves, strict=True)]
+            kept = iter([file[f"arr_{number}"] for number in range(len(file.files))])
+        arrays = [_filled(leaf, kept) for leaf in leaves]
+    except (OSError, ValueError, KeyError, EOFError, StopIteration, zipfile.BadZipFile) as error:
+        _logger.warning("the state %s cannot be used (%s); its run begins anew", path, error)
+        path.unlink(missing_ok=True)
+        return None
     return dataclasses.replace(run, state=jax.tree.unflatten(structure, arrays))
+
+
+def _filled(leaf: jax.Array, kept: Iterator[np.ndarray]) -> jax.Array:
+    """An array like this one, of what was written down of it."""
+
+    def fitting(old: jax.Array) -> np.ndarray:
+        new = next(kept)
+        if new.shape != old.shape or new.dtype != old.dtype:
+            raise ValueError(
+                f"an array of {new.dtype} {new.shape} instead of {old.dtype} {old.shape}"
+            )
+        return new
+
+    if leaf.is_fully_addressable:
+        return jax.device_put(fitting(leaf), leaf.sharding)
+    shards = [jax.device_put(fitting(s.data), s.device) for s in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
 def kept_or_done(place: Path, compute: Callable[[Path], xr.Dataset], *, keep: bool) -> xr.Dataset:
     """A part that was finished before a kill, or the part as it is computed now, and kept."""
-    path = place.with_suffix(".nc")
-    done = _kept_part(path)
-    if done is None:
+    done = _kept_part(place)
+    # Hosts that work together do what one of them does not see.
+    if agreed(done is None):
         done = compute(place)
-        if keep:
-            _write(path, done)
+        if keep and jax.process_index() == 0:
+            content = netcdf_bytes(done)
+            write_atomically(place.with_name(f"{place.name}.{short_hash(content)}.nc"), content)
+    assert done is not None
     return done
 
 
-def _kept_part(path: Path) -> xr.Dataset | None:
-    if not path.exists():
-        return None
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, ValueError):
-        return None
+def _kept_part(place: Path) -> xr.Dataset | None:
+    """What was kept, if it is what was written: its name says so."""
+    for path in sorted(place.parent.glob(f"{place.name}.*.nc")):
+        try:
+            content = path.read_bytes()
+            if path.name == f"{place.name}.{short_hash(content)}.nc":
+                return from_netcdf_bytes(content)
+        except OSError:
+            pass
+        _logger.warning("the part %s is not what was written, and is measured anew", path)
+        path.unlink(missing_ok=True)
+    return None
 
 
-def _write(path: Path, dataset: xr.Dataset) -> None:
-    write_atomically(path, netcdf_bytes(dataset))
-
-
-def loss_of(problem: Problem) -> float:
-    """The loss; NaN of a stream."""
-    state = () if problem.state is None else (problem.state,)
-    if _num_examples(problem) is None:
+def loss_of(problem: Problem, chunk_size: int | None = None) -> float:
+    """The loss, by chunks if asked; NaN of a stream."""
+    count = _num_examples(problem)
+    if count is None:
         return float("nan")
-    return float(problem.loss(problem.params, *state, problem.batch))
+    state = () if problem.state is None else (problem.state,)
+    if chunk_size is None or chunk_size >= count:
+        return float(problem.loss(problem.params, *state, problem.batch))
+    of_chunk = functools.partial(problem.loss, problem.params, *state)
+    return float(weighted_mean(of_chunk, problem.batch, chunk_size, problem.weight))
 
 
 def rank_of(problem: Problem) -> dict[str, Any]:

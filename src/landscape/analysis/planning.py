@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import jax
 import numpy as np
@@ -20,14 +21,18 @@ from landscape.analysis.measurement import (
     layer_names,
     operator,
 )
-from landscape.curvature import Problem, data_mesh, place, stack
+from landscape.curvature import LinearOperator, Problem, data_mesh, place, stack
 from landscape.curvature.memory import device_memory, readable
-from landscape.errors import InputError
+from landscape.errors import InputError, ResourceError
 from landscape.runs import Unit
+from landscape.runs.progress import in_words
 from landscape.spectra.slq import lanczos_bytes
 
 # Lanczos steps of a trial: so many that compile, then as many at a time for so long at least.
 _TRIED, _TRIED_SECONDS = 3, 0.5
+
+# Trials of hosts that work together, which have to be equally many on each.
+_TRIALS_TOGETHER = 3
 
 # Products that the ends of a spectrum and the noise floor usually take.
 _END_MATVECS, _FLOOR_MATVECS = 60, 20
@@ -85,13 +90,7 @@ class Plan:
             f"({self.workers} × {readable(memory)}) of {readable(device_memory())}"
         )
         if np.isfinite(self.seconds):
-            yield f"about {_duration(self.seconds)} with {self.workers} at a time"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            yield f"about {in_words(self.seconds)} with {self.workers} at a time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +134,14 @@ def plan(
     timed
         Whether to try; without it there is no estimate of the time, and memory is that of vectors
         and products alone.
+
+    Raises
+    ------
+    ResourceError
+        If a worker process died when it tried.
     """
     options = job.options
-    problem = _at_the_first(job)
-    op = operator(problem, options)
+    problem, op = _at_the_first(job)
     size = op.shape[0]
     parts = [size]
     if options.layers:
@@ -148,12 +151,15 @@ def plan(
     ends = _END_MATVECS * bool(options.largest + options.smallest) * (job.together == 1)
     besides = ends + options.trace_matvecs + _FLOOR_MATVECS
     matvecs = sum(step * options.num_probes + besides for step in steps)
-    vectors = lanczos_bytes(size, op.dtype.itemsize, options.num_probes, steps[0], options.memory)
+    vectors = lanczos_bytes(
+        size, op.dtype.itemsize, options.num_probes, steps[0], options.memory,
+        reorthogonalize=options.reorthogonalize, devices=jax.device_count() if job.across else 1,
+    )  # fmt: skip
     left = len(units) - done
     seconds, peak = float("nan"), 0
     if timed and left:
         trials = (
-            [future.result() for future in [pool.submit(try_out, job) for _ in range(workers)]]
+            _tried_by_all(pool, job, workers)
             if isinstance(pool, ProcessPoolExecutor)
             else [try_out(job)]
         )
@@ -165,6 +171,17 @@ def plan(
         tuple(units), done, size, int(examples), matvecs * job.together, vectors * job.together,
         product_bytes(op) * job.together, peak, seconds, workers,
     )  # fmt: skip
+
+
+def _tried_by_all(pool: Executor, job: Job, workers: int) -> list[Trial]:
+    futures = [pool.submit(try_out, job) for _ in range(workers)]
+    try:
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a worker process died when the job was tried out, most likely for lack of memory: "
+            "take fewer --workers, or a --chunk-size"
+        ) from error
 
 
 def try_out(job: Job) -> Trial:
@@ -180,7 +197,7 @@ def try_out(job: Job) -> Trial:
 
 def _tried(job: Job) -> Trial:
     options = job.options
-    op = operator(_at_the_first(job), options)
+    _, op = _at_the_first(job)
     if job.together > 1:
         op = stack([op] * min(job.together, len(job.names)))
     elif job.across:
@@ -188,15 +205,21 @@ def _tried(job: Job) -> Trial:
     run, steps = lanczos_of(op, jax.random.key(0), options)
     run = run.advance(min(_TRIED, steps))
     jax.block_until_ready(run.state)
-    begun, first = time.perf_counter(), run.num_steps
-    while run.num_steps < steps and time.perf_counter() - begun < _TRIED_SECONDS:
-        before = run.num_steps
+    begun, first, tries = time.perf_counter(), run.num_steps, 0
+    while run.num_steps < steps and _tries_on(tries, begun):
+        before, tries = run.num_steps, tries + 1
         run = run.advance(min(before + _TRIED, steps))
         jax.block_until_ready(run.state)
         if run.num_steps == before:
             break
     seconds = (time.perf_counter() - begun) / max(run.num_steps - first, 1)
     return Trial(seconds, _peak_bytes())
+
+
+def _tries_on(tries: int, begun: float) -> bool:
+    if jax.process_count() > 1:
+        return tries < _TRIALS_TOGETHER
+    return time.perf_counter() - begun < _TRIED_SECONDS
 
 
 def _peak_bytes() -> int:
@@ -212,12 +235,13 @@ def _peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _at_the_first(job: Job) -> Problem:
-    """The problem at the first checkpoint that can be read; units say why others cannot."""
+def _at_the_first(job: Job) -> tuple[Problem, LinearOperator]:
+    """The problem at the first checkpoint that can be measured; units say why others cannot."""
     problem = known_problem(job.problem)
     for checkpoint in job.checkpoints:
         try:
-            return at_checkpoint(problem, checkpoint, job.params_key)
+            there = at_checkpoint(problem, checkpoint, job.params_key)
+            return there, operator(there, job.options)
         except InputError:
             continue
-    return problem
+    return problem, operator(problem, job.options)

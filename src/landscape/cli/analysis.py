@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +98,9 @@ class Spectrum:
     """Lanczos steps."""
     num_probes: int = 1
     """Random start vectors."""
+    reorthogonalize: Literal["auto", "full", "partial", "none"] = "auto"
+    """Of Lanczos vectors. auto: partial if a basis fits into memory, else none, without which
+    bounds are empirical; a folder keeps what it was begun with."""
     largest: int = 1
     """Eigenvalues at the upper end."""
     smallest: int = 1
@@ -107,7 +112,7 @@ class Spectrum:
     layers: bool = False
     """Measure each layer's block too."""
     memory_gb: float | None = None
-    """What vectors may take. Default: half of the device's memory."""
+    """What vectors may take. Default: half of the device's memory, shared by the workers."""
     chunk_size: int | None = None
     """Examples at a time. Default: the problem's."""
     seed: int = 0
@@ -123,7 +128,8 @@ class Spectrum:
     """Of Dask: an address, a scheduler's file, or module:function or file.py:function that gives a
     cluster. Default: a local cluster of --workers processes."""
     across_devices: bool = False
-    """All devices work on one checkpoint at a time: for networks that do not fit on one."""
+    """All devices work on one checkpoint at a time: each has a part of the batch and a slice of the
+    Lanczos basis; parameters and a few vectors are on each."""
     distributed: bool = False
     """The same over several hosts, one process on each (Slurm and cloud TPUs are recognised)."""
     coordinator: str | None = None
@@ -133,7 +139,8 @@ class Spectrum:
     host: int | None = None
     """The number of this one, from 0."""
     shard: str | None = None
-    """i/n: every n-th unit from the i-th. Default: what Slurm says of a job array."""
+    """i/n: every n-th unit from the i-th, then what nobody else has claimed. Default: what Slurm
+    says of a job array."""
     dry_run: bool = False
     """Show the plan, and leave it."""
 
@@ -144,7 +151,13 @@ class Spectrum:
         from landscape.analysis.planning import plan
         from landscape.analysis.problems import call
         from landscape.errors import InputError
-        from landscape.runs import default_workers, executor, progress, stop_on_signals
+        from landscape.runs import (
+            default_workers,
+            executor,
+            open_run_folder,
+            progress,
+            stop_on_signals,
+        )
 
         joining = (self.coordinator, self.num_hosts, self.host)
         if not self.distributed and any(value is not None for value in joining):
@@ -152,7 +165,13 @@ class Spectrum:
         if self.distributed:
             import jax
 
-            jax.distributed.initialize(self.coordinator, self.num_hosts, self.host)
+            try:
+                jax.distributed.initialize(self.coordinator, self.num_hosts, self.host)
+            except (ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"hosts cannot be joined: {str(error).splitlines()[0]}. Outside of Slurm and "
+                    "cloud TPUs say --coordinator, --num-hosts and --host"
+                ) from error
             # One of them speaks.
             console.quiet = jax.process_index() > 0
         across = self.across_devices or self.distributed
@@ -165,6 +184,7 @@ class Spectrum:
                 eps=self.eps,
                 num_steps=self.num_steps,
                 num_probes=self.num_probes,
+                reorthogonalize=self.reorthogonalize,
                 largest=self.largest,
                 smallest=self.smallest,
                 trace_matvecs=self.trace_matvecs,
@@ -177,24 +197,33 @@ class Spectrum:
             across,
             1 if self.together is None else self.together,
         )
-        if self.together is None:
-            job = batch.with_blocks(job)
         shard = batch.shard_from(self.shard)
         workers = 1 if across else default_workers(self.workers)
-        units = batch.make_units(job, self.out if self.out.exists() else None)
+        if workers > 1 and self.executor == "processes":
+            job = batch.sharing_memory(job, workers)
+        job = batch.settled(job, self.out, together=self.together is None)
+        if not self.dry_run:
+            # What is written there later, is written into a run folder.
+            folder = open_run_folder(self.out, job.config(), resume=True)
+            batch.expect_same_loss(job, folder)
+        there = (self.out / "config.json").exists()
+        units = batch.make_units(job, self.out if there and not self.dry_run else None)
         mine = units[shard[0] :: shard[1]]
         done = batch.count_done(self.out, mine)
         workers = max(1, min(workers, len(mine) - done))
         scheduler: Any = self.scheduler
         if scheduler and "://" not in scheduler and not Path(scheduler).is_file():
-            scheduler = call(scheduler)
-        # A cluster is not asked for before the plan is shown.
-        kind = "processes" if self.dry_run else self.executor
-        with stop_on_signals() as stop, executor(kind, workers, scheduler) as pool:
+            scheduler = functools.partial(call, scheduler)
+        with stop_on_signals() as stop, ExitStack() as stack:
+            here = self.executor == "processes"
+            pool = stack.enter_context(executor("processes", workers)) if here else None
             for line in plan(job, mine, done, workers, pool=pool).lines():
                 console.print(line, highlight=False)
             if self.dry_run:
                 return
+            if not here:
+                # A cluster is not asked for before the plan is shown.
+                pool = stack.enter_context(executor(self.executor, workers, scheduler))
             with progress(console, f"{len(mine)} spectra", len(mine)) as report:
                 found = batch.run_job(
                     job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,

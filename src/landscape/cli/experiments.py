@@ -26,8 +26,9 @@ class Reproduce:
 
     experiment: Positional[str]
     """Name of an experiment, "all" for one after the other, or "list" to show them."""
-    dataset: Literal["digits", "cifar10", "cifar100", "svhn", "stl10"] = "digits"
-    """Data set; all but digits must be there (landscape data list)."""
+    dataset: Literal["digits", "cifar10", "cifar100", "svhn", "stl10"] | None = None
+    """Data set; all but digits must be there (landscape data list). Default: digits, at the scale
+    paper cifar100."""
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     """smoke: a minute. laptop: minutes on 2 cores. paper: an accelerator."""
     seeds: int | None = None
@@ -44,18 +45,20 @@ class Reproduce:
     def run(self, console: Any) -> None:
         """Run, print the summary, say where the report is."""
         from landscape.experiments.reproduce import EXPERIMENTS, Request, reproduce
+        from landscape.experiments.scales import standard_dataset
 
         if self.experiment == "list":
             for entry in EXPERIMENTS.values():
                 console.print(f"{entry.name:12}{entry.summary}", highlight=False)
             return
         names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
+        dataset = self.dataset or standard_dataset(self.scale)
         for name in names:
-            folder = f"{name}-{self.dataset}-{self.scale}"
+            folder = f"{name}-{dataset}-{self.scale}"
             out = self.out or Path("runs") / folder
             if self.out and self.experiment == "all":
                 out = self.out / folder
-            request = Request(name, self.dataset, self.scale, self.seeds, self.seed)
+            request = Request(name, dataset, self.scale, self.seeds, self.seed)
             page = reproduce(
                 request, out, resume=self.resume, console=console, workers=self.workers
             )

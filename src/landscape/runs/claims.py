@@ -18,9 +18,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from landscape._temporary import machine, temporary_prefix
 from landscape.errors import StorageError
 
 # Claims are renewed so often, and stale after so long: many renewals, since a busy machine or a
@@ -106,9 +107,13 @@ class Claims:
             return ""
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
-        told = {"host": socket.gethostname(), "machine": _machine(), "process": os.getpid()}
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(json.dumps(told) + "\n")
+        told = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid()}
+        try:
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(json.dumps(told) + "\n")
+        except OSError as error:
+            _unlink(path)
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
         with self._guard:
             self._held[stem] = path
         return "claimed" if before is None else "taken over"
@@ -120,11 +125,14 @@ class Claims:
             raise StorageError(f"cannot write {self.folder}: {error.strerror}") from error
 
     def release(self, stem: str) -> None:
-        """Give a unit back, or be done with it: all its claims are removed."""
+        """Give a unit back, or be done with it: all its claims are removed.
+
+        Those that cannot be removed become stale.
+        """
         with self._guard:
             self._held.pop(stem, None)
         for path in self.folder.glob(f"{stem}.*.json"):
-            path.unlink(missing_ok=True)
+            _unlink(path)
 
     def latest(self) -> dict[str, Claim]:
         """Of each claimed unit the claim that counts."""
@@ -170,14 +178,20 @@ class Claims:
 
     def _now(self) -> float:
         """The file system's time."""
-        probe = self.folder / f".now-{socket.gethostname()}-{os.getpid()}"
+        probe = self.folder / f"{temporary_prefix()}now"
         try:
             probe.touch()
             now = probe.stat().st_mtime
-            probe.unlink(missing_ok=True)
         except OSError:
             return time.time()
+        finally:
+            _unlink(probe)
         return now
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _read(path: Path, stem: str, generation: int, now: float) -> Claim | None:
@@ -189,11 +203,11 @@ def _read(path: Path, stem: str, generation: int, now: float) -> Claim | None:
         return None
     try:
         told = json.loads(text)
-        host, process, machine = told["host"], int(told["process"]), told["machine"]
+        host, process, where = told["host"], int(told["process"]), told["machine"]
     except (ValueError, KeyError, TypeError):
         # Being written, or left half written by a process that was killed.
         return Claim(stem, generation, path, "", 0, age, age > STALE_SECONDS)
-    gone = machine == _machine() and not _lives(process)
+    gone = where == machine() and not _lives(process)
     return Claim(stem, generation, path, host, process, age, gone or age > STALE_SECONDS)
 
 
@@ -205,12 +219,3 @@ def _lives(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _machine() -> str:
-    """Where numbers of processes mean the same: a boot of a machine, and its set of processes."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return socket.gethostname()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +14,6 @@ from typing import Any
 from landscape.errors import InputError
 from landscape.runs.folder import RunFolder
 from landscape.runs.units import Unit, work, worker_pool
-
-# How often Dask does a unit again whose worker has died.
-_RETRIES = 3
 
 
 class DevicePool(ThreadPoolExecutor):
@@ -40,6 +38,11 @@ class DevicePool(ThreadPoolExecutor):
         """Units in work stop at their next safe points."""
         self._stop.set()
 
+    def __exit__(self, *error: Any) -> bool | None:
+        """Units in work are not waited for to their ends."""
+        self.ask_to_stop()
+        return super().__exit__(*error)
+
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Do a unit of a run folder; ``fn`` is what a process would do."""
         return super().submit(self._on_a_device, *args, **kwargs)
@@ -55,6 +58,51 @@ class DevicePool(ThreadPoolExecutor):
             self._free.put(device)
 
 
+class DaskPool(Executor):
+    """The workers of a Dask cluster, as many units at a time as they have threads.
+
+    What a worker that dies has begun, Dask gives to others; a unit that raises is not tried again.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    """
+
+    def __init__(self, client: Any) -> None:
+        from distributed import Event
+
+        self._client, self._tasks = client, client.get_executor(retries=0)
+        self._name = f"landscape-stop-{uuid.uuid4().hex}"
+        self._event = Event(self._name, client=client)
+
+    @property
+    def _max_workers(self) -> int:
+        """Units at a time; while a cluster has no workers yet, one."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def ask_to_stop(self) -> None:
+        """Units in work stop at their next safe points; those that wait do not begin."""
+        self._event.set()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do a unit of a run folder; ``fn`` is what a process would do."""
+        folder, unit = args
+        # Workers have working folders of their own.
+        folder = RunFolder(folder.path.absolute(), folder.config, folder.environments)
+        found: Future[Any] = self._tasks.submit(
+            _on_a_dask_worker, self._name, folder, unit, pure=False
+        )
+        return found
+
+
+def _on_a_dask_worker(event: str, folder: RunFolder, unit: Unit) -> Path:
+    from distributed import Event
+
+    asked = Event(event)
+    return work(folder, unit, asked.is_set)
+
+
 @contextmanager
 def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executor | None]:
     """Where units are done.
@@ -67,8 +115,8 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
     workers
         Processes, here or of a local Dask cluster.
     scheduler
-        Of Dask: the address of a scheduler, the path of the file that it has written, or a cluster
-        object.
+        Of Dask: the address of a scheduler, the path of the file that it has written, a cluster
+        object, or a function that gives one.
 
     Raises
     ------
@@ -92,12 +140,13 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
             "--executor dask needs the cluster extra: install landscape-jax[cluster]"
         ) from error
     if scheduler is not None:
+        scheduler = scheduler() if callable(scheduler) else scheduler
         is_file = isinstance(scheduler, str) and Path(scheduler).is_file()
         with Client(scheduler_file=scheduler) if is_file else Client(scheduler) as client:
-            yield client.get_executor(retries=_RETRIES)
+            yield DaskPool(client)
         return
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        yield client.get_executor(retries=_RETRIES)
+        yield DaskPool(client)

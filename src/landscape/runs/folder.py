@@ -12,16 +12,19 @@
       results-*.nc (with checksums), claims.json, figures/, report.html   made from the units
 
 A unit's file is named by the hash of its inputs and by the hash of its own bytes, is written under
-a temporary name and renamed: a kill leaves it finished or absent, and damage shows.
+a temporary name and renamed: a kill leaves it finished or absent, and damage shows. It holds the
+inputs too: a file of another unit that was given a unit's name shows as well.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,9 +40,19 @@ from landscape.errors import InputError, StorageError
 from landscape.runs.claims import Claims
 from landscape.runs.events import EventLog
 
-FORMAT = 2
+FORMAT = 3
 # Raised by hand when the same inputs give other numbers; part of every unit's name.
 NUMERICS_VERSION = 1
+
+# The attribute of a unit's file with what its name is a hash of.
+_INPUTS = "landscape_unit"
+
+# Files that are made under a temporary name get the rights that others of this process have.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+# What may lie in a folder before it is a run folder.
+_BEFORE = ("digests.json",)
 
 
 class DamagedError(StorageError):
@@ -111,15 +124,38 @@ class RunFolder:
     def write_unit(self, name: str, inputs: Mapping[str, Any], dataset: xr.Dataset) -> Path:
         """Write a unit's result; atomic.
 
+        Returns
+        -------
+        Its file; an earlier one that is whole, if somebody else has been faster.
+
         Raises
         ------
         StorageError
             If the folder cannot be written.
         """
-        content = netcdf_bytes(dataset)
-        path = self.path / "units" / f"{unit_stem(name, inputs)}.{_short_hash(content)}.nc"
+        content = netcdf_bytes(dataset.assign_attrs({_INPUTS: _unit_text(inputs)}))
+        path = self.path / "units" / f"{unit_stem(name, inputs)}.{short_hash(content)}.nc"
+        earlier = self.unit_path(name, inputs)
+        if earlier is not None:
+            try:
+                self.read_unit(earlier)
+            except StorageError:
+                pass
+            else:
+                return earlier
         write_atomically(path, content)
         return path
+
+    def inputs_of(self, path: Path) -> dict[str, Any]:
+        """The inputs that a finished unit's file was made from.
+
+        Raises
+        ------
+        StorageError, DamagedError
+            As ``read_unit``.
+        """
+        inputs: dict[str, Any] = json.loads(self._read(path).attrs[_INPUTS])["inputs"]
+        return inputs
 
     def read_unit(self, path: Path) -> xr.Dataset:
         """Read a unit's result into memory.
@@ -129,24 +165,34 @@ class RunFolder:
         StorageError
             If the file cannot be read.
         DamagedError
-            If it is not what was written.
+            If it is not what was written, or another unit's.
         """
+        dataset = self._read(path)
+        del dataset.attrs[_INPUTS]
+        return dataset
+
+    def _read(self, path: Path) -> xr.Dataset:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-        if _short_hash(content) != path.name.split(".")[-2]:
+        *_, inputs, own, _ = path.name.split(".")
+        if short_hash(content) != own:
             raise DamagedError(
                 f"the result {path} is damaged: it does not match the checksum in its name"
             )
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
+        dataset = from_netcdf_bytes(content)
+        if short_hash(str(dataset.attrs.get(_INPUTS, "")).encode()) != inputs:
+            raise DamagedError(
+                f"the result {path} is damaged: it is another unit's than its name says"
+            )
+        return dataset
 
     def write_dataset(self, name: str, dataset: xr.Dataset) -> Path:
         """Write a labelled result beside the configuration, and its checksum; each atomic."""
         path, content = self.path / name, netcdf_bytes(dataset)
         write_atomically(path, content)
-        write_atomically(_checksum_path(path), f"{_short_hash(content)}\n".encode())
+        write_atomically(_checksum_path(path), f"{short_hash(content)}\n".encode())
         return path
 
     def read_dataset(self, name: str) -> xr.Dataset | None:
@@ -164,13 +210,12 @@ class RunFolder:
             content, expected = path.read_bytes(), _checksum_path(path).read_text().strip()
         except OSError as error:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-        if _short_hash(content) != expected:
+        if short_hash(content) != expected:
             raise StorageError(
                 f"the results {path} are damaged: they do not match {_checksum_path(path).name}. "
                 "Run again with --resume to make them anew from the finished units"
             )
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
+        return from_netcdf_bytes(content)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON beside the configuration; atomic."""
@@ -202,7 +247,10 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
     config = json.loads(json.dumps(config))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(not entry.name.startswith(".writing-") for entry in path.iterdir())
+        occupied = any(
+            not entry.name.startswith(".writing-") and entry.name not in _BEFORE
+            for entry in path.iterdir()
+        )
     except OSError as error:
         raise StorageError(f"cannot use {path} as a run folder: {error.strerror}") from error
     if not os.access(path, os.W_OK):
@@ -246,16 +294,31 @@ def environment() -> dict[str, Any]:
         "landscape": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "devices": [str(device.device_kind) for device in jax.local_devices()],
         **{name: metadata.version(name) for name in packages},
     }
 
 
+def _processor() -> str:
+    """The CPU's name; empty if the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
 def unit_stem(name: str, inputs: Mapping[str, Any]) -> str:
     """A unit's file name without its content hash: readable name and hash of the inputs."""
-    text = json.dumps({"inputs": inputs, "numerics": NUMERICS_VERSION}, sort_keys=True)
-    return f"{re.sub('[^A-Za-z0-9-]+', '-', name)}.{_short_hash(text.encode())}"
+    return f"{re.sub('[^A-Za-z0-9-]+', '-', name)}.{short_hash(_unit_text(inputs).encode())}"
+
+
+def _unit_text(inputs: Mapping[str, Any]) -> str:
+    return json.dumps({"inputs": inputs, "numerics": NUMERICS_VERSION}, sort_keys=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -274,7 +337,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
@@ -291,18 +354,35 @@ def netcdf_bytes(dataset: xr.Dataset) -> bytes:
         return local.read_bytes()
 
 
+def from_netcdf_bytes(content: bytes) -> xr.Dataset:
+    """The inverse of ``netcdf_bytes``: no file is opened, so none is locked."""
+    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
 def _checksum_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-def _short_hash(content: bytes) -> str:
+def short_hash(content: bytes) -> str:
+    """Sixteen hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def places_of_strays(path: Path) -> list[Path]:
+    """Where in a run folder temporary files are made."""
+    nested = [place for place in (path / "checkpoints").glob("*") if place.is_dir()]
+    names = ("units", "figures", "checkpoints", "claims")
+    return [path, *(path / name for name in names), *nested]
+
+
 def _remove_stray_files(path: Path) -> None:
-    for folder in (path, path / "units", path / "figures"):
+    for folder in places_of_strays(path):
         for stray in stale(folder):
-            stray.unlink(missing_ok=True)
+            if stray.is_dir():
+                shutil.rmtree(stray, ignore_errors=True)
+            else:
+                stray.unlink(missing_ok=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

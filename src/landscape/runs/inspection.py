@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from landscape._temporary import stale
 from landscape.errors import InputError, StorageError
 from landscape.runs.claims import Claim
 from landscape.runs.events import read_events
-from landscape.runs.folder import DamagedError, RunFolder, read_run_folder
+from landscape.runs.folder import (
+    DamagedError,
+    RunFolder,
+    places_of_strays,
+    read_run_folder,
+)
 
 # A unit's file: name, hash of the inputs, hash of the content.
 _UNIT = re.compile(r"[A-Za-z0-9-]+\.[0-9a-f]{16}\.[0-9a-f]{16}\.nc")
@@ -76,25 +82,29 @@ def run_state(path: Path) -> RunState:
         If it is none.
     """
     folder = read_run_folder(path)
-    planned: dict[str, None] = {}
+    planned: dict[str, str] = {}
     failed: dict[str, str] = {}
     last = None
     for event in read_events(path / "events"):
         last = event.get("time", last)
-        planned.update(dict.fromkeys(event.get("units", ())))
+        if event.get("event") == "planned":
+            # What a name was planned with before, its new inputs have taken the place of.
+            planned.update(zip(event["names"], event["units"], strict=True))
         if event.get("event") == "failed":
             failed[event["unit"]] = event["error"]
         elif event.get("event") == "finished":
             failed.pop(event["unit"], None)
-    finished = tuple(folder.finished_units())
+    wanted = tuple(dict.fromkeys(planned.values()))
+    every = folder.finished_units()
+    finished = tuple(stem for stem in every if stem in wanted) if wanted else tuple(every)
     return RunState(
         path=path,
         config=dict(folder.config),
-        planned=tuple(planned),
+        planned=wanted,
         finished=finished,
         claims=tuple(c for c in folder.claims.latest().values() if c.stem not in finished),
         failed=failed,
-        size=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        size=_size(path),
         last=last,
     )
 
@@ -145,15 +155,18 @@ def _problems(folder: RunFolder) -> Iterator[str]:
             continue
         try:
             folder.read_unit(file)
-        except DamagedError:
-            yield f"{file}: damaged, it does not match the checksum in its name"
+        except DamagedError as error:
+            yield f"{file}: damaged, {str(error).rpartition(': ')[2]}"
         except (StorageError, OSError, ValueError) as error:
             yield f"{file}: cannot be read ({error})"
         stem = file.name.rsplit(".", 2)[0]
         if stem in seen:
-            yield f"{file}: a second result of the same unit as {seen[stem].name}"
-        seen[stem] = file
-    for file in sorted(folder.path.glob("results-*.nc")):
+            yield (
+                f"{file}: a second result of the same unit as {seen[stem].name}; landscape runs gc "
+                "removes it"
+            )
+        seen.setdefault(stem, file)
+    for file in sorted(folder.path.glob("results*.nc")):
         try:
             folder.read_dataset(file.name)
         except StorageError as error:
@@ -183,7 +196,8 @@ def collect_rubbish(path: Path, *, remove: bool) -> list[Rubbish]:
     """What killed processes left, and what is of no more use.
 
     Temporary files of processes that are gone, claims that are stale or whose unit is done,
-    checkpoints of finished units, and results that were set aside.
+    checkpoints of units that are finished or no longer planned, second results of a unit, and
+    results that were set aside.
 
     Parameters
     ----------
@@ -204,10 +218,14 @@ def collect_rubbish(path: Path, *, remove: bool) -> list[Rubbish]:
         If something cannot be removed.
     """
     folder = read_run_folder(path)
-    finished = folder.finished_units()
+    finished, planned = folder.finished_units(), set(run_state(path).planned)
     found: list[tuple[Path, str]] = []
-    for place in (path, path / "units", path / "figures", path / "checkpoints"):
+    for place in places_of_strays(path):
         found += [(stray, "left by a killed process") for stray in stale(place)]
+    kept = set(finished.values())
+    for file in (path / "units").glob("*.nc"):
+        if file not in kept:
+            found.append((file, "second result of a unit"))
     for claim in (path / "claims").glob("*.json"):
         stem = claim.name.rsplit(".", 2)[0]
         if stem in finished:
@@ -218,6 +236,8 @@ def collect_rubbish(path: Path, *, remove: bool) -> list[Rubbish]:
     for checkpoint in (path / "checkpoints").glob("*"):
         if checkpoint.name in finished:
             found.append((checkpoint, "checkpoint of a unit that is done"))
+        elif planned and checkpoint.name not in planned:
+            found.append((checkpoint, "checkpoint of a unit that is no longer asked for"))
     found += [(file, "set aside") for file in (path / "set-aside").glob("*")]
     rubbish = [Rubbish(where, why, _size(where)) for where, why in found]
     if remove:
@@ -227,8 +247,18 @@ def collect_rubbish(path: Path, *, remove: bool) -> list[Rubbish]:
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes of a file or a folder, in which others may be at work."""
+    if not path.is_dir():
+        return _bytes_of(path)
+    # Folders that vanish on the way are skipped.
+    return sum(_bytes_of(Path(place, name)) for place, _, names in os.walk(path) for name in names)
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _remove(path: Path) -> None:

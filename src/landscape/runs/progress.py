@@ -35,6 +35,19 @@ def default_workers(asked: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def in_words(seconds: float) -> str:
+    """Seconds, minutes or hours.
+
+    Examples
+    --------
+    >>> in_words(75), in_words(600), in_words(7200)
+    ('75 s', '10 min', '2.0 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def progress(console: Any, title: str, total: int) -> Iterator[Any]:
     """A bar on a terminal, a line now and then elsewhere.
@@ -71,13 +84,17 @@ def progress(console: Any, title: str, total: int) -> Iterator[Any]:
             yield lambda name, done, total: bar.update(task, completed=done)
         return
     console.print(f"{title} …")
-    start, said = time.perf_counter(), 0.0
+    start, said, before = time.perf_counter(), 0.0, -1
 
     def line(name: str, done: int, total: int) -> None:
-        nonlocal said
+        nonlocal said, before
         now = time.perf_counter() - start
+        # What was there already says nothing of the time that is left.
+        before = done - 1 if before < 0 else before
         if done == total or now - said > 15:
             said = now
-            console.print(f"  {done}/{total} done after {now:.0f} s (last: {name})")
+            left = (total - done) * now / max(done - before, 1)
+            told = "" if done == total else f", about {in_words(left)} left"
+            console.print(f"  {done}/{total} done after {in_words(now)}{told} (last: {name})")
 
     yield line

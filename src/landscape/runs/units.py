@@ -33,14 +33,18 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
+from landscape.runs.events import read_events
 from landscape.runs.folder import DamagedError, RunFolder, unit_stem
+from landscape.runs.signals import StopFlag
 
 _logger = logging.getLogger("landscape")
 
 # Units in work at once in an executor that does not tell how many it takes.
 _PLACES = 64
-# How often a run looks whether it was asked to stop while its workers are busy.
+# How often a run looks whether it was asked to stop while its workers are busy, and how seldom at
+# last what others have done in the folder.
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0
 # How many looks a terminated worker stays after its last unit, so that the outcome is sent.
 _IDLE_POLLS = 5
 
@@ -58,11 +62,32 @@ class Unit:
     compute
         ``(checkpoint folder, should_stop) -> dataset``. To run in another process it must be
         picklable: a module's function or a dataclass with ``__call__``, not a closure.
+    kind
+        What its files are called besides the hash of its inputs; by default its name. Of units that
+        may be named otherwise when they are asked for again, and are the same.
+    parts
+        Names of what it is made of, if that is several things.
     """
 
     name: str
     inputs: Mapping[str, Any]
     compute: Callable[[Path, Callable[[], bool]], xr.Dataset]
+    kind: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What its files are called."""
+        return self.kind or self.name
+
+    @property
+    def stem(self) -> str:
+        """Their names, less the hash of their content."""
+        return unit_stem(self.label, self.inputs)
+
+
+class LostError(ResourceError):
+    """A worker or a device is gone: nothing that follows could be done there."""
 
 
 Report = Callable[[str, int, int], None]
@@ -75,6 +100,8 @@ def run_units(
     executor: Executor | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Report = lambda name, done, total: None,
+    own: Sequence[int] | None = None,
+    again: str = "run again with --resume",
 ) -> list[xr.Dataset]:
     """Do every unit that is not done, and return all results in the units' order.
 
@@ -95,6 +122,16 @@ def run_units(
         Asked before each unit, and by units at their safe points.
     report
         Called with a unit's name, the number done and the total, as units finish.
+    own
+        Numbers of those that are to be done before this returns, by whomever, and are begun with;
+        default all. Of the others it does what nobody else has claimed by then, and leaves those
+        that have failed.
+    again
+        How to continue, for the messages.
+
+    Returns
+    -------
+    Those of its own units.
 
     Raises
     ------
@@ -105,21 +142,21 @@ def run_units(
     StorageError
         If the folder cannot be written.
     ResourceError
-        If a worker process died, as the operating system lets it when memory runs out.
+        If a worker process died, as the operating system lets it when memory runs out; if a device
+        is gone; or if memory did not suffice for any of the units that failed.
     """
-    tally = _Tally(folder, units, report)
+    tally = _Tally(folder, units, report, range(len(units)) if own is None else own)
     note_plan(folder, units)
     tally.read_finished(say=False)
     stopped = False
     with folder.claims.renewed():
         for index, outcome in _outcomes(tally, executor, should_stop):
             name = units[index].name
-            begun = time.perf_counter()
             try:
                 path = outcome()
             except StoppedError:
                 stopped = True
-            except (StorageError, ResourceError):
+            except (StorageError, LostError):
                 # Nothing that follows could be kept, or done, either.
                 raise
             except Exception as error:
@@ -127,36 +164,42 @@ def run_units(
                 _logger.debug("unit %s failed", name, exc_info=error)
                 folder.events.add("failed", unit=name, error=f"{type(error).__name__}: {error}")
             else:
-                seconds = round(time.perf_counter() - begun, 3) if executor is None else None
-                folder.events.add("finished", unit=name, seconds=seconds)
                 if tally.keep(index, path):
                     tally.say(index)
             finally:
                 folder.claims.release(tally.stems[index])
     tally.clear()
-    failed = _failure_message(tally.failures, len(units)) if tally.failures else ""
+    failed = failure_message(tally.failures, len(units)) if tally.failures else ""
     if stopped or (should_stop() and tally.open):
-        folder.events.add("stopped", done=tally.done, total=len(units))
+        told = {"signal": should_stop.signal} if isinstance(should_stop, StopFlag) else {}
+        folder.events.add("stopped", done=tally.done, total=len(units), **told)
         raise StoppedError(
-            f"stopped with {tally.done} of {len(units)} units done; run again with --resume to "
-            "continue" + (f"\n{failed}" if failed else "")
+            f"stopped with {tally.done} of {len(units)} units done; {again} to continue"
+            + (f"\n{failed}" if failed else "")
         )
     if tally.failures:
-        raise UnitsFailedError(failed)
-    return [result for result in tally.results if result is not None]
+        short = all(isinstance(error, ResourceError) for error in tally.failures.values())
+        raise (ResourceError if short else UnitsFailedError)(failed)
+    return [result for index in tally.own if (result := tally.results[index]) is not None]
 
 
 def note_plan(folder: RunFolder, units: Sequence[Unit]) -> None:
     """Write down what is to be done, and what units are called: file names tell less."""
-    stems = [unit_stem(unit.name, unit.inputs) for unit in units]
-    folder.events.add("planned", units=stems, names=[unit.name for unit in units])
+    stems, names = [unit.stem for unit in units], [unit.name for unit in units]
+    parts = {unit.name: list(unit.parts) for unit in units if unit.parts}
+    folder.events.add("planned", units=stems, names=names, **({"parts": parts} if parts else {}))
 
 
 def read_or_set_aside(folder: RunFolder, unit: Unit, path: Path) -> xr.Dataset | None:
     """A unit's result; None if it is not what was written, and has been set aside."""
     try:
         return folder.read_unit(path)
-    except DamagedError as error:
+    except StorageError as error:
+        if not path.exists():
+            # Another process has set it aside.
+            return None
+        if not isinstance(error, DamagedError):
+            raise
         place = folder.set_aside(path)
         _logger.warning("%s; it is now %s, and the unit is done again", error, place)
         folder.events.add("set aside", unit=unit.name, file=str(place))
@@ -172,14 +215,25 @@ class _Tally:
         In the units' order.
     open
         Numbers of the units that are neither done nor in work here.
+    own
+        Those that have to be done.
     """
 
-    def __init__(self, folder: RunFolder, units: Sequence[Unit], report: Report) -> None:
+    def __init__(
+        self, folder: RunFolder, units: Sequence[Unit], report: Report, own: Sequence[int]
+    ) -> None:
         self.folder, self.units, self._report = folder, units, report
-        self.stems = [unit_stem(unit.name, unit.inputs) for unit in units]
+        self.own = dict.fromkeys(own)
+        self.stems = [unit.stem for unit in units]
         self.results: list[xr.Dataset | None] = [None] * len(units)
-        self.open = list(range(len(units)))
+        others = [index for index in range(len(units)) if index not in self.own]
+        self.open = [*own, *others]
         self.failures: dict[str, Exception] = {}
+        self._left_alone: set[str] = set()
+        if others:
+            events = read_events(folder.path / "events")
+            last = {event["unit"]: event["event"] for event in events if "unit" in event}
+            self._left_alone = {name for name, event in last.items() if event == "failed"}
 
     @property
     def done(self) -> int:
@@ -224,12 +278,13 @@ class _Tally:
         latest = self.folder.claims.latest()
         for index in list(self.open):
             stem, unit = self.stems[index], self.units[index]
-            if unit.name in self.failures:
+            alone = index not in self.own and unit.name in self._left_alone
+            if unit.name in self.failures or alone:
                 continue
             how = self.folder.claims.take(stem, latest)
             if not how:
                 continue
-            if self.folder.unit_path(unit.name, unit.inputs) is not None:
+            if self.folder.unit_path(unit.label, unit.inputs) is not None:
                 # Finished between the look and the claim.
                 self.folder.claims.release(stem)
                 continue
@@ -246,44 +301,92 @@ def _outcomes(
     folder, units = tally.folder, tally.units
     pending: dict[Future[Path], int] = {}
     places = 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
+    # What others do is looked at seldom while nothing happens here.
+    look, pause = 0.0, _POLL_SECONDS
     try:
         while True:
             if should_stop():
                 getattr(executor, "ask_to_stop", lambda: None)()
-            while len(pending) < places and not should_stop():
-                index = tally.take()
-                if index is None:
-                    break
-                if executor is None:
-                    yield index, lambda index=index: work(folder, units[index], should_stop)  # type: ignore[misc]
-                else:
-                    pending[executor.submit(_work_elsewhere, folder, units[index])] = index
-            unfinished = [i for i in tally.open if units[i].name not in tally.failures]
+            if time.monotonic() >= look:
+                while len(pending) < places and not should_stop():
+                    tally.read_finished(say=True)
+                    index = tally.take()
+                    if index is None:
+                        break
+                    if executor is None:
+                        yield index, lambda index=index: work(folder, units[index], should_stop)  # type: ignore[misc]
+                    else:
+                        pending[executor.submit(_work_elsewhere, folder, units[index])] = index
+                tally.read_finished(say=True)
+                look, pause = time.monotonic() + pause, min(2 * pause, _LOOK_SECONDS)
+            unfinished = [
+                i for i in tally.open if i in tally.own and units[i].name not in tally.failures
+            ]
             if not pending and (should_stop() or not unfinished):
                 return
             if pending:
                 finished, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in finished:
+                    look, pause = 0.0, _POLL_SECONDS
                     yield pending.pop(future), lambda future=future: _result(future, should_stop)  # type: ignore[misc]
             else:
                 # Others have claimed what is left.
                 time.sleep(_POLL_SECONDS)
-            tally.read_finished(say=True)
     finally:
         for future in pending:
             future.cancel()
 
 
 def work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Path:
-    """Do one unit and write its result; its path."""
+    """Do one unit and write its result; its path.
+
+    Raises
+    ------
+    ResourceError
+        If memory does not suffice.
+    LostError
+        If the device is gone.
+    """
     if should_stop():
         raise StoppedError("stopped")
-    checkpoints = folder.checkpoint_path(unit.name, unit.inputs)
-    result = unit.compute(checkpoints, should_stop)
-    path = folder.write_unit(unit.name, unit.inputs, result)
+    begun = time.perf_counter()
+    checkpoints = folder.checkpoint_path(unit.label, unit.inputs)
+    try:
+        result = unit.compute(checkpoints, should_stop)
+    except StorageError:
+        # Whoever took it over and finished it has removed its checkpoints.
+        path = folder.unit_path(unit.label, unit.inputs)
+        if path is None:
+            raise
+        return path
+    except MemoryError as error:
+        raise ResourceError(f"out of memory {error}".strip()) from error
+    except RuntimeError as error:
+        found = _of_the_device(error)
+        if found is error:
+            raise
+        raise found from error
+    path = folder.write_unit(unit.label, unit.inputs, result)
+    folder.events.add("finished", unit=unit.name, seconds=round(time.perf_counter() - begun, 3))
     # What is done needs none.
     shutil.rmtree(checkpoints, ignore_errors=True)
     return path
+
+
+def _of_the_device(error: RuntimeError) -> Exception:
+    """What a unit's error is: lack of memory, a device that is gone, or itself."""
+    import jax
+
+    if isinstance(error, LandscapeError) or not isinstance(error, jax.errors.JaxRuntimeError):
+        return error
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return ResourceError(f"the device is out of memory: {first}")
+    try:
+        jax.block_until_ready(jax.numpy.zeros(()) + 1)
+    except jax.errors.JaxRuntimeError:
+        return LostError(f"the device is gone: {first}")
+    return error
 
 
 def _result(future: Future[Path], should_stop: Callable[[], bool]) -> Path:
@@ -295,13 +398,19 @@ def _result(future: Future[Path], should_stop: Callable[[], bool]) -> Path:
         # Batch systems and timeout(1) send their signal to the workers too.
         if should_stop():
             raise StoppedError("stopped together with its worker") from error
-        raise ResourceError(
-            "a worker process died, most likely for lack of memory; run again with --resume, with "
-            "a smaller scale or fewer --workers"
+        raise LostError(
+            "a worker process died, most likely for lack of memory; what is finished is kept: "
+            "continue with fewer --workers"
         ) from error
+    except Exception as error:
+        if type(error).__name__ == "KilledWorker":
+            # Of Dask, which has tried it on several.
+            raise ResourceError(f"the workers that did it died: {error}") from error
+        raise
 
 
-def _failure_message(failures: Mapping[str, Exception], total: int) -> str:
+def failure_message(failures: Mapping[str, Exception], total: int) -> str:
+    """Which units failed, a line each."""
     lines = [f"{len(failures)} of {total} units failed; the others are kept:"]
     for name, error in failures.items():
         kind = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
