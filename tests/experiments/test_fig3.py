@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -6,7 +8,12 @@ from landscape.errors import InputError
 from landscape.experiments.claims import decide
 from landscape.experiments.collect import WIDEST, at_matched_loss, data_ratio, resolved
 from landscape.experiments.fig3 import STUDY, claims
-from landscape.experiments.networks import from_dataset, prepare, to_dataset
+from landscape.experiments.networks import (
+    from_dataset,
+    matched_places,
+    prepare,
+    to_dataset,
+)
 from landscape.experiments.scales import make_scale
 from landscape.experiments.variants import STANDARD
 from landscape.spectra import LanczosSpectrum, degenerate_fraction
@@ -38,6 +45,10 @@ def planted(loss, fraction, *, spectrum_epochs=(0, 1, 2), accuracy=0.5, width=0.
             "degenerate": (where, fraction),
             "degenerate_lower": (where, fraction - width / 2),
             "degenerate_upper": (where, fraction + width / 2),
+            **{
+                f"matched_degenerate{end}": (("architecture", "seed"), fraction[:, :, -1, 0] + by)
+                for end, by in (("", 0), ("_lower", -width / 2), ("_upper", width / 2))
+            },
         },
         coords={
             "architecture": NAMES,
@@ -61,57 +72,46 @@ def matched(results):
     return {name: values.sel(architecture=name).values for name in NAMES}
 
 
-def test_a_loss_recorded_exactly_at_the_level_gives_that_epochs_fraction():
-    # Plain ends highest, at 1; the residual network had exactly that loss at the second spectrum.
-    loss = by_architecture([4, 2, 1], [3, 1, 0.1], [1, 0.5, 0.2])
-    fraction = by_architecture([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9])
-    found = matched(planted(loss, fraction))
-    assert [float(found[name][0]) for name in NAMES] == pytest.approx([0.3, 0.5, 0.7])
+def trained(plain, residual, hyper):
+    """What training records, loss by seed and epoch."""
+    return {
+        name: xr.Dataset(
+            {"loss": (("seed", "epoch"), np.asarray(loss, float))},
+            coords={"epoch": np.arange(np.shape(loss)[1])},
+        )
+        for name, loss in zip(NAMES, (plain, residual, hyper), strict=True)
+    }
 
 
-def test_between_two_spectra_the_fraction_is_linear_in_the_logarithm_of_the_loss():
-    # The level is 1: half way from e² to e⁻², a quarter of the way from e¹ to e⁻³.
-    loss = by_architecture([9, 9, 1], [9, np.exp(2), np.exp(-2)], [9, np.exp(1), np.exp(-3)])
-    fraction = by_architecture([0, 0, 0.5], [0, 0.2, 0.4], [0, 0.2, 0.6])
-    found = matched(planted(loss, fraction))
-    assert found["residual"][0] == pytest.approx(0.3)
-    assert found["hyper-residual"][0] == pytest.approx(0.3)
+def matched_epochs(losses, kept=(0, 1, 2, 3)):
+    group = dataclasses.replace(make_scale("smoke", "digits", None).accuracy, kept_epochs=kept)
+    families = STUDY.families(prepare("digits", group), group, seed=0)
+    places = matched_places(families, losses)
+    assert all(place.images == 200 for some in places.values() for place in some)
+    return {name: [(p.network, p.epoch) for p in some] for name, some in places.items()}
 
 
-def test_the_first_passage_counts_when_the_loss_rises_again():
-    loss = by_architecture([9, 9, 1], [2, 0.5, 0.9], [2, 0.5, 0.9])
-    fraction = by_architecture([0, 0, 0.5], [0.2, 0.4, 0.9], [0.2, 0.4, 0.9])
-    assert matched(planted(loss, fraction))["residual"][0] == pytest.approx(0.3)
-
-
-def test_a_loss_that_never_passes_the_level_has_no_fraction_there():
-    loss = by_architecture([9, 5, 1], [0.9, 0.5, 0.1], [2, 1.5, 0.1])
-    fraction = by_architecture([0.5] * 3, [0.5] * 3, [0.5] * 3)
-    found = matched(planted(loss, fraction))
-    assert np.isnan(found["residual"][0])
-    assert found["plain"][0] == found["hyper-residual"][0] == 0.5
-
-
-def test_each_seed_has_its_own_level_which_any_architecture_may_set():
-    loss = np.array(
-        [[[4, 2, 1.0], [4, 2, 0.1]], [[4, 1, 0.1], [4, 2, 1.0]], [[4, 1, 0.1], [4, 1, 0.1]]]
+def test_each_network_is_taken_where_it_first_comes_to_its_seeds_highest_final_loss():
+    losses = trained(
+        # Of the first seed the plain network ends highest, at 1; of the second the residual one.
+        plain=[[9, 4, 2, 1.0], [9, 1, 0.5, 0.3]],
+        residual=[[9, 1.0, 3, 0.5], [9, 8, 7, 2]],
+        hyper=[[0.9, 0.8, 0.7, 0.6], [9, 2.1, 2, 1]],
     )
-    fraction = by_architecture([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9], seeds=2)
-    found = matched(planted(loss, fraction))
-    # Seed 0: plain sets the level. Seed 1: the residual network does; plain passes it half way
-    # between 2 and 0.1 on some logarithmic scale.
-    assert found["plain"][0] == pytest.approx(0.3)
-    assert found["residual"].tolist() == pytest.approx([0.5, 0.6])
-    share = np.log(2) / np.log(20)
-    assert found["plain"][1] == pytest.approx(0.2 + share * 0.1)
+    assert matched_epochs(losses) == {
+        "plain": [(0, 3), (1, 1)], "residual": [(0, 1), (1, 3)], "hyper-residual": [(0, 0), (1, 2)],
+    }  # fmt: skip
 
 
-def test_the_level_is_a_final_loss_and_spectra_are_matched_by_their_own_epochs():
-    # Spectra at epochs 0, 2 and 4 of 0 … 4: losses in between must not be taken for theirs.
-    loss = by_architecture([9, 4, 1], [9, np.exp(2), np.exp(-2)], [9, 2, 1])
-    fraction = by_architecture([0, 0, 0.5], [0, 0.2, 0.4], [0, 0.1, 0.7])
-    found = matched(planted(loss, fraction, spectrum_epochs=(0, 2, 4)))
-    assert [float(found[name][0]) for name in NAMES] == pytest.approx([0.5, 0.3, 0.7])
+def test_only_epochs_that_networks_were_kept_at_count():
+    losses = trained([[9, 4, 2, 1]], [[9, 0.5, 0.5, 0.5]], [[9, 1.5, 0.9, 0.5]])
+    found = matched_epochs(losses, kept=(0, 2, 3))
+    assert found == {"plain": [(0, 3)], "residual": [(0, 2)], "hyper-residual": [(0, 2)]}
+
+
+def test_networks_whose_loss_is_not_finite_match_nothing():
+    losses = trained([[9, np.nan, np.nan, np.nan]], [[9, 3, 2, 1]], [[9, 3, 2, 1]])
+    assert matched_epochs(losses) == {name: [] for name in NAMES}
 
 
 def test_fractions_with_a_wide_interval_or_below_the_noise_floor_are_not_resolved():
@@ -124,7 +124,9 @@ def test_fractions_with_a_wide_interval_or_below_the_noise_floor_are_not_resolve
     np.testing.assert_array_equal(
         resolved(results).isel(images=0).values[:, 0], [[0.5, np.nan], [0.5, np.nan], [0.5, 0.5]]
     )
+    results["matched_degenerate_upper"][0, 0] += WIDEST
     assert np.isnan(matched(results)["plain"][0])
+    assert matched(results)["residual"][0] == 0.5
     last = claims(results, results)[2]
     assert decide([last])[0].num_pairs == 0
 

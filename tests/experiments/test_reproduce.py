@@ -104,7 +104,23 @@ def test_there_is_one_unit_for_each_block_of_networks_and_for_each_spectrum(smok
     blocks = -(-GROUP.seeds // GROUP.block)
     assert len(units_of(smoke[0], "train-")) == len(STANDARD) * blocks
     spectra = len(STANDARD) * GROUP.seeds * len(GROUP.spectrum_epochs)
-    assert len(units_of(smoke[0], "spectrum-")) == spectra
+    # Of the networks that do not end at the matched loss, one more.
+    matched = int((results_of(smoke[0])["matched_epoch"] != GROUP.epochs).sum())
+    assert 0 < matched <= (len(STANDARD) - 1) * GROUP.seeds
+    assert len(units_of(smoke[0], "spectrum-")) == spectra + matched
+
+
+def test_networks_are_matched_by_their_training_loss(smoke):
+    results = results_of(smoke[0])
+    level = results["loss"].isel(epoch=-1).max("architecture")
+    assert (results["matched_loss"] <= level).all()
+    for (i, j), epoch in np.ndenumerate(results["matched_epoch"].values):
+        before = results["loss"].values[i, j, : int(epoch)]
+        assert (before > float(level[j])).all()
+        assert results["matched_loss"].values[i, j] == results["loss"].values[i, j, int(epoch)]
+    last = results["matched_epoch"].values == GROUP.epochs
+    final = results["degenerate"].isel(spectrum_epoch=-1, images=-1).values
+    np.testing.assert_array_equal(results["matched_degenerate"].values[last], final[last])
 
 
 def test_the_configuration_says_what_was_run_and_where(smoke):
@@ -121,7 +137,8 @@ def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(smoke):
     _, printed = smoke
     lines = printed.splitlines()
     assert lines[0] == "training 6 networks of 4×8 …"
-    assert any("12/12 done" in line for line in lines)
+    count = len(units_of(smoke[0], "spectrum-"))
+    assert any(f"{count}/{count} done" in line for line in lines)
     assert "\x1b" not in printed
 
 
@@ -304,7 +321,7 @@ def test_units_that_fail_are_named_and_the_others_kept(finished, monkeypatch):
 
     monkeypatch.setattr(networks, "slq", fail)
     kept = units_of(finished)
-    with pytest.raises(UnitsFailedError, match="2 of 12 units failed") as error:
+    with pytest.raises(UnitsFailedError, match=r"2 of \d+ units failed") as error:
         run(finished, resume=True)
     assert error.value.exit_code == 3
     for path in gone:

@@ -4,7 +4,7 @@ import pytest
 from landscape.data import Dataset
 from landscape.errors import InputError
 from landscape.experiments.networks import Family, spectrum_places
-from landscape.experiments.scales import SCALES, Scale, make_scale
+from landscape.experiments.scales import SCALES, Scale, make_scale, standard_dataset
 from landscape.experiments.variants import STANDARD
 
 # Examples, image shape and classes of what is loaded by name.
@@ -12,6 +12,8 @@ DATA = {
     "digits": (1_797, (8, 8, 1), 10),
     "cifar10": (50_000, (32, 32, 3), 10),
     "cifar100": (50_000, (32, 32, 3), 20),
+    "svhn": (73_257, (32, 32, 3), 10),
+    "stl10": (5_000, (96, 96, 3), 10),
 }
 RUNNABLE = [
     (scale, dataset)
@@ -89,7 +91,8 @@ def test_every_group_is_consistent(scale, dataset):
         assert list(group.spectrum_epochs) == sorted(set(group.spectrum_epochs))
         assert group.spectrum_epochs[-1] == group.epochs
         assert 1 <= group.block <= group.seeds
-        assert all(n is None or n <= images for n in group.spectrum_images)
+        assert all(n is None or n <= images for n in group.spectrum_images) or scale == "paper"
+        assert group.pooled is None or DATA[dataset][1][0] % group.pooled == 0
 
 
 @pytest.mark.parametrize(("scale", "least"), [("smoke", 2), ("laptop", 3), ("paper", 5)])
@@ -110,6 +113,10 @@ def test_what_differs_from_the_standard_protocol_is_said():
         deviations = make_scale(scale, dataset, None).deviations
         assert bool(deviations) == ((scale, dataset) != ("paper", "cifar100"))
         assert (f"{dataset} instead of CIFAR-100" in deviations) == (dataset != "cifar100")
+    for dataset, count in (("svhn", "73,257"), ("stl10", "5,000")):
+        told = " ".join(make_scale("paper", dataset, None).deviations)
+        assert f"{count} images instead of 50,000" in told
+        assert ("pooled from 96×96 to 32×32" in told) == (dataset == "stl10")
     assert "200 images" in " ".join(make_scale("smoke", "digits", None).deviations)
     assert "10,000 images" in " ".join(make_scale("laptop", "cifar100", None).deviations)
 
@@ -142,6 +149,24 @@ def test_spectra_are_taken_over_every_size_at_the_last_epoch_and_the_largest_bef
 def test_fewer_than_one_seed_is_refused(seeds):
     with pytest.raises(InputError, match=f"--seeds must be at least 1; got {seeds}"):
         make_scale("smoke", "digits", seeds)
+
+
+def test_networks_are_kept_for_matched_loss_where_that_is_asked_for():
+    assert make_scale("laptop", "digits", None).accuracy.kept_epochs == ()
+    kept = make_scale("laptop", "digits", None, matched=True).accuracy.kept_epochs
+    assert kept == tuple(range(101))
+    paper = make_scale("paper", "cifar100", None, matched=True).accuracy
+    assert (paper.kept_epochs[0], paper.kept_epochs[-1]) == (0, 100)
+    assert (
+        make_scale("laptop", "digits", None, matched=True, spectra=False).groups[0].kept_epochs
+        == ()
+    )
+
+
+def test_the_paper_scale_trains_its_networks_together_on_its_own_data_set():
+    assert standard_dataset("paper") == "cifar100"
+    assert standard_dataset("smoke") == standard_dataset("laptop") == "digits"
+    assert make_scale("paper", "cifar100", 100).accuracy.block == 100
 
 
 def test_an_unknown_scale_is_refused_with_the_choices():

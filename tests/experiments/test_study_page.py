@@ -31,6 +31,11 @@ def planted(group, num_parameters, images):
         values[f"{kind}_stderr"] = np.full(shape, 0.004)
     values["norm"], values["noise_floor"] = np.full(shape, 30.0), np.full(shape, 4e-6)
     values["mixture"], values["mixture_fits"] = np.full(shape, 0.3), np.ones(shape)
+    values["negative_mixture"] = np.full(shape, 0.1)
+    matched = {
+        f"matched_degenerate{end}": level[:, :, -1, 0] + by
+        for end, by in (("", 0), ("_lower", -0.05), ("_upper", 0.05))
+    } | {"matched_epoch": np.full(networks, 7.0), "matched_loss": np.full(networks, 0.5)}
     grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
     history = np.linspace(0.1, 0.9, len(epochs)) + 0.01 * rng.normal(size=(*networks, 1))
     return xr.Dataset(
@@ -46,6 +51,7 @@ def planted(group, num_parameters, images):
                     (f"relative_curve{part}", "relative", np.linspace(0.1, 1, len(RELATIVE))),
                 )
             },
+            **{name: (("architecture", "seed"), array) for name, array in matched.items()},
             "density": ((*where, "eigenvalue"), np.full((*shape, len(grid)), 0.05)),
             **{
                 name: (("architecture", "seed", "measure_epoch"), rng.random(measured))
@@ -119,7 +125,11 @@ def test_every_row_of_a_table_fills_its_columns(two_groups):
 
 def test_the_wide_networks_are_shown_against_n_without_a_verdict(two_groups):
     page, verdicts, _ = two_groups
-    shown = [part for part in page.parts if isinstance(part, Picture) and "against" in part.title]
+    shown = [
+        part
+        for part in page.parts
+        if isinstance(part, Picture) and "gainst the number" in part.title
+    ]
     assert len(shown) == 1
     assert "No verdict" in shown[0].caption
     sizes = {row[2] for row in tables(page)[-1].rows}

@@ -13,7 +13,7 @@ Pairs are networks with the same seed, and the test is Student's paired t. Two g
 networks are compared by Welch's t (B. L. Welch, *The generalization of "Student's" problem when
 several different population variances are involved*, Biometrika 34, 1947). "Slightly worse, a gap
 of at most a quarter of another" is a directional claim: a quarter of the other gap is larger than
-this one. "Flat" is a claim of equality with zero.
+this one's size. "Flat" is a claim of equality with zero.
 """
 
 from __future__ import annotations

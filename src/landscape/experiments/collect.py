@@ -4,8 +4,8 @@ The protocol where the paper's is not known is ours:
 
 - accuracy is the mean of the whole training set's accuracy after epochs 1 … E;
 - fractions are compared at the last epoch, and at matched training loss: for each seed the level
-  is the highest of the architectures' final losses, and the fraction of each architecture there is
-  interpolated, linearly in the logarithm of the loss, between the epochs with spectra;
+  is the highest of the architectures' final losses, and each network is taken at the first epoch
+  that it was kept at whose loss is no higher: small ones after every epoch;
 - a fraction's verdict needs N(C−1) ≥ 2P;
 - a fraction below its operator's noise floor, or whose certified interval is wider than 50 points,
   is not resolved: it is shown, and no claim uses it.
@@ -14,13 +14,22 @@ The protocol where the paper's is not known is ours:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
-from landscape.experiments.networks import MEASURES, Family, from_dataset, spectrum_places
+from landscape.experiments.networks import (
+    MEASURES,
+    Family,
+    SpectrumPlace,
+    from_dataset,
+    spectrum_places,
+)
 from landscape.spectra import (
     LanczosSpectrum,
+    MixtureFit,
     Moments,
     asinh_density,
     degenerate_fraction,
@@ -39,7 +48,7 @@ WIDEST = 0.5
 
 FRACTIONS = ("degenerate", "degenerate_lower", "degenerate_upper", "degenerate_stderr",
              "negative", "negative_lower", "negative_upper", "negative_stderr",
-             "mixture", "mixture_fits", "norm", "noise_floor")  # fmt: skip
+             "mixture", "negative_mixture", "mixture_fits", "norm", "noise_floor")  # fmt: skip
 CURVES = ("curve", "curve_lower", "curve_upper")
 
 
@@ -47,6 +56,7 @@ def collect(
     families: Sequence[Family],
     trained: Mapping[str, xr.Dataset],
     spectra: Mapping[str, Sequence[xr.Dataset]],
+    matched: Mapping[str, Sequence[SpectrumPlace]] | None = None,
 ) -> xr.Dataset:
     """Everything a group's report needs, with names on its axes.
 
@@ -57,8 +67,10 @@ def collect(
     trained
         By architecture: what training recorded, all seeds.
     spectra
-        By architecture: one spectrum per place, in the order of ``spectrum_places``; empty if the
+        By architecture: one spectrum per place, in the order of ``spectrum_units``; empty if the
         group takes none.
+    matched
+        By architecture: where networks are at matched training loss, if that was asked for.
 
     Returns
     -------
@@ -91,7 +103,67 @@ def collect(
             **({"num_steps": list(group.num_steps)} if group.num_steps else {}),
         },
     )
-    return result.assign(_of_spectra(families, spectra)) if group.spectrum_epochs else result
+    if not group.spectrum_epochs:
+        return result
+    result = result.assign(_of_spectra(families, spectra))
+    return (
+        result.assign(_at_matched_loss(families, trained, spectra, matched)) if matched else result
+    )
+
+
+def _at_matched_loss(
+    families: Sequence[Family],
+    trained: Mapping[str, xr.Dataset],
+    spectra: Mapping[str, Sequence[xr.Dataset]],
+    matched: Mapping[str, Sequence[SpectrumPlace]],
+) -> dict[str, Any]:
+    """Fractions, epoch and loss of each network there; NaN where there is none."""
+    group = families[0].group
+    names = (*FRACTIONS, "epoch", "loss")
+    values = {name: np.full((len(families), group.seeds), np.nan) for name in names}
+    for i, family in enumerate(families):
+        name = family.architecture
+        places, parts = spectrum_places(family), spectra[name]
+        at = dict(zip(places, parts, strict=False))
+        others = iter(parts[len(places) :])
+        for place in matched[name]:
+            last = place.epoch == group.spectrum_epochs[-1]
+            spectrum = from_dataset(at[place] if last else next(others))
+            found = fractions_of(spectrum) | {
+                "epoch": place.epoch,
+                "loss": float(trained[name]["loss"].sel(seed=place.network, epoch=place.epoch)),
+            }
+            for key, value in found.items():
+                values[key][i, place.network] = value
+    return {f"matched_{key}": (("architecture", "seed"), array) for key, array in values.items()}
+
+
+def fractions_of(spectrum: LanczosSpectrum) -> dict[str, float]:
+    """``FRACTIONS`` of one spectrum; NaN below its noise floor."""
+    found = dict.fromkeys(FRACTIONS, float("nan"))
+    for kind, measure in (("degenerate", degenerate_fraction), ("negative", negative_fraction)):
+        if spectrum.noise_floor > EPS:
+            continue
+        fraction = measure(spectrum, EPS)
+        found[kind] = float(fraction.estimate)
+        for end in ("lower", "upper", "stderr"):
+            found[f"{kind}_{end}"] = float(getattr(fraction, end))
+    mixture = fit_mixture(moments_of(spectrum))
+    return found | {
+        "mixture": float(mixture.weight),
+        "negative_mixture": negative_mass(mixture),
+        "mixture_fits": float(mixture.status == "fits"),
+        "norm": float(spectrum.norm),
+        "noise_floor": float(spectrum.noise_floor),
+    }
+
+
+def negative_mass(mixture: MixtureFit) -> float:
+    """Mass of the skew-normal below −ε, where negative eigenvalues are counted."""
+    rest = 1 - float(mixture.weight)
+    if mixture.scale == 0:
+        return rest * float(mixture.location < -EPS)
+    return rest * float(stats.skewnorm.cdf(-EPS, mixture.shape, mixture.location, mixture.scale))
 
 
 def _of_spectra(
@@ -113,24 +185,10 @@ def _of_spectra(
     densities = np.full((*shape, len(grid)), np.nan)
     for i, family in enumerate(families):
         name = family.architecture
-        for place, spectrum in zip(places[name], loaded[name], strict=True):
+        for place, spectrum in zip(places[name], loaded[name], strict=False):
             at = (i, place.network, epochs.index(place.epoch), images.index(place.images))
-            for kind, measure in (
-                ("degenerate", degenerate_fraction),
-                ("negative", negative_fraction),
-            ):
-                if spectrum.noise_floor > EPS:
-                    continue
-                fraction = measure(spectrum, EPS)
-                values[kind][at] = fraction.estimate
-                values[f"{kind}_lower"][at] = fraction.lower
-                values[f"{kind}_upper"][at] = fraction.upper
-                values[f"{kind}_stderr"][at] = fraction.stderr
-            mixture = fit_mixture(moments_of(spectrum))
-            values["mixture"][at] = mixture.weight
-            values["mixture_fits"][at] = mixture.status == "fits"
-            values["norm"][at] = spectrum.norm
-            values["noise_floor"][at] = spectrum.noise_floor
+            for key, value in fractions_of(spectrum).items():
+                values[key][at] = value
             floor, norm = float(spectrum.noise_floor), float(spectrum.norm)
             for into, epsilons in ((curves, EPSILONS), (relative, RELATIVE * norm)):
                 above = epsilons >= floor
@@ -188,40 +246,9 @@ def resolved(results: xr.Dataset, kind: str = "degenerate") -> xr.DataArray:
 def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
     """Degenerate fraction of each network at its seed's matched training loss.
 
-    The level is the highest of the architectures' final losses. NaN where a network's recorded
-    losses never pass it, and where the fraction is not resolved. Dimensions architecture, seed.
+    NaN where it is not resolved. Dimensions architecture, seed.
     """
-    loss = results["loss"].sel(epoch=results["spectrum_epoch"].values).values
-    fraction = (
-        resolved(results).isel(images=-1).transpose("architecture", "seed", "spectrum_epoch").values
-    )
-    level = results["loss"].isel(epoch=-1).values.max(0)
-    matched = np.full(loss.shape[:2], np.nan)
-    for i, j in np.ndindex(loss.shape[:2]):
-        matched[i, j] = _interpolate(loss[i, j], fraction[i, j], float(level[j]))
-    return xr.DataArray(
-        matched,
-        dims=("architecture", "seed"),
-        coords={name: results[name] for name in ("architecture", "seed")},
-    )
-
-
-def _interpolate(loss: np.ndarray, fraction: np.ndarray, level: float) -> float:
-    """The fraction where the loss first passes the level, linear in the loss's logarithm.
-
-    A network that ends at the level itself is not interpolated.
-    """
-    if loss[-1] == level:
-        return float(fraction[-1])
-    for k in range(len(loss)):
-        if loss[k] == level:
-            return float(fraction[k])
-        if k and loss[k - 1] > level > loss[k]:
-            # A loss of zero is infinitely far below on the logarithmic scale.
-            below = np.log(loss[k - 1] / loss[k]) if loss[k] > 0 else np.inf
-            share = np.log(loss[k - 1] / level) / below
-            return float(fraction[k - 1] + share * (fraction[k] - fraction[k - 1]))
-    return float("nan")
+    return resolved(results, "matched_degenerate")
 
 
 def through_training(results: xr.Dataset) -> xr.DataArray:

@@ -8,18 +8,24 @@ equations, manifolds and sources: ``landscape.theory``. Three systems, each with
 - a network of two modes, likewise;
 - a chain of scalar weights, against its depth.
 
+Each direction and each start has a task of its own, drawn at random, the same with and without
+skips: a teacher whose units are turned anyhow, and skips that are turned anyhow against the modes.
+So skips know nothing of what is to be learnt. They shift the weights, and the flow of shifted
+weights is the plain one: near a ghost, which no start here is, they would stall as well.
+
 Times are those until the loss has fallen to a level: for two units a tenth of what the best single
 unit leaves, for two modes 0.01, for the chain 99 % of the target. Near a degenerate manifold they
 grow by the same amount with each decade of the distance; the growth per decade is each direction's
 slope of the time against the logarithm of the distance. Claims: without skips it is above 0; with
 skips it is less than a tenth of that; from typical weights, drawn from N(0, 0.5²), skips are
-faster. Parameters of teachers, skips and starts are ours.
+faster. A direction that does not reach the level in time at some distance has no growth, and is
+counted apart; a typical start that does not, counts with the longest time. Parameters of teachers,
+skips and starts are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,18 +44,19 @@ from landscape.plots import look
 from landscape.plots.style import tidy
 from landscape.report import Table
 from landscape.runs import Unit
-from landscape.theory import TwoMode, TwoUnit, integrate, learning_time
+from landscape.theory import TwoMode, TwoUnit, conserved, integrate, learning_time
 
+# Of the pictures of one teacher; those of the times are drawn.
 TEACHER = (np.array([1.0, 0.8]), np.array([[1.2, 0.3], [-0.2, 1.1]]))
 SKIPS = np.eye(2)
 STRENGTHS = np.array([3.0, 1.5])
-MODE_SKIPS = (np.eye(2), np.array([[1.0, 0.3], [-0.3, 1.0]]))
 SYSTEMS = ("two units", "two modes")
 PLACES = ("overlap", "elimination")
 KINDS = ("plain", "residual")
 
 # Times beyond are not waited for.
 LONGEST = 1e5
+MODES_LEVEL = 0.01
 # Growth with skips is small beside that without them up to this share.
 SMALL = 0.1
 SPREAD = 0.5
@@ -58,7 +65,7 @@ CHAIN = {"target": 2.0, "start": 0.3}
 
 def settings(scale: str, dataset: str, seeds: int | None) -> dict[str, Any]:
     """Distances, directions and starts of a scale."""
-    sizes = {"smoke": (3, 3, 4, (2, 4)), "laptop": (6, 8, 60, (2, 3, 5, 10, 20, 50))}
+    sizes = {"smoke": (3, 2, 3, (2, 4)), "laptop": (6, 8, 60, (2, 3, 5, 10, 20, 50))}
     if scale not in ("smoke", "laptop", "paper"):
         raise InputError(f"unknown scale {scale!r}; choose one of smoke, laptop, paper")
     decades, directions, starts, depths = sizes["smoke" if scale == "smoke" else "laptop"]
@@ -71,30 +78,45 @@ def settings(scale: str, dataset: str, seeds: int | None) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def two_units(kind: str) -> TwoUnit:
-    """The student with its teacher."""
-    return TwoUnit(*TEACHER, SKIPS if kind == "residual" else None)
+def draw_teacher(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Outgoing and incoming weights of two units, turned anyhow, and neither alike nor opposite."""
+    first = rng.uniform(0, 2 * np.pi)
+    angles = np.array([first, first + rng.uniform(np.pi / 4, 3 * np.pi / 4)])
+    lengths = rng.uniform(0.8, 1.4, 2)
+    incoming = lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    return rng.uniform(0.7, 1.3, 2), incoming
 
 
-@functools.cache
-def two_modes(kind: str) -> TwoMode:
+def draw_rotation(rng: np.random.Generator) -> np.ndarray:
+    """Of the plane."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def two_units(kind: str, teacher: tuple[np.ndarray, np.ndarray] = TEACHER) -> TwoUnit:
+    """The student with its teacher; its skips are the two unit vectors."""
+    return TwoUnit(*teacher, SKIPS if kind == "residual" else None)
+
+
+def two_modes(kind: str, skips: tuple[np.ndarray, np.ndarray]) -> TwoMode:
     """The network of two modes and two hidden units."""
     if kind == "plain":
         return TwoMode(STRENGTHS)
-    return TwoMode(STRENGTHS, skips_in=MODE_SKIPS[0], skips_out=MODE_SKIPS[1])
+    return TwoMode(STRENGTHS, skips_in=skips[0], skips_out=skips[1])
 
 
-@functools.cache
-def level() -> float:
-    """A tenth of the least loss of a single unit."""
-    system = two_units("plain")
+def best_single(system: TwoUnit) -> tuple[float, np.ndarray, float]:
+    """Outgoing and incoming weights of the best single unit, and its loss."""
+
+    def loss(p: np.ndarray) -> float:
+        return system.loss(np.full(2, p[0] / 2), np.stack([p[1:], p[1:]]))
+
+    mean = system.teacher_outgoing @ system.teacher_incoming / system.teacher_outgoing.sum()
     found = minimize(
-        lambda p: system.loss(np.full(2, p[0] / 2), np.stack([p[1:], p[1:]])),
-        np.array([1.0, 0.5, 0.5]), method="Nelder-Mead",
+        loss, np.r_[system.teacher_outgoing.sum() / 2, mean], method="Nelder-Mead",
         options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 4000, "maxfev": 4000},
     )  # fmt: skip
-    return float(found.fun) / 10
+    return float(found.x[0]), found.x[1:], float(found.fun)
 
 
 def start_of_units(
@@ -132,17 +154,32 @@ class Times:
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Follow the flows."""
-        times = np.array([[self._time(kind, d) for d in self.distances] for kind in KINDS])
-        return xr.Dataset({"time": (("kind", "distance"), times)})
+        follow = self._of_units if self.system == "two units" else self._of_modes
+        return xr.Dataset({"time": (("kind", "distance"), follow())})
 
-    def _time(self, kind: str, distance: float) -> float:
-        # The same direction at every distance.
-        rng = np.random.default_rng(self.seed)
-        if self.system == "two units":
-            v, incoming = start_of_units(self.place, distance, rng)
-            return two_units(kind).flow(v, incoming, LONGEST, until=level()).reached
-        a, b = start_of_modes(self.place, distance, rng)
-        return two_modes(kind).flow(a, b, LONGEST, until=0.01).reached
+    def _of_units(self) -> np.ndarray:
+        task = np.random.default_rng((self.seed, 1))
+        teacher = draw_teacher(task)
+        systems = [two_units(kind, teacher) for kind in KINDS]
+        level = best_single(systems[0])[2] / 10
+
+        def time(system: TwoUnit, distance: float) -> float:
+            # The same direction at every distance.
+            start = start_of_units(self.place, distance, np.random.default_rng(self.seed))
+            return system.flow(*start, LONGEST, until=level).reached
+
+        return np.array([[time(system, d) for d in self.distances] for system in systems])
+
+    def _of_modes(self) -> np.ndarray:
+        task = np.random.default_rng((self.seed, 1))
+        skips = draw_rotation(task), draw_rotation(task)
+        systems = [two_modes(kind, skips) for kind in KINDS]
+
+        def time(system: TwoMode, distance: float) -> float:
+            start = start_of_modes(self.place, distance, np.random.default_rng(self.seed))
+            return system.flow(*start, LONGEST, until=MODES_LEVEL).reached
+
+        return np.array([[time(system, d) for d in self.distances] for system in systems])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +190,19 @@ class Typical:
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Follow the flows from the same weights."""
-        rng = np.random.default_rng(self.seed)
+        rng, task = np.random.default_rng(self.seed), np.random.default_rng((self.seed, 1))
         first, second = (SPREAD * rng.normal(size=s) for s in ((3, 2), (2, 2, 2)))
+        teacher, skips = draw_teacher(task), (draw_rotation(task), draw_rotation(task))
+        level = best_single(two_units("plain", teacher))[2] / 10
         times = [
             [
-                two_units(kind).flow(first[0], first[1:], LONGEST, until=level()).reached
+                two_units(kind, teacher).flow(first[0], first[1:], LONGEST, until=level).reached
                 for kind in KINDS
             ],
             [
-                two_modes(kind).flow(second[0], second[1], LONGEST, until=0.01).reached
+                two_modes(kind, skips)
+                .flow(second[0], second[1], LONGEST, until=MODES_LEVEL)
+                .reached
                 for kind in KINDS
             ],
         ]
@@ -274,8 +315,10 @@ def claims(results: xr.Dataset) -> list[Claim]:
 
 
 def pictures(results: xr.Dataset) -> list[Drawn]:
-    """Times against distance, the surface with its manifolds, typical starts, the chain."""
-    return [_against_distance(results), _surface(), _typical(results), _chain(results)]
+    """Times against distance, surface and portrait with manifolds, typical starts, the chain."""
+    return [
+        _against_distance(results), _surface(), _portrait(), _typical(results), _chain(results)
+    ]  # fmt: skip
 
 
 def _against_distance(results: xr.Dataset) -> Drawn:
@@ -289,7 +332,7 @@ def _against_distance(results: xr.Dataset) -> Drawn:
             times = results["time"].sel(system=system, place=place, kind=kind)
             for path in times.values:
                 ax.plot(results["distance"], path, color=style.color, alpha=0.3, linewidth=0.8)
-            mean = times.mean("direction")
+            mean = times.mean("direction", skipna=True)
             ax.plot(
                 results["distance"], mean, color=style.color, linestyle=style.linestyle,
                 marker=style.marker, label="plain" if kind == "plain" else "with skips",
@@ -305,9 +348,8 @@ def _against_distance(results: xr.Dataset) -> Drawn:
         "times",
         "How long training stalls, against the distance from the degenerate manifold",
         "Time of gradient flow until the loss falls to a level; nearer starts to the right. Thin: "
-        "directions; thick: their mean. Manifolds are those of the plain system. Without skips "
-        "each decade costs as much again, without bound; with skips the same starts come to a "
-        "limit.",
+        "directions, each with a task of its own; thick: the mean of those that arrive. Manifolds "
+        "are those of the plain system.",
         figure,
     )
 
@@ -318,7 +360,8 @@ def _surface() -> Drawn:
     panels = figure.subplots(1, 2)
     # Coordinates: how the units share the outgoing weight, and how far their weights are apart.
     shares, apart = np.linspace(-1.6, 1.6, 81), np.linspace(-1.6, 1.6, 81)
-    direction, middle, total = np.array([0.8, -0.6]), np.array([0.5, 0.7]), 1.6
+    # Along the difference of the skips, so that the ghost lies in the plane that is drawn.
+    direction, middle, total = (SKIPS[0] - SKIPS[1]) / 2**0.5, np.array([0.5, 0.7]), 1.6
 
     def weights(z: float, u: float) -> tuple[np.ndarray, np.ndarray]:
         outgoing = total / 2 * np.array([1 + z, 1 - z])
@@ -334,7 +377,7 @@ def _surface() -> Drawn:
         filled = ax.contourf(shares, apart, surfaces[kind], heights, cmap="cividis")
         ghost = 0.0
         if kind == "residual":
-            # The weights that undo the difference of the skips along the drawn direction.
+            # The weights that undo the difference of the skips.
             ghost = float((SKIPS[1] - SKIPS[0]) @ direction)
         ax.axhline(ghost, color="white", linestyle="--", linewidth=1.5)
         for edge in (-1, 1):
@@ -358,10 +401,48 @@ def _surface() -> Drawn:
         "The loss of two units, and where it is degenerate",
         "Logarithm of the loss over the share of the outgoing weight and the difference of the "
         "incoming weights, the other weights held. Dashed: overlap, where the units are alike, and "
-        "with skips its ghost, where the weights undo the difference of the skips (in the plane "
-        "that is drawn; the ghost itself is a point of it only along one direction). Dotted: one "
+        "with skips its ghost, where the weights undo the difference of the skips. Dotted: one "
         "unit is read with weight 0. Orange: gradient flow of all weights, projected, from the "
-        "dots.",
+        "dots. One teacher.",
+        figure,
+    )
+
+
+def _portrait() -> Drawn:
+    """The flow of two plain units near overlap, over z and h, beside the reduced flow's lines."""
+    system = two_units("plain")
+    v, s, _ = best_single(system)
+    along = TEACHER[1][0] - TEACHER[1][1]
+    along /= np.linalg.norm(along)
+    figure = Figure(figsize=(6.5, 4.4), layout="constrained")
+    ax = tidy(figure.subplots())
+    shares, heights = np.linspace(-1.45, 1.45, 181), np.linspace(0, 2.2, 121)
+    # An even number of points has none at z = 0, where the logarithm has its pole.
+    grid = np.meshgrid(shares + 1e-6, heights)
+    kept = conserved(grid[1], grid[0], v)
+    ax.contour(*grid, kept, np.quantile(kept, np.linspace(0.05, 0.95, 19)), colors="0.75",
+               linewidths=0.7)  # fmt: skip
+    style = look("plain")
+    for z in (-0.9, -0.6, -0.3, 0.05, 0.3, 0.6, 0.9, 1.2, -1.2):
+        outgoing = v / 2 * np.array([1 + z, 1 - z])
+        incoming = s + 0.4 / 2 * np.outer([1 - z, -1 - z], along)
+        seen = system.coordinates(system.flow(outgoing, incoming, 300.0).states)
+        ax.plot(seen.z, seen.h, color=style.color, linewidth=1.3)
+        ax.plot(seen.z[0], seen.h[0], "o", color=style.color, markersize=4)
+    ax.axhline(0, color="black", linestyle="--", linewidth=1.2)
+    for edge in (-1, 1):
+        ax.axvline(edge, color="black", linestyle=":", linewidth=1.2)
+    ax.set_xlim(shares[0], shares[-1])
+    ax.set_ylim(-0.05, heights[-1])
+    ax.set_xlabel("z = (v₁ − v₂)/v")
+    ax.set_ylabel("h = |J₁ − J₂|")
+    return Drawn(
+        "portrait",
+        "The flow near overlap",
+        "Two plain units, started near the best single unit: gradient flow of all weights over z "
+        "and h, from the dots. Grey: the lines that the reduced flow near overlap keeps to, with "
+        "the other weights held (H. Wei et al. 2008). Dashed: overlap; dotted: elimination. With "
+        "skips the picture is the same for J + q. One teacher.",
         figure,
     )
 
@@ -434,17 +515,26 @@ def tables(results: xr.Dataset) -> list[Table]:
             times = results["time"].sel(system=system, place=place)
             for kind in KINDS:
                 values, nearest = part.sel(kind=kind), times.sel(kind=kind).isel(distance=-1)
+                arrived = int(np.isfinite(values).sum())
                 rows.append(
                     (system, place, kind, f"{float(values.mean()):.3g}",
-                     f"{float(nearest.max()):.4g}")
+                     f"{float(nearest.max()):.4g}", f"{arrived} of {values.size}")
                 )  # fmt: skip
     ratio = np.abs(results["followed"].values / results["closed"].values - 1).max(1)
     return [
         Table(
             "Growth of the time towards each manifold",
-            ("system", "manifold", "skips", "growth per decade", "longest at the nearest start"),
+            (
+                "system",
+                "manifold",
+                "skips",
+                "growth per decade",
+                "longest at the nearest start",
+                "directions that arrive",
+            ),
             rows,
-            "Means over directions; residual stands for the system with skips.",
+            "Means over directions that arrive from every distance within "
+            f"t = {LONGEST:g}; residual stands for the system with skips.",
         ),
         Table(
             "The chain's closed form",
@@ -467,8 +557,11 @@ INQUIRY = Inquiry(
     protocol=(
         "Gradient flow of all weights in float64 by LSODA, relative error of a step 10⁻⁹. Two "
         "units learn from a teacher of two by the closed form of their loss; skips are the two "
-        "unit vectors. Claims: growth per decade by least squares over the distances, Student's t "
-        "over directions, paired over starts.",
+        "unit vectors. Each direction and start has a task of its own: outgoing weights of the "
+        "teacher uniform on [0.7, 1.3], incoming ones of lengths on [0.8, 1.4], turned anyhow, 45° "
+        "to 135° apart; modes of strengths 3 and 1.5, skips rotated anyhow in and out. "
+        "Claims: growth per decade by least squares over the distances, Student's t over "
+        "directions, paired over starts.",
         "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018; "
         "H. Wei et al., Neural Computation 20, 2008; A. M. Saxe et al., ICLR 2014.",
     ),

@@ -80,4 +80,5 @@ STUDY = Study(
     variants=lambda group, penalty: STANDARD,
     claims=claims,
     pictures=standard,
+    matched=True,
 )

@@ -8,6 +8,7 @@ a quarter of that between residual and plain), and far better than plain ones.
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 
 from landscape.experiments.claims import Claim
@@ -29,9 +30,9 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     return [
         Claim(
             "accuracy: malicious only slightly below residual",
-            "residual − malicious is less than a quarter of residual − plain",
+            "|residual − malicious| is less than a quarter of residual − plain",
             SLIGHT * (residual - plain),
-            residual - malicious,
+            np.abs(residual - malicious),
         ),
         Claim(
             "accuracy: malicious > plain",
@@ -52,4 +53,5 @@ STUDY = Study(
     },
     claims=claims,
     pictures=standard,
+    matched=True,
 )  # fmt: skip

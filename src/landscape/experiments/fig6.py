@@ -5,7 +5,8 @@ Every unit of a plain network has its bias held near a target of its own (BiasRe
 units are alike; the same strength with all targets 0 is ordinary weight decay on biases and breaks
 nothing (BiasL2Reg); one normalised layer in the middle lets gradients through (BiasReg+BN). Claims:
 accuracy residual > BiasReg+BN > BiasReg > plain ≈ BiasL2Reg, with ≈ within one point; degeneracy
-plain > BiasReg > residual. The penalty is found by a random search (``search``).
+plain > BiasReg > residual, at the last epoch and at matched training loss. The penalty is found by
+a random search (``search``), for networks of each size by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import numpy as np
 import xarray as xr
 
 from landscape.experiments.claims import Claim
-from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
+from landscape.experiments.collect import (
+    EPS,
+    at_matched_loss,
+    resolved,
+    through_training,
+    too_few_data,
+)
 from landscape.experiments.pictures import standard
 from landscape.experiments.scales import Group
 from landscape.experiments.study import Study
@@ -43,7 +50,10 @@ def variants(group: Group, penalty: BiasRegularization | None) -> Mapping[str, V
 def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     """Accuracies in order, one equality, and degenerate fractions in order."""
     reached = through_training(accuracy)
-    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
+    places = {
+        "at the last epoch": resolved(fractions).isel(images=-1, spectrum_epoch=-1),
+        "at matched training loss": at_matched_loss(fractions),
+    }
 
     def of(values: xr.DataArray, name: str) -> np.ndarray:
         return np.asarray(values.sel(architecture=name).values)
@@ -69,12 +79,13 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     )
     return found + [
         Claim(
-            f"degenerate: {more} > {less}",
-            f"share of eigenvalues with |λ| ≤ {EPS:g} at the last epoch",
-            of(last, more),
-            of(last, less),
+            f"degenerate: {more} > {less}, {where}",
+            f"share of eigenvalues with |λ| ≤ {EPS:g}, {where}",
+            of(values, more),
+            of(values, less),
             too_few_data(fractions),
         )
+        for where, values in places.items()
         for more, less in itertools.pairwise(("plain", "BiasReg", "residual"))
     ]
 
@@ -88,5 +99,6 @@ STUDY = Study(
     claims=claims,
     pictures=standard,
     depth=30,
+    matched=True,
     searches=True,
 )

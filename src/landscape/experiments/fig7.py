@@ -5,7 +5,9 @@ Norms of the loss's gradient at epochs 0, 1 and 2, layer by layer. Their trend i
 base-10 logarithm per layer, fitted by least squares, mean over the three epochs. Claims: it is flat
 (at most 0.02) for residual networks, also if they start with their skips undone; it rises towards
 the output, so falls towards the input, for plain networks and those with held biases; a normalised
-layer makes it flatter.
+layer makes it flatter. Norms below 10⁻¹² of the network's largest count as that: what has vanished
+altogether has no logarithm. Normalised layers have the statistics of the examples that are
+measured; running ones normalise nothing before the first step.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from landscape.training import BiasRegularization
 EPOCHS = (0, 1, 2)
 # Trends per layer that are no steeper are flat.
 FLAT = 0.02
+VANISHED = 1e-12
 
 
 def trends(results: xr.Dataset) -> xr.DataArray:
@@ -33,8 +36,9 @@ def trends(results: xr.Dataset) -> xr.DataArray:
     norms = results["gradient_norm"].sel(measure_epoch=list(EPOCHS))
     layers = norms["layer"].values.astype(float)
     centred = layers - layers.mean()
+    values = norms.transpose("architecture", "seed", "measure_epoch", "layer").values
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log10(norms.transpose("architecture", "seed", "measure_epoch", "layer").values)
+        logs = np.log10(np.maximum(values, VANISHED * values.max(-1, keepdims=True)))
     slopes = (logs @ centred) / (centred @ centred)
     return xr.DataArray(
         slopes.mean(-1),

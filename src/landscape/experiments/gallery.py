@@ -47,7 +47,16 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
         verdicts += [_verdict(read_run_folder(path).config["request"], one) for one in claims]
         finished = json.loads((path / "timing.json").read_text()).get("finished", "unknown")
         sections.append(f"{text.strip()}\n\n*Finished: {finished}.*")
-    columns = ("experiment", "data", "scale", "claim", "effect", "95 % interval", "verdict")
+    columns = (
+        "experiment",
+        "data",
+        "scale",
+        "claim",
+        "pairs",
+        "effect",
+        "95 % interval",
+        "verdict",
+    )
     note = "Effects in the unit of the claim; accuracies and fractions in points of a hundred."
     summary = Page("Every claim", [], [Table("Verdicts", columns, verdicts, note)], [])
     lines = [_HEAD, summary.to_markdown("", level=2)[0], *sections]
@@ -63,9 +72,10 @@ def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:
     low, high = (told(value) for value in claim["interval"])
     return (
         request["experiment"],
-        request["dataset"],
+        "—" if request["experiment"] == "fig2" else request["dataset"],
         request["scale"],
         claim["claim"],
+        str(claim["pairs"]),
         told(claim["effect"]),
         "—" if low == "—" else f"[{low}, {high}]",
         claim["status"] + (f" ({claim['obstacle']})" if claim["obstacle"] else ""),

@@ -33,6 +33,8 @@ class Inquiry:
         Of the results.
     protocol
         Paragraphs for the page's end.
+    about
+        Of the results: what they are of, for the page's beginning. None if no data are used.
     """
 
     name: str
@@ -45,3 +47,4 @@ class Inquiry:
     pictures: Callable[[xr.Dataset], list[Drawn]]
     tables: Callable[[xr.Dataset], list[Table]]
     protocol: tuple[str, ...]
+    about: Callable[[xr.Dataset], list[str]] | None = None

@@ -20,6 +20,7 @@ from landscape.degeneracy import activity_gradient_norms, measures
 from landscape.experiments.scales import Group
 from landscape.experiments.variants import STANDARD, Variant
 from landscape.models import MLP
+from landscape.models.mlp import NORM_MOMENTUM
 from landscape.runs import Unit
 from landscape.spectra import LanczosSpectrum, slq
 from landscape.training import (
@@ -31,7 +32,7 @@ from landscape.training import (
 )
 
 # Examples that the distances from singularities and the gradients of activities are taken over.
-_MEASURED = 2_000
+MEASURED = 2_000
 
 # Of each network through training: mean norm of the units' incoming weights (elimination), share of
 # responses that are exactly 0, mean correlation of incoming weights (overlap), share of variance in
@@ -113,15 +114,14 @@ class Family:
     def measured(self) -> tuple[jax.Array, jax.Array]:
         """Inputs and labels that the measures through training are taken over."""
         data = self.dataset
-        return data.subset(min(_MEASURED, data.num_examples), _SUBSET_SEED).arrays()
+        return data.subset(min(MEASURED, data.num_examples), _SUBSET_SEED).arrays()
 
     def measure(self, snapshot: Snapshot) -> Mapping[str, Any]:
         """How near a network is to each singularity, and its gradients layer by layer."""
         inputs, _ = self.measured
-        found = measures(self.model, snapshot.params, inputs, state=snapshot.state)
-        slopes = activity_gradient_norms(
-            self.model, snapshot.params, self.measured, state=snapshot.state
-        )
+        state = calibrated(self.model, snapshot.params, snapshot.state, inputs)
+        found = measures(self.model, snapshot.params, inputs, state=state)
+        slopes = activity_gradient_norms(self.model, snapshot.params, self.measured, state=state)
         return {
             "incoming_norm": found.elimination.mean_incoming_norm,
             "zero_probability": found.elimination.mean_zero_probability,
@@ -143,6 +143,21 @@ class Family:
             ravel_pytree(params)[1](jnp.asarray(parameters)),
             ravel_pytree(blank)[1](jnp.asarray(state)),
         )
+
+
+def calibrated(model: MLP, params: Any, state: Any, inputs: jax.Array) -> Any:
+    """The state with the statistics of these examples in the normalised layer, if there is one.
+
+    Running statistics begin at 0 and 1, where the layer normalises nothing.
+    """
+    if model.norm_after is None:
+        return state
+    blank = jax.tree.map(jnp.zeros_like, state["batch_stats"])
+    variables = {"params": params, **state, "batch_stats": blank}
+    moved = model.apply(variables, inputs, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+    # Of statistics that were 0 a batch makes this share of its own.
+    share = 1 - NORM_MOMENTUM
+    return {**state, "batch_stats": jax.tree.map(lambda leaf: leaf / share, moved)}
 
 
 def prepare(dataset: str, group: Group) -> Dataset:
@@ -167,7 +182,7 @@ class TrainBlock:
         family, group = self.family, self.family.group
         callbacks = [Callback("measures", group.measure_epochs, family.measure)]
         if group.spectrum_epochs:
-            callbacks.append(Callback("snapshot", group.spectrum_epochs, _flat))
+            callbacks.append(Callback("snapshot", snapshot_epochs(group), _flat))
         run = fit_many(
             family.model,
             family.dataset,
@@ -196,7 +211,7 @@ class TrainBlock:
         if group.spectrum_epochs:
             found["parameters"] = ((*kept, "parameter"), run.records["snapshot/parameters"])
             found["state"] = ((*kept, "entry"), run.records["snapshot/state"])
-            coords["snapshot_epoch"] = list(group.spectrum_epochs)
+            coords["snapshot_epoch"] = list(snapshot_epochs(group))
         return xr.Dataset(found, coords=coords)
 
 
@@ -205,6 +220,11 @@ def _flat(snapshot: Snapshot) -> Mapping[str, Any]:
         "parameters": ravel_pytree(snapshot.params)[0],
         "state": ravel_pytree(snapshot.state)[0],
     }
+
+
+def snapshot_epochs(group: Group) -> tuple[int, ...]:
+    """When networks are kept."""
+    return tuple(sorted({*group.spectrum_epochs, *group.kept_epochs}))
 
 
 def training_units(family: Family) -> list[Unit]:
@@ -231,6 +251,39 @@ class SpectrumPlace:
     images: int
 
 
+def matched_places(
+    families: Sequence[Family], trained: Mapping[str, xr.Dataset]
+) -> dict[str, list[SpectrumPlace]]:
+    """Where each network has first been kept with its training loss at its seed's level, or below.
+
+    The level is the highest of the architectures' final losses.
+
+    Parameters
+    ----------
+    families
+        One for each architecture, same group and data.
+    trained
+        By architecture: what training recorded, all seeds.
+
+    Returns
+    -------
+    By architecture, in the order of the seeds; networks whose loss is not finite are left out.
+    """
+    group, total = families[0].group, families[0].dataset.num_examples
+    level = np.max([result["loss"].isel(epoch=-1).values for result in trained.values()], 0)
+    images = max(total if n is None else min(n, total) for n in group.spectrum_images)
+    kept = list(group.kept_epochs)
+    found: dict[str, list[SpectrumPlace]] = {}
+    for family in families:
+        losses = trained[family.architecture]["loss"].sel(epoch=kept).values
+        found[family.architecture] = [
+            SpectrumPlace(seed, kept[int(np.argmax(low))], images)
+            for seed, low in enumerate(losses <= level[:, None])
+            if low.any()
+        ]
+    return found
+
+
 def spectrum_places(family: Family) -> list[SpectrumPlace]:
     """Every place of a family: the largest N at each epoch, every N at the last."""
     group, total = family.group, family.dataset.num_examples
@@ -251,12 +304,7 @@ class TakeSpectrum:
     place: SpectrumPlace
     parameters: np.ndarray
     state: np.ndarray
-
-    @property
-    def num_steps(self) -> int:
-        """Lanczos steps at this epoch."""
-        group = self.family.group
-        return group.num_steps[group.spectrum_epochs.index(self.place.epoch)]
+    num_steps: int
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Take the spectrum and the operator's noise floor."""
@@ -264,11 +312,12 @@ class TakeSpectrum:
         data = family.dataset
         part = data if images == data.num_examples else data.subset(images, _SUBSET_SEED)
         params, state = family.unflatten(self.parameters, self.state)
+        arrays = part.arrays()
         operator = hessian(
             softmax_cross_entropy(family.model),
             params,
-            part.arrays(),
-            state=state,
+            arrays,
+            state=calibrated(family.model, params, state, arrays[0]),
             chunk_size=family.group.chunk_size,
         )
         key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + self.place.network)
@@ -284,20 +333,29 @@ class TakeSpectrum:
         return to_dataset(spectrum)
 
 
-def spectrum_units(family: Family, trained: xr.Dataset) -> list[Unit]:
-    """One unit per place."""
+def spectrum_units(
+    family: Family, trained: xr.Dataset, matched: Sequence[SpectrumPlace] = ()
+) -> list[Unit]:
+    """One unit per place; those at matched loss, which are no others, have the last one's steps."""
+    group, places = family.group, spectrum_places(family)
+    others = [place for place in matched if place.epoch != group.spectrum_epochs[-1]]
 
-    def unit(place: SpectrumPlace) -> Unit:
+    def unit(place: SpectrumPlace, num_steps: int, where: str = "") -> Unit:
         snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
-        work = TakeSpectrum(family, place, snapshot["parameters"].values, snapshot["state"].values)
-        inputs = {**family.inputs, **dataclasses.asdict(place), "num_steps": work.num_steps}
+        parameters, state = snapshot["parameters"].values, snapshot["state"].values
+        work = TakeSpectrum(family, place, parameters, state, num_steps)
+        inputs = {**family.inputs, **dataclasses.asdict(place), "num_steps": num_steps}
         label = (
             f"spectrum-{family.group.name}-{family.architecture}-{place.network:03d}"
-            f"-epoch{place.epoch}-N{place.images}"
+            f"-epoch{place.epoch}-N{place.images}{where}"
         )
         return Unit(label, inputs, work)
 
-    return [unit(place) for place in spectrum_places(family)]
+    steps = dict(zip(group.spectrum_epochs, group.num_steps, strict=True))
+    return [
+        *(unit(place, steps[place.epoch]) for place in places),
+        *(unit(place, group.num_steps[-1], "-matched") for place in others),
+    ]
 
 
 def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,16 @@ from landscape.experiments import (
 from landscape.experiments.claims import Verdict, decide
 from landscape.experiments.collect import collect
 from landscape.experiments.inquiry import Inquiry
-from landscape.experiments.networks import Family, prepare, spectrum_units, training_units
+from landscape.experiments.networks import (
+    Family,
+    matched_places,
+    prepare,
+    spectrum_units,
+    training_units,
+)
 from landscape.experiments.scales import Group, Scale, scale_from_json
 from landscape.experiments.study import Study
-from landscape.experiments.study_page import inquiry_page, make_page
+from landscape.experiments.study_page import inquiry_page, make_page, search_of
 from landscape.report import Page
 from landscape.runs import (
     RunFolder,
@@ -129,14 +136,13 @@ def reproduce(
     start = time.perf_counter()
     results = {}
     with stop_on_signals() as stop, worker_pool(processes) as pool:
-        penalty = None
-        if study.searches:
-            group = scale.fractions
-            results["search"] = _run_search(
-                folder, request, datasets[group.name], group, pool, stop, console
-            )
-            penalty = search.best(results["search"])
         for group in scale.groups:
+            penalty = None
+            if study.searches:
+                found = _run_search(
+                    folder, request, datasets[group.name], group, pool, stop, console
+                )
+                results[search_of(group)], penalty = found, search.best(found)
             families = study.families(datasets[group.name], group, request.seed, penalty)
             results[group.name] = _run_group(folder, families, pool, stop, console)
     for name, dataset in results.items():
@@ -175,6 +181,7 @@ def _write_inquiry(folder: RunFolder, inquiry: Inquiry, request: Request, consol
         page = inquiry_page(
             inquiry,
             request.scale,
+            request.dataset,
             results,
             verdicts,
             folder.path / "figures",
@@ -194,7 +201,7 @@ def write_report(folder: RunFolder, console: Any) -> Page:
     scale = _read_scale(folder)
     results = {group.name: _read_results(folder, group.name) for group in scale.groups}
     if study.searches:
-        results["search"] = _read_results(folder, "search")
+        results |= {search_of(g): _read_results(folder, search_of(g)) for g in scale.groups}
     verdicts = decide(study.claims(results[scale.accuracy.name], results[scale.fractions.name]))
     folder.write_json("claims.json", [_verdict_json(verdict) for verdict in verdicts])
     with _doing(console, "drawing the figures"):
@@ -258,15 +265,22 @@ def _run_group(
         trained[family.architecture] = xr.concat(mine, "seed")
     if not group.spectrum_epochs:
         return collect(families, trained, {})
-    work = [spectrum_units(family, trained[family.architecture]) for family in families]
+    matched = matched_places(families, trained) if group.kept_epochs else {}
+    work = [
+        spectrum_units(family, trained[name], matched.get(name, ()))
+        for family in families
+        for name in (family.architecture,)
+    ]
     # The architectures in turn: workers then compile different programs at the same time, and
     # find each other's in the cache they share.
-    flat = [unit for units in zip(*work, strict=True) for unit in units]
+    flat = [unit for units in zip_longest(*work) for unit in units if unit is not None]
     found = _run(folder, flat, pool, stop, console, f"{len(flat)} Hessian spectra of {size}")
+    by_name = {unit.name: one for unit, one in zip(flat, found, strict=True)}
     spectra = {
-        family.architecture: found[index :: len(families)] for index, family in enumerate(families)
+        family.architecture: [by_name[unit.name] for unit in units]
+        for family, units in zip(families, work, strict=True)
     }
-    return collect(families, trained, spectra)
+    return collect(families, trained, spectra, matched)
 
 
 def _run(

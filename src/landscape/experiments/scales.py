@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from landscape.data.registry import find_source
+from landscape.data.sources import Source
 from landscape.errors import InputError
 
 
@@ -48,6 +50,9 @@ class Group:
     measure_epochs
         When the distances from singularities and the gradients of activities are taken; by default
         after 0, 1 and 2 epochs and after every tenth part of the training.
+    kept_epochs
+        When networks are kept, so that curvature can be taken where the training loss has come to a
+        level; none if it is not.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Group:
     num_steps: tuple[int, ...]
     chunk_size: int | None = None
     measure_epochs: tuple[int, ...] = ()
+    kept_epochs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.measure_epochs:
@@ -104,6 +110,17 @@ class Scale:
 SCALES = ("smoke", "laptop", "paper")
 _RATE = 5e-4
 
+# Images of the standard protocol's data set.
+_STANDARD_IMAGES = 50_000
+
+# When large networks are kept; small ones are after every epoch.
+_KEPT = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+
+
+def standard_dataset(scale: str) -> str:
+    """The data set of a scale if none is named."""
+    return "cifar100" if scale == "paper" else "digits"
+
 
 def make_scale(
     name: str,
@@ -113,6 +130,7 @@ def make_scale(
     depth: int = 20,
     epochs: int | None = None,
     spectra: bool = True,
+    matched: bool = False,
 ) -> Scale:
     """The groups of an experiment.
 
@@ -130,31 +148,37 @@ def make_scale(
         Of the training; None takes the scale's.
     spectra
         Whether curvature is taken.
+    matched
+        Whether it is taken at matched training loss too.
 
     Raises
     ------
     InputError
         For an unknown scale, fewer than one seed, or ``paper`` on digits.
+    DataError
+        For an unknown data set.
     """
     if name not in SCALES:
         raise InputError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
     if seeds is not None and seeds < 1:
         raise InputError(f"--seeds must be at least 1; got {seeds}")
-    digits = dataset == "digits"
-    if name == "paper" and digits:
+    if name == "paper" and dataset == "digits":
         raise InputError(
             "the paper scale needs 50,000 images; choose --dataset cifar100 or cifar10"
         )
-    scale = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](digits, depth)
+    scale = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](find_source(dataset), depth)
     if dataset != "cifar100":
         other = (f"{dataset} instead of CIFAR-100", *scale.deviations)
         scale = dataclasses.replace(scale, deviations=other)
     changes: dict[str, Any] = {}
     if not spectra:
         changes = {"spectrum_epochs": (), "spectrum_images": (), "num_steps": ()}
+    if not (spectra and matched):
+        changes["kept_epochs"] = ()
+    if not spectra:
         scale = dataclasses.replace(scale, fractions=scale.accuracy)
     if epochs is not None:
-        changes |= {"epochs": epochs, "measure_epochs": ()}
+        changes |= {"epochs": epochs, "measure_epochs": (), "kept_epochs": ()}
     if seeds is not None:
         changes["seeds"] = seeds
     accuracy, fractions = (
@@ -182,11 +206,33 @@ def group_from_json(record: Mapping[str, Any]) -> Group:
     return Group(**fields)
 
 
-def _smoke(digits: bool, depth: int) -> Scale:
+def _images(source: Source) -> int:
+    """Of the training set."""
+    return int(source.splits[0].num_examples)
+
+
+def _fewer(count: int) -> list[str]:
+    """What is to be said of a number of images, and of its batches."""
+    if count == _STANDARD_IMAGES:
+        return []
+    return [
+        f"{count:,} images instead of {_STANDARD_IMAGES:,}, batches of {round(count / 100)} (1 % "
+        "of the images, as in the standard protocol)"
+    ]
+
+
+def _side(source: Source) -> tuple[int | None, list[str]]:
+    """To what side large images are pooled for wide networks, and what is to be said of it."""
+    side = source.image_shape[0]
+    return (32, [f"images pooled from {side}×{side} to 32×32"]) if side > 32 else (None, [])
+
+
+def _smoke(source: Source, depth: int) -> Scale:
+    digits = source.name == "digits"
     group = Group(
         name="small", depth=4, width=8, pooled=None if digits else 8, num_images=200, epochs=10,
         batch_size=2, learning_rate=_RATE, seeds=2, block=2, spectrum_epochs=(0, 10),
-        spectrum_images=(None,), num_steps=(150, 150),
+        spectrum_images=(None,), num_steps=(150, 150), kept_epochs=tuple(range(11)),
     )  # fmt: skip
     pooled = "" if digits else " pooled to 8×8"
     return Scale(
@@ -196,43 +242,49 @@ def _smoke(digits: bool, depth: int) -> Scale:
     )  # fmt: skip
 
 
-def _laptop(digits: bool, depth: int) -> Scale:
-    if digits:
+def _laptop(source: Source, depth: int) -> Scale:
+    every = tuple(range(101))
+    if source.name == "digits":
         # Deeper networks are narrower, so that there are enough data for a verdict on fractions.
         width = 16 if depth <= 20 else 14
         group = Group(
             name="digits", depth=depth, width=width, pooled=None, num_images=None, epochs=100,
             batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 50, 100),
-            spectrum_images=(None,), num_steps=(100, 100, 600),
+            spectrum_images=(None,), num_steps=(100, 100, 600), kept_epochs=every,
         )  # fmt: skip
         return Scale(
             "laptop", group, group,
             (f"width {width} instead of 128, batches of 18 (1 % of the "
              "images, as in the standard protocol)",),
         )  # fmt: skip
-    common = {"depth": depth, "num_images": 10_000, "epochs": 100, "batch_size": 100,
-              "learning_rate": _RATE, "seeds": 3}  # fmt: skip
+    count = min(10_000, _images(source))
+    common = {"depth": depth, "num_images": count, "epochs": 100,
+              "batch_size": round(count / 100), "learning_rate": _RATE, "seeds": 3}  # fmt: skip
+    side, pooled_first = _side(source)
     wide = Group(
-        name="wide", width=128, pooled=None, block=1, spectrum_epochs=(100,),
+        name="wide", width=128, pooled=side, block=1, spectrum_epochs=(100,),
         spectrum_images=(500, 2_000), num_steps=(40,), **common,  # type: ignore[arg-type]
     )  # fmt: skip
     pooled = Group(
         name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 50, 100),
-        spectrum_images=(None,), num_steps=(50, 100, 600), **common,  # type: ignore[arg-type]
+        spectrum_images=(None,), num_steps=(50, 100, 600), kept_epochs=every,
+        **common,  # type: ignore[arg-type]
     )  # fmt: skip
     return Scale(
         "laptop", wide, pooled,
-        ("10,000 images instead of 50,000, batches of 100 (1 % of the images, as in the standard "
-         "protocol)",
+        (*_fewer(count), *pooled_first,
          "fractions are judged on networks of width 32 on images pooled to 8×8, where there is "
          "enough data; those of the wide networks are shown against N, without a verdict"),
     )  # fmt: skip
 
 
-def _paper(digits: bool, depth: int) -> Scale:
+def _paper(source: Source, depth: int) -> Scale:
+    count, (side, pooled_first) = _images(source), _side(source)
+    # A hundred networks together keep an accelerator busy.
     group = Group(
-        name="wide", depth=depth, width=128, pooled=None, num_images=None, epochs=100,
-        batch_size=500, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 10, 30, 100),
-        spectrum_images=(2_000, 10_000, None), num_steps=(400, 400, 400, 400), chunk_size=5_000,
+        name="wide", depth=depth, width=128, pooled=side, num_images=None, epochs=100,
+        batch_size=round(count / 100), learning_rate=_RATE, seeds=5, block=100,
+        spectrum_epochs=(0, 10, 30, 100), spectrum_images=(2_000, 10_000, None),
+        num_steps=(400, 400, 400, 400), chunk_size=5_000, kept_epochs=_KEPT,
     )  # fmt: skip
-    return Scale("paper", group, group, ())
+    return Scale("paper", group, group, (*_fewer(count), *pooled_first))

@@ -2,8 +2,9 @@
 
 Mean, spread and strength of the targets are drawn at random; with each a plain network is trained
 by the whole protocol, of a seed that no comparison uses, and the one of the highest mean training
-accuracy is taken. The distributions are ours: μ uniform on [−1, 1], σ from 0.01 to 1 and λ from
-10⁻⁵ to 10⁻² evenly on the logarithmic scale. So is the number of draws.
+accuracy is taken; for networks of each size by itself. The distributions are ours: μ uniform on
+[−1, 1], σ from 0.01 to 1 and λ from 10⁻⁵ to 10⁻² evenly on the logarithmic scale. So is the number
+of draws.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def search_units(
 ) -> list[Unit]:
     """One unit per candidate; without spectra."""
     alone = dataclasses.replace(
-        group, name="search", seeds=1, block=1, spectrum_epochs=(), spectrum_images=(), num_steps=()
-    )
+        group, name=f"search-{group.name}", seeds=1, block=1, spectrum_epochs=(),
+        spectrum_images=(), num_steps=(), kept_epochs=(),
+    )  # fmt: skip
     units = []
     for number, penalty in enumerate(penalties):
         family = Family(f"{number:02d}", alone, dataset, seed + _OTHER_SEED, biased(penalty))

@@ -70,6 +70,8 @@ class Study:
         Of the training, if they differ from the scale's.
     spectra
         Whether Hessian spectra are taken.
+    matched
+        Whether they are taken at matched training loss too.
     searches
         Whether the penalty on the biases is searched for first.
     """
@@ -85,6 +87,7 @@ class Study:
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     epochs: int | None = None
     spectra: bool = True
+    matched: bool = False
     searches: bool = False
 
     def scale(self, name: str, dataset: str, seeds: int | None) -> Scale:
@@ -96,6 +99,7 @@ class Study:
             depth=self.depth,
             epochs=self.epochs,
             spectra=self.spectra,
+            matched=self.matched,
         )
 
     def families(

@@ -13,6 +13,7 @@ import xarray as xr
 from landscape.experiments.claims import MIN_PAIRS, Verdict
 from landscape.experiments.collect import ENOUGH_DATA, EPS, WIDEST, data_ratio, resolved
 from landscape.experiments.inquiry import Inquiry
+from landscape.experiments.networks import MEASURED
 from landscape.experiments.pictures import against_images
 from landscape.experiments.scales import Group, Scale
 from landscape.experiments.study import Drawn, Study
@@ -38,7 +39,7 @@ def make_page(
     study, scale, dataset
         What was run.
     results
-        Collected results by group name; ``"search"`` if a penalty was searched for.
+        Collected results by group name, and by ``search_of`` if penalties were searched for.
     verdicts
         Of the study's claims.
     figures
@@ -59,12 +60,15 @@ def make_page(
     ]  # fmt: skip
     if study.spectra:
         parts.append(_fractions_table(fractions))
-    if scale.accuracy != scale.fractions and study.spectra:
-        drawn = against_images(accuracy)
-        picture = Picture(drawn.title, drawn.caption, _save(drawn, study, figures))
-        parts += [picture, _fractions_table(accuracy)]
+    if "matched_degenerate" in fractions:
+        parts.append(_matched_table(fractions))
+    if study.spectra and accuracy.sizes["images"] > 1:
+        drawn = against_images(accuracy, judged=data_ratio(accuracy) >= ENOUGH_DATA)
+        parts.append(Picture(drawn.title, drawn.caption, _save(drawn, study, figures)))
+    if study.spectra and scale.accuracy != scale.fractions:
+        parts.append(_fractions_table(accuracy))
     if study.searches:
-        parts.append(_search_table(results["search"]))
+        parts += [_search_table(results[search_of(group)], group) for group in scale.groups]
     return Page(
         title=f"{study.title} on {dataset} ({scale.name} scale)",
         lead=_lead(study, scale, fractions, verdicts),
@@ -73,9 +77,15 @@ def make_page(
     )
 
 
+def search_of(group: Group) -> str:
+    """What the results of a group's search for a penalty are called."""
+    return f"search-{group.name}"
+
+
 def inquiry_page(
     inquiry: Inquiry,
     scale: str,
+    dataset: str,
     results: xr.Dataset,
     verdicts: Sequence[Verdict],
     figures: Path,
@@ -83,6 +93,7 @@ def inquiry_page(
     seconds: float | None,
 ) -> Page:
     """The same of an inquiry, at a scale of that name."""
+    where = f" on {dataset}" if inquiry.about else ""
     parts: list[Table | Picture] = [_claims_table(verdicts)] if verdicts else []
     parts += [
         Picture(drawn.title, drawn.caption, _save(drawn, inquiry, figures))
@@ -90,8 +101,11 @@ def inquiry_page(
     ]
     parts += inquiry.tables(results)
     return Page(
-        title=f"{inquiry.title} ({scale} scale)",
-        lead=[f"{inquiry.question} {_counted(verdicts)}."],
+        title=f"{inquiry.title}{where} ({scale} scale)",
+        lead=[
+            f"{inquiry.question} {_counted(verdicts)}.",
+            *(inquiry.about(results) if inquiry.about else ()),
+        ],
         parts=parts,
         footer=[*inquiry.protocol, _made(environments, seconds)],
     )
@@ -111,12 +125,19 @@ def _counted(verdicts: Sequence[Verdict]) -> str:
 
 def _made(environments: Sequence[Mapping[str, Any]], seconds: float | None) -> str:
     made = "; continued with ".join(
-        ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str))
-        + f"; {environment.get('cores')} cores"
+        ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str) and v)
+        + f"; {environment.get('cores')} cores; on {_devices(environment.get('devices', ()))}"
         for environment in environments
     )
     duration = f"; {seconds / 60:.1f} minutes" if seconds is not None else ""
     return f"Made with {made}{duration}."
+
+
+def _devices(names: Sequence[str]) -> str:
+    return ", ".join(
+        f"{names.count(name)} × {name}" if names.count(name) > 1 else name
+        for name in dict.fromkeys(names)
+    )
 
 
 def _lead(
@@ -146,7 +167,14 @@ def _footer(
         f"{group.learning_rate:g}, batches of {group.batch_size}, {group.epochs} epochs, Glorot "
         "normal weights, zero biases, inputs standardised per channel. Deviations from the "
         f"standard protocol (CIFAR-100 coarse, width 128, batch 500): {deviations}.",
-        *([_about_spectra(group)] if study.spectra else []),
+        *(
+            [_about_spectra(group, len(scale.groups) > 1) for group in scale.groups]
+            if study.spectra
+            else []
+        ),
+        "Accuracy is that of the whole training set, mean over the epochs 1 to "
+        f"{group.epochs}. Distances from singularities and gradients are taken over "
+        f"{MEASURED:,} examples at most, with the statistics of these in a normalised layer.",
         "Verdicts: Student's t over seeds at 95 %, paired, or of two groups Welch's, with Holm's "
         f"correction within the figure; fewer than {MIN_PAIRS} pairs give none.",
         "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",
@@ -154,13 +182,14 @@ def _footer(
     ]
 
 
-def _about_spectra(group: Group) -> str:
+def _about_spectra(group: Group, named: bool) -> str:
+    whose = f" of the {group.name} networks" if named else ""
     return (
-        f"Spectra: Hessian of the training loss in float32, {_listed(group.num_steps)} Lanczos "
-        f"steps at epochs {_listed(group.spectrum_epochs)}, partial reorthogonalisation, one "
-        "Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the probe's own "
-        "measure (Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more steps are "
-        "needed."
+        f"Spectra{whose}: Hessian of the training loss in float32, {_listed(group.num_steps)} "
+        f"Lanczos steps at epochs {_listed(group.spectrum_epochs)}, partial reorthogonalisation, "
+        "one Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the "
+        "probe's own measure (Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more "
+        "steps are needed."
     )
 
 
@@ -188,9 +217,9 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
         ("claim", "effect", "95 % interval", "unit", "p (Holm)", "pairs", "verdict"),
         rows,
         "Effect: mean difference of the left and the right side over seeds; points are hundredths. "
-        "At matched training loss: at the highest of the architectures' final losses, "
-        "interpolated between the epochs with spectra. A pair counts if both fractions are "
-        f"resolved: above the noise floor, certified to within {100 * WIDEST:.0f} points. "
+        "At matched training loss: each network at the first epoch that it was kept at whose loss "
+        "is no higher than the highest of its seed's final losses. A pair counts if both fractions "
+        f"are resolved: above the noise floor, certified to within {100 * WIDEST:.0f} points. "
         "Intervals are each claim's own; verdicts go by Holm's p, so an interval without zero may "
         "be undecided. “≥” holds if “>” does.",
     )
@@ -231,8 +260,8 @@ def _fractions_table(results: xr.Dataset) -> Table:
                     rows.append((str(architecture), str(epoch), *_fraction_cells(part)))
     return Table(
         "Fractions",
-        ("architecture", "epoch", "N", "degenerate (%)", "certified (%)", "negative (%)",
-         "certified (%)", "mixture (%)", "‖H‖", "noise floor"),
+        ("architecture", "epoch", "N", "degenerate (%)", "certified (%)", "mixture (%)",
+         "negative (%)", "certified (%)", "mixture (%)", "it fits", "‖H‖", "noise floor"),
         rows,
         f"Degenerate: |λ| ≤ {EPS:g}; negative: λ < −{EPS:g}. Mean over seeds ± half-width of its "
         "95 % interval (from three seeds); certified: means over seeds of the bounds. Not "
@@ -240,10 +269,38 @@ def _fractions_table(results: xr.Dataset) -> Table:
         f"above {EPS:g}; (k of S) says how many networks remain. More steps, or float64, would "
         "resolve them. Sampling error of one probe: at most "
         f"{100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Mixture: the "
-        "degenerate share by Skilling's moments and the mixture that has them, mean over seeds, "
-        "and of how many networks one alone has them; where it does not the weight is no estimate. "
+        "shares by Skilling's moments and the mixture that has them, mean over seeds; it fits: of "
+        "how many networks one mixture alone has them; of the others its shares are no estimates. "
         "Noise floor: largest over seeds.",
     )  # fmt: skip
+
+
+def _matched_table(results: xr.Dataset) -> Table:
+    rows = []
+    for architecture in results["architecture"].values:
+        part = results.sel(architecture=architecture)
+        known = resolved(part, "matched_degenerate").values
+        kept = np.isfinite(known)
+        some = "" if kept.all() else f" ({kept.sum()} of {kept.size})"
+        low, high = (
+            100 * np.nanmean(part[f"matched_degenerate_{end}"].values) for end in ("lower", "upper")
+        )
+        rows.append(
+            (
+                str(architecture),
+                ", ".join(f"{epoch:.0f}" for epoch in part["matched_epoch"].values),
+                _plus_minus(part["matched_loss"].values),
+                _percent(known[kept]) + some if kept.any() else "not resolved",
+                f"[{low:.1f}, {high:.1f}]" if np.isfinite(low) else "—",
+            )
+        )
+    return Table(
+        "At matched training loss",
+        ("architecture", "epochs, by seed", "training loss", "degenerate (%)", "certified (%)"),
+        rows,
+        "Each network at the first epoch that it was kept at whose training loss is no higher than "
+        "the highest of its seed's final losses; as many Lanczos steps as at the last epoch.",
+    )
 
 
 def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
@@ -251,11 +308,16 @@ def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
     images, norm = int(part["images"]), f"{np.mean(part['norm'].values):.3g}"
     floor = f"{np.max(part['noise_floor'].values):.0e}"
     if not np.isfinite(part["degenerate"].values).any():
-        return (f"{images:,}", "below the noise floor", "—", "—", "—", "—", norm, floor)
-    cells = [cell for kind in ("degenerate", "negative") for cell in _estimate_cells(part, kind)]
+        return (f"{images:,}", "below the noise floor", *["—"] * 6, norm, floor)
+    cells = [
+        cell
+        for kind, mixture in (("degenerate", "mixture"), ("negative", "negative_mixture"))
+        for cell in (
+            *_estimate_cells(part, kind), f"{100 * np.nanmean(part[mixture].values):.1f}"
+        )
+    ]  # fmt: skip
     fits = part["mixture_fits"].values
-    mixture = f"{100 * np.nanmean(part['mixture'].values):.1f} ({int(fits.sum())} of {fits.size})"
-    return (f"{images:,}", *cells, mixture, norm, floor)
+    return (f"{images:,}", *cells, f"{int(np.nansum(fits))} of {fits.size}", norm, floor)
 
 
 def _estimate_cells(part: xr.Dataset, kind: str) -> tuple[str, str]:
@@ -285,7 +347,7 @@ def _listed(values: Sequence[int]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _search_table(search: xr.Dataset) -> Table:
+def _search_table(search: xr.Dataset, group: Group) -> Table:
     best = int(np.argmax(search["accuracy"].values))
     rows = [
         (
@@ -296,7 +358,7 @@ def _search_table(search: xr.Dataset) -> Table:
         for k in range(search.sizes["candidate"])
     ]
     return Table(
-        "The search for the penalty on biases",
+        f"The search for the penalty on biases of the {group.name} networks",
         ("μ", "σ", "λ", "accuracy, mean through training (%)", ""),
         rows,
         "One network each, of another seed than those that are compared, for the same epochs.",

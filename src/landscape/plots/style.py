@@ -27,12 +27,13 @@ LOOKS = {
     "residual": Look("#0072B2", (0, (5, 2)), "s"),
     "hyper-residual": Look("#009E73", (0, (1, 1)), "^"),
     "malicious": Look("#CC79A7", "-.", "D"),
-    "orthogonal": Look("#56B4E9", (0, (3, 1, 1, 1)), "v"),
+    "orthogonal": Look("#56B4E9", (0, (3, 1, 1, 1)), "<"),
     "BiasReg": Look("#E69F00", "-.", "P"),
     "BiasReg+BN": Look("#000000", (0, (3, 1, 1, 1)), "X"),
-    "BiasL2Reg": Look("#56B4E9", (0, (1, 1)), "v"),
-    "worst": Look("#D55E00", "-", "o"),
-    "best": Look("#0072B2", (0, (5, 2)), "s"),
+    "BiasL2Reg": Look("#999999", (0, (1, 1)), "v"),
+    # Plain networks both: two shades of theirs.
+    "worst": Look("#7A3600", "-", "o"),
+    "best": Look("#F2A365", (0, (5, 2)), "s"),
 }
 _COLORS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#d8c120", "#E69F00", "#CC79A7", "#000000")
 _DASHES = ("-", (0, (5, 2)), "-.", (0, (1, 1)))
