@@ -20,6 +20,16 @@
 # matrix. Such directions have causes: units that never fire, units that copy one another, symmetries. We count them.
 
 # %%
+# Where it is not installed yet, as in Colab:
+import importlib.util
+import subprocess
+import sys
+
+SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+if importlib.util.find_spec("landscape") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+# %%
 import jax
 import matplotlib.pyplot as plt
 

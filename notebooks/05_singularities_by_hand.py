@@ -21,6 +21,16 @@
 # same with skip connections. Everything is exact: float64, all eigenvalues.
 
 # %%
+# Where it is not installed yet, as in Colab:
+import importlib.util
+import subprocess
+import sys
+
+SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+if importlib.util.find_spec("landscape") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+# %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -131,8 +141,8 @@ _ = ax.legend(frameon=False)
 # %% [markdown]
 # In the plain network a unit that never fires frees its incoming weights *and* everything that reads it. With a skip the
 # unit still carries what it skips: only its own incoming weights are free. Two units that overlap free the difference of
-# their outgoing weights; with skips they are different units, and nothing is freed. A unit that nobody reads is a
-# singularity of both, unless the skip carries it past the reader.
+# their outgoing weights; with skips they are different units, and nothing is freed. A unit that nobody reads
+# frees its incoming weights in the plain network; the skip carries the unit past its reader, and nothing is freed.
 #
 # ## The directions, one by one
 
@@ -204,7 +214,8 @@ _ = axes[0].legend(frameon=False)
 
 # %% [markdown]
 # In the plain network some eigenvalues fall with t²: at a tenth of the distance the landscape is a hundred times flatter
-# along them. In the residual network the same approach changes nothing.
+# along them. Others are zero to rounding once the twins are active on the same examples: then moving what one reads to
+# the other is null as well. In the residual network the same approach changes nothing.
 #
 # ## Ghosts
 #
@@ -226,7 +237,7 @@ degeneracy_budget(models["residual"], ghost, (x, labels))
 
 # %% [markdown]
 # Random initialisations lie far from the ghosts, and close to the singularities of the plain network: that is the
-# paper's argument, in numbers you can check.
+# paper's argument. `measures` gives both distances for your own networks.
 #
 # **Next:** [from one checkpoint to a batch job](06_batch_jobs.ipynb). Or plant a singularity in your own model: describe
 # its layers with `HiddenLayer` and ask `measures` how near it is.

@@ -20,6 +20,16 @@
 # problem serves both: a function that returns a `Problem`.
 
 # %%
+# Where it is not installed yet, as in Colab:
+import importlib.util
+import subprocess
+import sys
+
+SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+if importlib.util.find_spec("landscape") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+# %%
 import os
 import signal
 import subprocess
