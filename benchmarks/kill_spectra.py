@@ -215,8 +215,11 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     out = place / "broken"
     _undisturbed(arguments, place, options)
     process = start(arguments, out, options.workers)
-    while done(out) < max(2, options.units // 3) and process.poll() is None:
-        time.sleep(0.05)
+    # Until some are done, and others have parts that are.
+    while process.poll() is None:
+        if done(out) >= max(2, options.units // 3) and [*(out / "checkpoints").glob("*/*.nc")]:
+            break
+        time.sleep(0.01)
     kill(process)
     first, second, *_ = sorted((out / "units").glob("*.nc"))
     first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])

@@ -420,8 +420,10 @@ def _portrait() -> Drawn:
     # An even number of points has none at z = 0, where the logarithm has its pole.
     grid = np.meshgrid(shares + 1e-6, heights)
     kept = conserved(grid[1], grid[0], v)
-    ax.contour(*grid, kept, np.quantile(kept, np.linspace(0.05, 0.95, 19)), colors="0.75", linestyles="-",
-               linewidths=0.7)  # fmt: skip
+    ax.contour(
+        *grid, kept, np.quantile(kept, np.linspace(0.05, 0.95, 19)), colors="0.75",
+        linestyles="-", linewidths=0.7,
+    )  # fmt: skip
     style = look("plain")
     for z in (-0.9, -0.6, -0.3, 0.05, 0.3, 0.6, 0.9, 1.2, -1.2):
         outgoing = v / 2 * np.array([1 + z, 1 - z])
