@@ -50,7 +50,7 @@ import jax
 from kernels import EXAMPLES, operator
 from landscape.spectra import degenerate_fraction, slq
 spectrum = slq(operator(EXAMPLES), jax.random.key(0), num_steps=100)
-fraction = degenerate_fraction(spectrum, 0.1)
+fraction = degenerate_fraction(spectrum, 1.0)
 print(time.perf_counter() - start)
 """
 
