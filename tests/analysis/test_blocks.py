@@ -125,6 +125,15 @@ def test_blocks_that_are_done_stay_when_more_checkpoints_come(job, tmp_path, mon
     xr.testing.assert_identical(found.sel(checkpoint=list(fewer.checkpoints)), first)
 
 
+def test_equal_checkpoints_in_a_block_stay_apart_when_it_is_continued(job, tmp_path):
+    twin = str(shutil.copy(job.checkpoints[0], tmp_path / "twin.npz"))
+    two = dataclasses.replace(job, checkpoints=(job.checkpoints[0], twin), together=2)
+    found = run_job(two, tmp_path / "run", executor=None)
+    again = run_job(two, tmp_path / "run", executor=None)
+    assert list(again["checkpoint"].values) == list(two.checkpoints)
+    xr.testing.assert_identical(again, found)
+
+
 def test_checkpoints_of_a_block_may_be_moved(job, in_blocks, tmp_path):
     found, out = in_blocks
     shutil.copytree(out, tmp_path / "run")

@@ -191,13 +191,19 @@ def _finished_blocks(folder: Path, hashes: Sequence[str]) -> list[tuple[int, ...
         return []
     numbers = {one: number for number, one in enumerate(hashes)}
     opened, found = read_run_folder(folder), []
+    taken: set[int] = set()
     for path in opened.finished_units().values():
         try:
             parameters = opened.inputs_of(path).get("parameters")
         except StorageError:
             continue
-        if isinstance(parameters, list) and all(one in numbers for one in parameters):
-            found.append(tuple(numbers[one] for one in parameters))
+        if not isinstance(parameters, list) or any(one not in numbers for one in parameters):
+            continue
+        block = {numbers[one]: None for one in parameters}
+        # No checkpoint twice: neither of equal ones, nor in two blocks.
+        if len(block) == len(parameters) and taken.isdisjoint(block):
+            taken |= set(block)
+            found.append(tuple(block))
     return found
 
 
