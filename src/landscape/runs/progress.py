@@ -40,7 +40,7 @@ def in_words(seconds: float) -> str:
 
     Examples
     --------
-    >>> in_words(75), in_words(600), in_words(7200)
+    >>> in_words(75.0), in_words(600.0), in_words(7200.0)
     ('75 s', '10 min', '2.0 h')
     """
     if seconds < 90:
