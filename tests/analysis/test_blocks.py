@@ -17,7 +17,7 @@ from landscape.curvature import DiagonalOperator, stack
 from landscape.errors import InputError, StoppedError, UnitsFailedError
 from landscape.runs import read_run_folder
 from landscape.spectra import slq
-from landscape.spectra.slq import lanczos_bytes
+from landscape.spectra.schemes import lanczos_bytes
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,17 @@ for scheme in ("full", "partial"):
     share = degenerate_fraction(spectrum, 1e-2)
     ends = np.sort(spectrum.nodes)[[0, -2, -1]].tolist()
     found[scheme] = [*ends, float(share.estimate), float(share.lower), float(share.upper)]
+rows = min(2, len(jax.devices()))
+alone = hessian(softmax_cross_entropy(model), params, batch, state={})
+shared = place(alone, data_mesh(probes=rows))
+run = lanczos_run(shared, key, num_probes=2, reorthogonalize="full", capacity=20)
+run = run.advance(20).advance(40)
+current, block = run.state.current, run.state.basis[-1]
+found["lanes held"] = [x.addressable_shards[0].data.nbytes / x.nbytes for x in (current, block)]
+spectrum = run.spectrum(noise_floor=0.0)
+share = degenerate_fraction(spectrum, 1e-2)
+ends = np.sort(spectrum.nodes)[[0, -2, -1]].tolist()
+found["probes shared out"] = [*ends, float(share.estimate), float(share.lower), float(share.upper)]
 found["trace"] = [float(trace(op, key, num_matvecs=30).value)]
 found["devices"] = len(jax.devices())
 if jax.process_index() == 0:
@@ -62,15 +73,24 @@ if jax.process_index() == 0:
 
 REFUSED = """
 import json
+import jax
 import jax.numpy as jnp
-from landscape.curvature import data_mesh, hessian, place
+from landscape.curvature import DiagonalOperator, data_mesh, hessian, place
 from landscape.errors import InputError
+from landscape.spectra import slq
 
 op = hessian(lambda w, x: ((x @ w) ** 2).mean() / 2, jnp.arange(3.0), jnp.eye(5, 3))
+told = []
 try:
     place(op, data_mesh())
 except InputError as error:
-    print(json.dumps({"message": str(error)}))
+    told.append(str(error))
+op = place(DiagonalOperator(jnp.arange(9.0)), data_mesh(probes=4))
+try:
+    slq(op, jax.random.key(0), num_steps=3, num_probes=6)
+except InputError as error:
+    told.append(str(error))
+print(json.dumps({"messages": told}))
 """
 
 
@@ -100,7 +120,7 @@ def alone():
 
 def compare(found, alone):
     for name, values in alone.items():
-        if name in ("devices", "share held", "bytes held"):
+        if name in ("devices", "share held", "bytes held", "lanes held"):
             continue
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
@@ -113,6 +133,8 @@ def test_eight_devices_give_the_numbers_of_one(alone):
     # Each device holds an eighth of the basis.
     assert found["share held"] == pytest.approx(1 / 8)
     assert alone["share held"] == 1
+    # With two rows of devices half of the vectors are in each, and an eighth of the basis.
+    assert found["lanes held"] == pytest.approx([1 / 2, 1 / 8])
     # The parameters and three vectors a probe are on each.
     assert found["bytes held"] < 0.4 * alone["bytes held"]
 
@@ -133,6 +155,9 @@ def test_a_placed_operator_is_the_same_on_one_device():
     op = hessian(lambda w, x: ((x @ w) ** 2).mean() / 2, jnp.arange(3.0), jnp.eye(4, 3))
     v = jnp.ones(3)
     np.testing.assert_array_equal(place(op, data_mesh()).matvec(v), op.matvec(v))
+    assert data_mesh().shape == {"probes": 1, "data": 1}
+    with pytest.raises(InputError, match="1 devices cannot be split into 2 equal rows"):
+        data_mesh(probes=2)
     diagonal = DiagonalOperator(jnp.arange(3.0))
     np.testing.assert_array_equal(place(diagonal, data_mesh()).matvec(v), [0, 1, 2])
 
@@ -141,5 +166,6 @@ def test_what_cannot_be_split_is_refused():
     op = hessian(lambda w, x: ((x @ w) ** 2).mean() / 2, jnp.arange(3.0), jnp.eye(5, 3))
     with pytest.raises(InputError, match="axis 'data'; it has"):
         place(op, jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("x",)))
-    found = started(8, code=REFUSED)
-    assert "5 examples cannot be split among 8 devices" in outcome(found)["message"]
+    first, second = outcome(started(8, code=REFUSED))["messages"]
+    assert "5 examples cannot be split among 8 devices" in first
+    assert "6 probes cannot be split among 4 rows of devices" in second

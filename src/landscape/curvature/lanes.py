@@ -52,6 +52,18 @@ def by_lanes(product: Callable[[Array], Array], rows: Array, *, recomputes: bool
     return jax.lax.map(jax.vmap(product), blocks).reshape(count, -1)
 
 
+def in_groups(lanes: Callable[[Array], Array], groups: int) -> Callable[[Array], Array]:
+    """``lanes``, a map of (L, P), for each of so many groups of rows by itself.
+
+    The groups are an axis of their own, which can be split among devices.
+    """
+
+    def images(rows: Array) -> Array:
+        return jax.vmap(lanes)(rows.reshape(groups, -1, rows.shape[-1])).reshape(rows.shape)
+
+    return images if groups > 1 else lanes
+
+
 def _gains_an_axis(product: Callable[[Array], Array], rows: Array) -> bool:
     """Whether one row is faster as a batch of one.
 

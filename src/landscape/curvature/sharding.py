@@ -2,9 +2,10 @@ r"""Operators over several devices, and over several hosts.
 
 An operator is *placed* on a mesh: its batch is split among the devices along the axis ``"data"``,
 everything else is on each of them. Products are then data-parallel without a word more: the
-compiler adds up what the devices find. Lanczos bases follow the operator (``basis_sharding``): each
-device keeps a slice of every basis vector, so that what one device has to hold falls as devices are
-added.
+compiler adds up what the devices find. Lanczos follows the operator (``Layout``): each device keeps
+a slice of every basis vector, so that what one device has to hold falls as devices are added; and
+along the axis ``"probes"``, if the mesh has it, each row of devices has probes of its own, which
+need no word from those of another row.
 
 Numbers differ from those of one device by rounding: sums are taken in another order.
 """
@@ -17,24 +18,39 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from landscape.curvature.batched import BatchOperator
 from landscape.curvature.batches import num_examples
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import expect_positive
 from landscape.errors import InputError
 
-DATA = "data"
+PROBES, DATA = "probes", "data"
 
 
-def data_mesh(devices: Any = None) -> Mesh:
-    """A mesh of one axis, ``"data"``.
+def data_mesh(devices: Any = None, *, probes: int = 1) -> Mesh:
+    """A mesh of two axes, ``"probes"`` and ``"data"``.
 
     Parameters
     ----------
     devices
         Default all of them, those of other hosts included.
+    probes
+        Rows of devices that share the probes out, with the whole batch in each; the devices of a
+        row share the batch. As many as there are devices is the fastest where a device holds the
+        batch: nothing has to be added up.
+
+    Raises
+    ------
+    InputError
+        If the number of devices is no multiple of ``probes``.
     """
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
+    found = np.asarray(jax.devices() if devices is None else devices).ravel()
+    expect_positive(probes=probes)
+    if len(found) % probes:
+        raise InputError(f"{len(found)} devices cannot be split into {probes} equal rows")
+    return Mesh(found.reshape(probes, -1), (PROBES, DATA))
 
 
 def place(op: LinearOperator, mesh: Mesh) -> LinearOperator:
@@ -92,12 +108,76 @@ def mesh_of(op: LinearOperator) -> Mesh | None:
     return None
 
 
-def basis_sharding(op: LinearOperator, length: int) -> NamedSharding | None:
-    """How blocks of a basis, (L, T, r, p), are split: along their last axis, of that length.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the vectors of L Lanczos runs are split among devices; hashable.
 
-    None for one device, and where the length is no multiple of the devices.
+    Attributes
+    ----------
+    mesh
+        The operator's.
+    groups
+        Rows of devices that share the lanes out; 1 if each has all of them.
+    parts
+        Devices that share each vector of a basis; 1 if each has whole ones.
+    """
+
+    mesh: Mesh
+    groups: int
+    parts: int
+
+    def lanes(self, vectors: Array) -> Array:
+        """Vectors, (L, P), where they belong."""
+        return self._split(vectors, None)
+
+    def block(self, block: Array) -> Array:
+        """A block of a basis, (L, T, r, p), where it belongs."""
+        return self._split(block, DATA if self.parts > 1 else None)
+
+    def _split(self, array: Array, last: str | None) -> Array:
+        between = [None] * (array.ndim - 2)
+        spec = PartitionSpec(PROBES if self.groups > 1 else None, *between, last)
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, spec))
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array's numbers, those that other hosts hold included: each host has to ask for them."""
+    if isinstance(array, jax.Array):
+        sharding = array.sharding
+        if not (array.is_fully_addressable or sharding.is_fully_replicated):
+            assert isinstance(sharding, NamedSharding)
+            everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+            array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
+    return np.asarray(array)
+
+
+def layout(op: LinearOperator, num_probes: int, length: int) -> Layout | None:
+    """How lanes of an operator are split.
+
+    Parameters
+    ----------
+    op
+        Placed on a mesh, or not.
+    num_probes
+        Of each operator of a family.
+    length
+        Of the last axis of a basis's blocks: whole where it is no multiple of the devices.
+
+    Returns
+    -------
+    None for one device.
+
+    Raises
+    ------
+    InputError
+        If the probes cannot be shared out equally.
     """
     mesh = mesh_of(op)
-    if mesh is None or DATA not in mesh.axis_names or length % mesh.shape[DATA]:
+    if mesh is None:
         return None
-    return NamedSharding(mesh, PartitionSpec(None, None, None, DATA))
+    rows, columns = (mesh.shape.get(name, 1) for name in (PROBES, DATA))
+    if num_probes % rows and not op.batch_shape:
+        raise InputError(
+            f"{num_probes} probes cannot be split among {rows} rows of devices: take a multiple"
+        )
+    return Layout(mesh, 1 if op.batch_shape else rows, columns if length % columns == 0 else 1)

@@ -71,7 +71,7 @@ class Rank(Result):
         #{σ_i > τ σ_1}, (*batch,). With ``"lanczos"`` the estimate, rounded.
     lower, upper
         Where it lies: both the rank itself, but for ``"lanczos"`` the ends of an interval at the
-        level asked for, by certified bounds.
+        level asked for.
     shape
         (M, P).
     rtol
@@ -89,7 +89,8 @@ class Rank(Result):
         (*batch,) of ``"gap"``: ``above`` and ``below`` are a factor of 10³ apart, or there is
         nothing on one side (nothing below: ``above`` is 30 times what the route can see);
         ``"no_gap"``: they are not, and another tolerance would give another rank;
-        ``"numerical"``: as a gap, by the Gram matrix; ``"interval"``: by Lanczos.
+        ``"numerical"``: as a gap, by the Gram matrix; ``"interval"``: by Lanczos, with certified
+        bounds; ``"empirical"``: by Lanczos without reorthogonalisation, for want of memory.
     num_matvecs
         Products with J or its transpose; 0 where rows are evaluated.
     """
@@ -392,7 +393,7 @@ def _interval(
         below=nothing,
         singular_values=np.zeros(0),
         method="lanczos",
-        status=np.asarray("interval"),
+        status=np.asarray("interval" if small.certified else "empirical"),
         num_matvecs=2 * spectrum.num_matvecs,
     )
 

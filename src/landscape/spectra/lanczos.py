@@ -28,11 +28,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape._pytrees import pytree
+from landscape.curvature.lanes import in_groups
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.sharding import Layout, on_host
 from landscape.spectra.blocks import PANEL, block_sizes, empty_block, first_rows, store, sweep_twice
 from landscape.spectra.losses import Losses, asked_for, corrected, none_lost, predict, with_room
 from landscape.spectra.tiles import inner_products, joined, lengths, nonzero, remove, rows_of, tiled
@@ -81,6 +82,8 @@ class LanczosState:
     continues
         Static: whether a lane goes on after a breakdown, from a fresh vector orthogonal to all
         before. T then falls into blocks, of which the first is the start vector's.
+    layout
+        Static: how lanes and basis are split among devices.
     rows_read
         () rows of the basis read so far, per lane: the memory traffic of orthogonality. Rows read
         for two vectors at once count once.
@@ -102,6 +105,7 @@ class LanczosState:
     step: Int[Array, ""]
     rows_read: Float[Array, ""]
     continues: bool = dataclasses.field(metadata={"static": True})
+    layout: Layout | None = dataclasses.field(metadata={"static": True})
 
     @property
     def capacity(self) -> int:
@@ -119,7 +123,7 @@ def begin(
     capacity: int,
     reorthogonalize: str = "full",
     continues: bool = False,
-    sharding: NamedSharding | None = None,
+    layout: Layout | None = None,
 ) -> LanczosState:
     """The state before the first step.
 
@@ -133,15 +137,16 @@ def begin(
         One of ``SCHEMES``.
     continues
         Whether to go on after a breakdown; with full reorthogonalisation only.
-    sharding
-        How blocks of the basis are split among devices.
+    layout
+        How lanes and basis are split among devices.
     """
     lanes = len(start)
     dtype = start.dtype
+    start = start if layout is None else layout.lanes(start)
     sizes = () if reorthogonalize == "none" else block_sizes(capacity)
     estimated = reorthogonalize == "partial"
     return LanczosState(
-        basis=tuple(_split(empty_block(start, rows), sharding) for rows in sizes),
+        basis=tuple(_split(empty_block(start, rows), layout) for rows in sizes),
         previous=jnp.zeros_like(start),
         current=start / jnp.linalg.norm(start, axis=-1, keepdims=True),
         beta=jnp.zeros(lanes, dtype),
@@ -157,16 +162,15 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         rows_read=jnp.zeros((), jnp.float32),
         continues=continues,
+        layout=layout,
     )
 
 
-def _split(block: Array, sharding: NamedSharding | None) -> Array:
-    return block if sharding is None else jax.lax.with_sharding_constraint(block, sharding)
+def _split(block: Array, layout: Layout | None) -> Array:
+    return block if layout is None else layout.block(block)
 
 
-def enlarge(
-    state: LanczosState, capacity: int, sharding: NamedSharding | None = None
-) -> LanczosState:
+def enlarge(state: LanczosState, capacity: int) -> LanczosState:
     """The same state with room for more steps."""
     new = block_sizes(capacity)[len(state.basis) :] if state.basis else ()
     room = ((0, 0), (0, capacity - state.capacity))
@@ -174,7 +178,7 @@ def enlarge(
     return dataclasses.replace(
         state,
         basis=state.basis
-        + tuple(_split(empty_block(state.current, rows), sharding) for rows in new),
+        + tuple(_split(empty_block(state.current, rows), state.layout) for rows in new),
         alphas=jnp.pad(state.alphas, room),
         betas=jnp.pad(state.betas, room),
         losses=losses,
@@ -196,7 +200,7 @@ def advance(op: LinearOperator, state: LanczosState, until: Int[Array, ""] | int
     until
         Total number of steps, at most the state's capacity; may be traced.
     """
-    product = op._lanes()
+    product = in_groups(op._lanes(), 1 if state.layout is None else state.layout.groups)
 
     def unfinished(state: LanczosState) -> Array:
         return (state.step < until) & state.alive.any()
@@ -231,8 +235,8 @@ def drift(state: LanczosState) -> Float[np.ndarray, " L"]:
     -------
     (L,) the largest ``‖Qᵀr_j‖²/‖A‖``: an estimate, by the measured ‖A‖. Zero without a basis.
     """
-    found, beta, scale = (np.asarray(x, float) for x in (state.drift, state.beta, state.scale))
-    lost = sum(np.asarray(_overlap(block, state.current), float) for block in state.basis)
+    found, beta, scale = (on_host(x).astype(float) for x in (state.drift, state.beta, state.scale))
+    lost = sum(on_host(_overlap(block, state.current)).astype(float) for block in state.basis)
     return np.maximum(found, lost * beta**2 / np.where(scale > 0, scale, 1))
 
 
@@ -299,6 +303,7 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
         step=j + 1,
         rows_read=state.rows_read + read,
         continues=state.continues,
+        layout=state.layout,
     )
 
 

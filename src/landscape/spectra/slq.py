@@ -14,7 +14,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from scipy.linalg import eigvalsh_tridiagonal
 
@@ -23,7 +22,7 @@ from landscape.curvature.inner_types import (
     coarser_products,
     expect_known_rounding,
 )
-from landscape.curvature.memory import device_memory, readable
+from landscape.curvature.memory import device_memory
 from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
@@ -34,22 +33,20 @@ from landscape.curvature.preconditions import (
     expect_range,
     expect_square,
 )
-from landscape.curvature.sharding import basis_sharding
-from landscape.errors import InputError, ResourceError
+from landscape.curvature.sharding import Layout, layout, on_host
+from landscape.errors import InputError
 from landscape.spectra import lanczos
 from landscape.spectra.deflation import DeflatedOperator
 from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
 from landscape.spectra.lanczos import LanczosState
 from landscape.spectra.measures import LanczosSpectrum
+from landscape.spectra.schemes import basis_bytes, fitting_scheme
 from landscape.spectra.tiles import block_of, tile_shape
 
 # Rounding of the steps themselves, as a perturbation of the operator, relative to ‖A‖. In float32
 # four units of rounding: three was the largest needed to explain the error of a bound. In float64
 # there is room for more.
 LANCZOS_ROUNDING = {"float32": 4 * 2.0**-24, "float64": 1e-12}
-
-# Vectors a probe needs whatever its number of steps: the current, the one before, and the image.
-NUM_VECTORS = 3
 
 # Asymmetry from which an operator is refused, in units of √u‖A‖; partial reorthogonalisation alone
 # lets about one unit appear.
@@ -218,12 +215,11 @@ class LanczosRun:
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), limit)
             one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
-            sharding = _sharding(self.op)
-            devices = 1 if sharding is None else sharding.mesh.size
-            if self.reorthogonalize != "none" and _basis(one, room, devices) > self.memory:
+            one, devices = _of_a_device(one, state.layout)
+            if self.reorthogonalize != "none" and basis_bytes(one, room, devices) > self.memory:
                 room = num_steps
-            _scheme(self.reorthogonalize, one, room, self.memory, devices)
-            state = lanczos.enlarge(state, room, sharding)
+            fitting_scheme(self.reorthogonalize, one, room, self.memory, devices)
+            state = lanczos.enlarge(state, room)
         walk = lanczos.advance_compiled if self.op.traceable else lanczos.advance_from_host
         return dataclasses.replace(self, state=walk(self.op, state, num_steps))
 
@@ -243,9 +239,9 @@ class LanczosRun:
         if not made:
             raise InputError("no Lanczos step has been made yet: advance the run first")
         alphas, betas = (
-            np.asarray(x, float)[:, :made] for x in (self.state.alphas, self.state.betas)
+            on_host(x).astype(float)[:, :made] for x in (self.state.alphas, self.state.betas)
         )
-        steps = np.asarray(self.state.num_steps)
+        steps = on_host(self.state.num_steps)
         values = np.full(alphas.shape, np.nan)
         for lane, count in enumerate(np.full_like(steps, made) if self.state.continues else steps):
             values[lane, :count] = eigvalsh_tridiagonal(
@@ -268,7 +264,7 @@ class LanczosRun:
         expect_known_rounding(self.coarser, self.op, noise_floor)
         lanes = self.probe_norms.shape
         alphas, betas = (
-            np.asarray(x, float)[:, :made].reshape(*lanes, made)
+            on_host(x).astype(float)[:, :made].reshape(*lanes, made)
             for x in (self.state.alphas, self.state.betas)
         )
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
@@ -276,16 +272,17 @@ class LanczosRun:
                 "a product with the operator is NaN or infinite: the loss has no finite second "
                 "derivative at these parameters, or its norm overflows"
             )
-        for scale in np.asarray(self.state.scale, float):
+        scales = on_host(self.state.scale).astype(float)
+        for scale in scales:
             expect_range(scale, self.op)
         unit = float(jnp.finfo(self.op.dtype).eps) / 2
-        asymmetry = np.asarray(self.state.asymmetry, float)
-        allowed = np.sqrt(unit) * np.asarray(self.state.scale, float)
+        asymmetry = on_host(self.state.asymmetry).astype(float)
+        allowed = np.sqrt(unit) * scales
         allowed = np.maximum(allowed, checked_floor(noise_floor).max())
         if np.any(asymmetry > ASYMMETRY * allowed):
             raise InputError(
                 f"the operator is not symmetric: two vectors' products with each other's images "
-                f"differ by {asymmetry.max():.2e} at norm {float(np.max(self.state.scale)):.2e}"
+                f"differ by {asymmetry.max():.2e} at norm {scales.max():.2e}"
                 f"{KINKS}"
             )
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
@@ -302,7 +299,7 @@ class LanczosRun:
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
-            num_steps=np.asarray(self.state.num_steps).reshape(lanes),
+            num_steps=on_host(self.state.num_steps).reshape(lanes),
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
             noise_floor=np.asarray(np.maximum(rounding, checked_floor(noise_floor)) + left),
@@ -373,9 +370,9 @@ def lanczos_run(
     batch = (*op.batch_shape, num_probes)
     one = int(np.prod(batch)) * size * op.dtype.itemsize
     memory = device_memory() // 2 if memory is None else memory
-    sharding = _sharding(op)
-    devices = 1 if sharding is None else sharding.mesh.size
-    scheme = _scheme(reorthogonalize, one, min(capacity, size - deflate), memory, devices)
+    shared = layout(op, num_probes, tile_shape(size)[1])
+    one, devices = _of_a_device(one, shared)
+    scheme = fitting_scheme(reorthogonalize, one, min(capacity, size - deflate), memory, devices)
     if scheme != "none":
         capacity = min(capacity, size - deflate)
     if continue_after_breakdown and scheme != "full":
@@ -387,12 +384,12 @@ def lanczos_run(
         # Twice: the vectors are orthonormal up to rounding only.
         probes = op.project(op.project(probes))
     reserve = min(capacity, reserve or capacity)
-    norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown, sharding)
+    norms, state = _begin(probes, batch, reserve, scheme, continue_after_breakdown, shared)
     if pairs is not None:
         # Products round relative to the whole operator's norm.
         norm = jnp.asarray(np.abs(pairs.values).max(), op.dtype)
         state = dataclasses.replace(state, scale=jnp.full_like(state.scale, norm))
-    lengths = np.broadcast_to(np.asarray(norms, float), batch)
+    lengths = np.broadcast_to(on_host(norms).astype(float), batch)
     if op.traceable:
         # The program that is run afterwards: the trace is shared with it.
         coarser = coarser_inside(lanczos.advance_compiled.trace(op, state, 1).jaxpr, op.dtype)
@@ -408,16 +405,16 @@ def _begin(
     capacity: int,
     scheme: str,
     continues: bool,
-    sharding: NamedSharding | None,
+    shared: Layout | None,
 ) -> tuple[Array, LanczosState]:
     """Squared lengths of the probes, and the state before the first step, in one program."""
     start = jnp.broadcast_to(probes, (*batch, probes.shape[-1])).reshape(-1, probes.shape[-1])
-    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme, continues, sharding)
+    return jnp.sum(probes**2, -1), lanczos.begin(start, capacity, scheme, continues, shared)
 
 
-def _sharding(op: LinearOperator) -> NamedSharding | None:
-    """Of the basis's blocks, by the operator's devices."""
-    return basis_sharding(op, tile_shape(op.shape[0])[1])
+def _of_a_device(one: int, shared: Layout | None) -> tuple[int, int]:
+    """Bytes of one vector for each lane that a device has, and how many share a basis vector."""
+    return (one, 1) if shared is None else (one // shared.groups, shared.parts)
 
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
@@ -428,84 +425,6 @@ def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
     # A key that no probe is drawn from: theirs are folded with their numbers.
     apart = jax.random.split(key)[0]
     return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0, verify=False)
-
-
-def _scheme(asked: str, one: int, capacity: int, memory: int, devices: int = 1) -> str:
-    """The scheme to use, given the bytes of one vector for each lane, and those of a device."""
-    if asked not in ("auto", *lanczos.SCHEMES):
-        known = ", ".join(("auto", *lanczos.SCHEMES))
-        raise InputError(f"reorthogonalize must be one of {known}; got {asked!r}")
-    needed = _basis(one, capacity, devices)
-    if asked == "auto":
-        asked = "partial" if needed <= memory else "none"
-    if asked == "none":
-        needed = one * NUM_VECTORS
-    if needed > memory:
-        remedy = "fewer probes" if asked == "none" else "fewer steps or probes"
-        also = "" if asked == "none" else "reorthogonalize='none', "
-        raise ResourceError(
-            f"reorthogonalize={asked!r} keeps vectors of {readable(needed)} in all and may take "
-            f"{readable(memory)}; take {remedy}, {also}or declare more memory"
-        )
-    return asked
-
-
-def auto_scheme(
-    size: int,
-    itemsize: int,
-    num_probes: int,
-    capacity: int,
-    memory: int | None = None,
-    *,
-    devices: int = 1,
-) -> str:
-    """What ``reorthogonalize="auto"`` stands for.
-
-    Parameters
-    ----------
-    size, itemsize, num_probes, capacity, memory, devices
-        As for ``lanczos_bytes``.
-    """
-    memory = device_memory() // 2 if memory is None else memory
-    one = num_probes * size * itemsize
-    return _scheme("auto", one, min(capacity, size), memory, _sharing(size, devices))
-
-
-def lanczos_bytes(
-    size: int,
-    itemsize: int,
-    num_probes: int,
-    capacity: int,
-    memory: int | None = None,
-    *,
-    reorthogonalize: str = "auto",
-    devices: int = 1,
-) -> int:
-    """Bytes of the vectors of one run on each device.
-
-    Parameters
-    ----------
-    size, itemsize
-        P, and bytes of a number.
-    num_probes, capacity, memory, reorthogonalize
-        As for ``lanczos_run``.
-    devices
-        Of a mesh, among which a basis is divided.
-    """
-    one, devices = num_probes * size * itemsize, _sharing(size, devices)
-    memory = device_memory() // 2 if memory is None else memory
-    scheme = _scheme(reorthogonalize, one, capacity, memory, devices)
-    return one * NUM_VECTORS if scheme == "none" else _basis(one, capacity, devices)
-
-
-def _sharing(size: int, devices: int) -> int:
-    """Among how many of these devices vectors of a basis are divided: as ``basis_sharding``."""
-    return devices if tile_shape(size)[1] % devices == 0 else 1
-
-
-def _basis(one: int, capacity: int, devices: int = 1) -> int:
-    """Bytes of the vectors with a basis on each device, given those of one for each lane."""
-    return one * NUM_VECTORS + one * sum(lanczos.block_sizes(capacity)) // devices
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
