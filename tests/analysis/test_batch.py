@@ -15,13 +15,15 @@ import pytest
 import xarray as xr
 
 import landscape
-from landscape.analysis import batch, measurement
+from landscape.analysis import batch, kept, measurement
 from landscape.analysis.batch import Job, make_units, run_job, shard_from
 from landscape.analysis.measurement import Options, at_checkpoint, known_problem, measure
+from landscape.analysis.overview import summary
 from landscape.analysis.planning import plan
 from landscape.cli import main
 from landscape.errors import InputError, ResourceError, StoppedError
 from landscape.runs import worker_pool
+from landscape.runs.events import read_events
 from landscape.spectra import degenerate_fraction, dense_spectrum, extremal_eigenpairs, trace
 
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
@@ -126,14 +128,14 @@ def test_a_stop_inside_a_unit_goes_on_where_it_was(spec, tmp_path, after, monkey
         measure(problem, options, tmp_path / "b", stop)
     assert list((tmp_path / "b").glob("part-0.npz"))
     resumed = []
-    real = measurement._resumed
+    real = kept._resumed
 
     def noted(run, path):
         found = real(run, path)
         resumed.append(found.num_steps)
         return found
 
-    monkeypatch.setattr(measurement, "_resumed", noted)
+    monkeypatch.setattr(kept, "_resumed", noted)
     again = measure(problem, options, tmp_path / "b", lambda: False)
     assert resumed[0] == 10 * after
     xr.testing.assert_identical(again, undisturbed)
@@ -187,6 +189,12 @@ def test_a_folder_that_is_there_already_is_begun_in_and_a_dry_run_leaves_it(spec
     assert main(command) == 0
     assert main(command) == 0
     assert "1 units, 1 done before" in capsys.readouterr().out
+    first, second = (
+        event for event in read_events(tmp_path / "events") if event["event"] == "estimated"
+    )
+    assert (first["left"], second["left"], second["seconds"]) == (1, 0, None)
+    assert first["seconds"] > 0
+    assert first["memory"] > 1e7
 
 
 def test_a_changed_checkpoint_takes_the_place_of_what_it_was(job, checkpoints, tmp_path):
@@ -249,7 +257,7 @@ def test_bounds_without_reorthogonalisation_are_not_called_certified(job, tmp_pa
     one = dataclasses.replace(job, checkpoints=job.checkpoints[:1])
     found = run_job(dataclasses.replace(one, options=loose), tmp_path / "none", executor=None)
     assert not found["certified"].any()
-    assert "empirical" in batch.summary(found).parts[0].note
+    assert "empirical" in summary(found).parts[0].note
     found = run_job(one, tmp_path / "auto", executor=None)
     assert found["certified"].all()
 

@@ -25,6 +25,7 @@ import xarray as xr
 
 from landscape.analysis.blocks import ALONE, BlockMeasurement, block_size, blocks_of, kind
 from landscape.analysis.checkpoints import digest
+from landscape.analysis.digests import Digests
 from landscape.analysis.measurement import (
     MATRICES,
     Measurement,
@@ -36,7 +37,6 @@ from landscape.analysis.measurement import (
 from landscape.curvature import Problem
 from landscape.curvature.memory import device_memory
 from landscape.errors import InputError, StorageError
-from landscape.report import Page, Table
 from landscape.runs import (
     RunFolder,
     StopFlag,
@@ -44,17 +44,13 @@ from landscape.runs import (
     open_run_folder,
     read_run_folder,
     run_units,
-    write_atomically,
 )
 from landscape.runs.events import read_events
 from landscape.runs.folder import short_hash
 from landscape.runs.together import run_units_together
-from landscape.spectra.slq import auto_scheme
+from landscape.spectra.schemes import auto_scheme
 
 COMMAND = "spectrum"
-
-# Rows of a summary.
-_SHOWN = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +123,7 @@ class Job:
         }
 
 
-def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
+def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) -> list[Unit]:
     """One for each checkpoint or block, named by hashes of its parameters and of the data.
 
     Parameters
@@ -137,24 +133,24 @@ def make_units(job: Job, folder: Path | None = None) -> list[Unit]:
     folder
         A run folder, where hashes are kept by path, size and time of the files, and whose finished
         blocks stay as they are.
+    first
+        Numbers of the checkpoints to begin with: processes that begin elsewhere read them once.
     """
     job, problem = settled(job, folder, together=False), known_problem(job.problem)
-    known = _Digests(None if folder is None else folder / "digests.json", job.problem)
+    known = Digests(None if folder is None else folder / "digests.json", job.problem)
     data, options = digest(problem.batch), job.measured
-    hashes, kinds = [], []
-    for name in job.names:
-        path = name if job.checkpoints else ""
+    count = len(job.names)
+    hashes, kinds = [""] * count, [ALONE] * count
+    for number in dict.fromkeys([*first, *range(count)]):
+        path = job.names[number] if job.checkpoints else ""
         there = functools.partial(at_checkpoint, problem, path, job.params_key)
         try:
-            hashes.append(known.of(path, functools.partial(_parameters, there)))
-            one = ALONE
+            hashes[number] = known.of(path, functools.partial(_parameters, there))
             if job.together > 1:
-                one = known.of(path, functools.partial(_kind, there), " kind")
-            kinds.append(one)
+                kinds[number] = known.of(path, functools.partial(_kind, there), " kind")
         except (InputError, OSError) as error:
             # Its unit will say why, when the others are done too.
-            hashes.append(f"unreadable {path}: {error}")
-            kinds.append(ALONE)
+            hashes[number] = f"unreadable {path}: {error}"
     kept = _finished_blocks(folder, hashes) if job.together > 1 and folder is not None else []
     units = []
     spec = _absolute(job.problem)
@@ -315,43 +311,6 @@ def _kind(there: Callable[[], Problem]) -> str:
     return kind(there())
 
 
-class _Digests:
-    """Hashes of checkpoints, kept by path, size and time of change, of them and of the problem."""
-
-    def __init__(self, path: Path | None, problem: str) -> None:
-        self._path = path
-        source = Path(problem.rpartition(":")[0])
-        # What a problem's own function loads, changes with the function.
-        self._source = f" {_stamp(source)}" if source.is_file() else ""
-        self._known: dict[str, str] = {}
-        if path is not None and path.exists():
-            try:
-                self._known = dict(json.loads(path.read_text()))
-            except (OSError, ValueError):
-                self._known = {}
-
-    def of(self, path: str, compute: Callable[[], str], what: str = "") -> str:
-        """What is known of a path's content, which is read if it has changed."""
-        if not path:
-            return compute()
-        key = _stamp(Path(path)) + what + self._source
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
-
-    def write(self) -> None:
-        """Keep them."""
-        if self._path is not None and self._known:
-            write_atomically(self._path, json.dumps(self._known, indent=1).encode())
-
-
-def _stamp(path: Path) -> str:
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
-    size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
-    return f"{path.absolute()} {size} {changed}"
-
-
 def run_job(
     job: Job,
     out: Path,
@@ -389,17 +348,18 @@ def run_job(
     job = settled(job, out, together=False)
     folder = open_run_folder(out, job.config(), resume=True)
     expect_same_loss(job, folder)
-    units = list(make_units(job, out) if units is None else units)
-    mine = units[shard[0] :: shard[1]]
+    mine = range(len(job.names))[shard[0] :: shard[1]]
+    units = list(make_units(job, out, mine) if units is None else units)
+    asked = units[shard[0] :: shard[1]]
     if jax.process_count() > 1:
-        results = run_units_together(folder, mine, should_stop=should_stop, report=report)
+        results = run_units_together(folder, asked, should_stop=should_stop, report=report)
     else:
         results = run_units(
             folder, units, executor=executor, should_stop=should_stop, report=report,
             own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
         )  # fmt: skip
     return joined(
-        [_named(one, unit.parts or (unit.name,)) for unit, one in zip(mine, results, strict=True)]
+        [_named(one, unit.parts or (unit.name,)) for unit, one in zip(asked, results, strict=True)]
     )
 
 
@@ -516,51 +476,3 @@ def count_done(out: Path, units: Sequence[Unit]) -> int:
     folder = read_run_folder(out)
     finished = folder.finished_units()
     return sum(unit.stem in finished for unit in units)
-
-
-def summary(found: xr.Dataset) -> Page:
-    """A table of all checkpoints."""
-    rows = []
-    eps = [float(e) for e in found["eps"].values] if "eps" in found else []
-    for name in found["checkpoint"].values:
-        one = found.sel(checkpoint=name)
-        for part in one["part"].values:
-            at = one.sel(part=part)
-            if not np.isfinite(at["parameters"]):
-                continue
-            shares = [_share(at.sel(eps=e)) for e in eps]
-            ends = [_value(at["eigenvalue"].sel(rank=r)) for r in at["rank"].values]
-            row = [str(name), str(part), f"{int(at['parameters']):,}", *shares, *ends]
-            if "trace" in at:
-                row.append(f"{float(at['trace']):.4g} ± {float(at['trace_stderr']):.1g}")
-            rows.append(row)
-    head = ["checkpoint", "part", "P", *(f"within {e:g} of 0" for e in eps)]
-    if "rank" in found.coords:
-        head += [f"eigenvalue {rank}" for rank in found["rank"].values]
-    head += ["trace"] * ("trace" in found)
-    table = Table(
-        "Spectra",
-        head,
-        rows[:_SHOWN],
-        f"Shares with their {_kind_of_bounds(found)} bounds; — where ε is below the noise floor."
-        + (f" {len(rows) - _SHOWN:,} more rows are in the run folder." * (len(rows) > _SHOWN)),
-    )
-    return Page(
-        "Spectra of checkpoints", [f"{found.sizes['checkpoint']:,} checkpoints."], [table], []
-    )
-
-
-def _kind_of_bounds(found: xr.Dataset) -> str:
-    certified = bool(np.nan_to_num(found["certified"].astype(float), nan=1.0).all())
-    return "certified" if certified else "empirical (without reorthogonalisation)"
-
-
-def _share(at: xr.Dataset) -> str:
-    if not np.isfinite(at["degenerate"]):
-        return "—"
-    low, high = float(at["degenerate_lower"]), float(at["degenerate_upper"])
-    return f"{float(at['degenerate']):.4f} [{low:.4f}, {high:.4f}]"
-
-
-def _value(value: xr.DataArray) -> str:
-    return f"{float(value):.4g}" if np.isfinite(value) else ""

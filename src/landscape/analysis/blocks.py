@@ -24,12 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from landscape.analysis.kept import advanced, kept_or_done
 from landscape.analysis.measurement import (
     WHOLE,
     Options,
-    advanced,
     at_checkpoint,
-    kept_or_done,
     known_problem,
     lanczos_of,
     layer_names,
@@ -47,7 +46,7 @@ from landscape.spectra import (
     degenerate_fraction,
     negative_fraction,
 )
-from landscape.spectra.slq import lanczos_bytes
+from landscape.spectra.schemes import lanczos_bytes
 
 # What blocks are no larger than: beyond it an accelerator is busy, and a kill costs more.
 LARGEST = 64

@@ -26,7 +26,7 @@ from landscape.curvature.memory import device_memory, readable
 from landscape.errors import InputError, ResourceError
 from landscape.runs import Unit
 from landscape.runs.progress import in_words
-from landscape.spectra.slq import lanczos_bytes
+from landscape.spectra.schemes import lanczos_bytes
 
 # Lanczos steps of a trial: so many that compile, then as many at a time for so long at least.
 _TRIED, _TRIED_SECONDS = 3, 0.5
@@ -75,6 +75,19 @@ class Plan:
     seconds: float
     workers: int
 
+    @property
+    def memory(self) -> int:
+        """Bytes that a worker takes: as tried out, or of vectors and products alone."""
+        return self.peak_bytes or self.vector_bytes + self.product_bytes
+
+    def event(self) -> dict[str, float | int | None]:
+        """For a log."""
+        seconds = round(self.seconds, 3) if np.isfinite(self.seconds) else None
+        return {
+            "left": len(self.units) - self.done, "matvecs": self.matvecs, "memory": self.memory,
+            "seconds": seconds, "workers": self.workers,
+        }  # fmt: skip
+
     def lines(self) -> Iterator[str]:
         """For people."""
         left = len(self.units) - self.done
@@ -84,10 +97,9 @@ class Plan:
             f"P = {self.num_parameters:,}, {examples}; {self.matvecs:,} matrix–vector products a "
             "unit"
         )
-        memory = self.peak_bytes or self.vector_bytes + self.product_bytes
         yield (
-            f"memory about {readable(memory * self.workers)} "
-            f"({self.workers} × {readable(memory)}) of {readable(device_memory())}"
+            f"memory about {readable(self.memory * self.workers)} "
+            f"({self.workers} × {readable(self.memory)}) of {readable(device_memory())}"
         )
         if np.isfinite(self.seconds):
             yield f"about {in_words(self.seconds)} with {self.workers} at a time"

@@ -148,6 +148,7 @@ class Spectrum:
         """Plan, measure, and print a summary."""
         from landscape.analysis import batch
         from landscape.analysis.checkpoints import find_checkpoints
+        from landscape.analysis.overview import summary
         from landscape.analysis.planning import plan
         from landscape.analysis.problems import call
         from landscape.errors import InputError
@@ -207,7 +208,8 @@ class Spectrum:
             folder = open_run_folder(self.out, job.config(), resume=True)
             batch.expect_same_loss(job, folder)
         there = (self.out / "config.json").exists()
-        units = batch.make_units(job, self.out if there and not self.dry_run else None)
+        first = range(len(job.names))[shard[0] :: shard[1]]
+        units = batch.make_units(job, self.out if there and not self.dry_run else None, first)
         mine = units[shard[0] :: shard[1]]
         done = batch.count_done(self.out, mine)
         workers = max(1, min(workers, len(mine) - done))
@@ -217,10 +219,12 @@ class Spectrum:
         with stop_on_signals() as stop, ExitStack() as stack:
             here = self.executor == "processes"
             pool = stack.enter_context(executor("processes", workers)) if here else None
-            for line in plan(job, mine, done, workers, pool=pool).lines():
+            planned = plan(job, mine, done, workers, pool=pool)
+            for line in planned.lines():
                 console.print(line, highlight=False)
             if self.dry_run:
                 return
+            folder.events.add("estimated", **planned.event())
             if not here:
                 # A cluster is not asked for before the plan is shown.
                 pool = stack.enter_context(executor(self.executor, workers, scheduler))
@@ -229,7 +233,7 @@ class Spectrum:
                     job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,
                     units=units,
                 )  # fmt: skip
-        batch.summary(found).show(console)
+        summary(found).show(console)
         console.print(
             f"results: {self.out}; landscape.open_run({str(self.out)!r}) opens them",
             highlight=False,

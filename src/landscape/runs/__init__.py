@@ -19,7 +19,8 @@ from landscape.runs.inspection import (
 )
 from landscape.runs.progress import default_workers, progress
 from landscape.runs.signals import StopFlag, stop_on_signals
-from landscape.runs.units import Unit, run_units, worker_pool
+from landscape.runs.units import Unit, run_units
+from landscape.runs.workers import worker_pool
 
 __all__ = [
     "Rubbish",

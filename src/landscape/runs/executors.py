@@ -13,7 +13,8 @@ from typing import Any
 
 from landscape.errors import InputError
 from landscape.runs.folder import RunFolder
-from landscape.runs.units import Unit, work, worker_pool
+from landscape.runs.units import Unit, work
+from landscape.runs.workers import worker_pool
 
 
 class DevicePool(ThreadPoolExecutor):

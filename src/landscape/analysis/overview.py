@@ -1,0 +1,59 @@
+"""A batch job's results at a glance."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from landscape.report import Page, Table
+
+# Rows of a summary.
+_SHOWN = 60
+
+
+def summary(found: xr.Dataset) -> Page:
+    """A table of all checkpoints."""
+    rows = []
+    eps = [float(e) for e in found["eps"].values] if "eps" in found else []
+    for name in found["checkpoint"].values:
+        one = found.sel(checkpoint=name)
+        for part in one["part"].values:
+            at = one.sel(part=part)
+            if not np.isfinite(at["parameters"]):
+                continue
+            shares = [_share(at.sel(eps=e)) for e in eps]
+            ends = [_value(at["eigenvalue"].sel(rank=r)) for r in at["rank"].values]
+            row = [str(name), str(part), f"{int(at['parameters']):,}", *shares, *ends]
+            if "trace" in at:
+                row.append(f"{float(at['trace']):.4g} ± {float(at['trace_stderr']):.1g}")
+            rows.append(row)
+    head = ["checkpoint", "part", "P", *(f"within {e:g} of 0" for e in eps)]
+    if "rank" in found.coords:
+        head += [f"eigenvalue {rank}" for rank in found["rank"].values]
+    head += ["trace"] * ("trace" in found)
+    table = Table(
+        "Spectra",
+        head,
+        rows[:_SHOWN],
+        f"Shares with their {_kind_of_bounds(found)} bounds; — where ε is below the noise floor."
+        + (f" {len(rows) - _SHOWN:,} more rows are in the run folder." * (len(rows) > _SHOWN)),
+    )
+    return Page(
+        "Spectra of checkpoints", [f"{found.sizes['checkpoint']:,} checkpoints."], [table], []
+    )
+
+
+def _kind_of_bounds(found: xr.Dataset) -> str:
+    certified = bool(np.nan_to_num(found["certified"].astype(float), nan=1.0).all())
+    return "certified" if certified else "empirical (without reorthogonalisation)"
+
+
+def _share(at: xr.Dataset) -> str:
+    if not np.isfinite(at["degenerate"]):
+        return "—"
+    low, high = float(at["degenerate_lower"]), float(at["degenerate_upper"])
+    return f"{float(at['degenerate']):.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _value(value: xr.DataArray) -> str:
+    return f"{float(value):.4g}" if np.isfinite(value) else ""
