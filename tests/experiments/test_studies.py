@@ -184,7 +184,7 @@ def test_the_best_penalty_is_taken_and_strength_alone_shared_with_the_l2_kind():
         for accuracy in np.random.default_rng(0).permutation(len(tried)) / len(tried)
     ]
     results = search.search_results(tried, trained)
-    assert search.best(results) == tried[int(results["accuracy"].argmax())]
+    assert search.best(results) == tried[int(np.argmax(results["accuracy"].values))]
     kinds = fig6.variants(fig6.STUDY.scale("smoke", "digits", 1).accuracy, tried[0])
     assert kinds["BiasL2Reg"].penalty == BiasRegularization(tried[0].strength)
     assert kinds["BiasReg+BN"].norm
