@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,7 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from harness import machine, write
+from harness import kept, machine, write
 from peers.protocol import peak_memory
 
 from landscape.curvature import jacobian
@@ -48,7 +47,7 @@ def exact(options: argparse.Namespace, record: dict[str, Any]) -> list[dict[str,
     kept = [
         row
         for row in record.get("exact", [])
-        if row["epochs"] == options.epochs and options.rtol in (None, row["rtol"])
+        if row["epochs"] == options.epochs and row.get("asked_rtol") == options.rtol
     ]
     found = {(row["network"], row["seed"]): row for row in kept}
     context = multiprocessing.get_context("spawn")
@@ -95,6 +94,10 @@ def exact_row(name: str, shape: str, seed: int, epochs: int, rtol: float | None)
         "above": float(budget.rank.above),
         "below": float(budget.rank.below),
         "rtol": budget.rank.rtol,
+        "asked_rtol": rtol,
+        "status": str(budget.rank.status),
+        "left_out": budget.left_out,
+        "close": budget.close,
         "nearly_null": budget.nearly_null,
         "seconds": time.perf_counter() - begun,
         "revision": machine()["revision"],
@@ -102,53 +105,58 @@ def exact_row(name: str, shape: str, seed: int, epochs: int, rtol: float | None)
 
 
 def large(options: argparse.Namespace, _: dict[str, Any]) -> list[dict[str, Any]]:
-    """Structural budgets at P = 0.71 M."""
-    count = options.examples
-    if options.inputs == "random":
+    """Structural budgets at P = 0.71 M, each in a process of its own, whose memory is told."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        arguments = (options.inputs, options.examples, options.epochs)
+        return [pool.submit(large_row, name, *arguments).result() for name in options.networks]
+
+
+def large_row(name: str, inputs: str, count: int, epochs: int) -> dict[str, Any]:
+    """One network, taken apart by its structure."""
+    if inputs == "random":
         x = np.asarray(jax.random.normal(jax.random.key(0), (count, 32, 32, 3)))
         batch, data = (x, np.arange(count) % 20), None
     else:
         data = load("cifar100").standardized()
-        inputs, labels = data.arrays()
-        batch = (np.asarray(inputs)[:count], np.asarray(labels)[:count])
-    found = []
-    for name in options.networks:
-        model = MLP(20, 128, 20, skip=SKIPS[name])
-        if data is None or not options.epochs:
-            variables = dict(jax.jit(model.init)(jax.random.key(0), batch[0][:1]))
-            params, state = variables.pop("params"), variables
-        else:
-            config = TrainConfig(options.epochs, 500, 5e-4)
-            run = fit(model, data, config, jax.random.key(0))
-            params, state = run.params, run.state
-        begun = [time.perf_counter()]
-        jax.block_until_ready(measures(model, params, batch[0], state=state))
-        begun.append(time.perf_counter())
-        budget = degeneracy_budget(model, params, batch, state=state, method="structural")
-        begun.append(time.perf_counter())
-        # Of the budget's seconds those of its interval, which is taken once more.
-        op = jacobian(logits_of(model), params, batch[0], state=state)
-        options_of_rank = {"rtol": budget.rank.rtol, "key": jax.random.key(0), "num_probes": 2}
-        jacobian_rank(op, centered=True, method="lanczos", **options_of_rank)
-        begun.append(time.perf_counter())
-        told, whole, interval = np.diff(begun)
-        found.append(
-            {
-                "network": name,
-                "parameters": budget.num_parameters,
-                "examples": count,
-                "measures_seconds": float(told),
-                "structure_seconds": float(whole - interval),
-                "interval_seconds": float(interval),
-                "total": budget.total,
-                "upper": budget.upper,
-                "explained": budget.explained,
-                "counts": budget.counts,
-                "peak_bytes": peak_memory(),
-            }
-        )
-        print(budget, flush=True)
-    return found
+        images, labels = data.arrays()
+        batch = (np.asarray(images)[:count], np.asarray(labels)[:count])
+    model = MLP(20, 128, 20, skip=SKIPS[name])
+    if data is None or not epochs:
+        variables = dict(jax.jit(model.init)(jax.random.key(0), batch[0][:1]))
+        params, state = variables.pop("params"), variables
+    else:
+        run = fit(model, data, TrainConfig(epochs, 500, 5e-4), jax.random.key(0))
+        params, state = run.params, run.state
+    begun = [time.perf_counter()]
+    jax.block_until_ready(measures(model, params, batch[0], state=state))
+    begun.append(time.perf_counter())
+    budget = degeneracy_budget(model, params, batch, state=state, method="structural")
+    begun.append(time.perf_counter())
+    peak = peak_memory()
+    # Of the budget's seconds those of its interval, which is taken once more.
+    op = jacobian(logits_of(model), params, batch[0], state=state)
+    options_of_rank = {"rtol": budget.rank.rtol, "key": jax.random.key(0), "num_probes": 2}
+    jacobian_rank(op, centered=True, method="lanczos", **options_of_rank)
+    begun.append(time.perf_counter())
+    told, whole, interval = np.diff(begun)
+    print(budget, flush=True)
+    return {
+        "network": name,
+        "parameters": budget.num_parameters,
+        "examples": count,
+        "epochs": epochs,
+        "measures_seconds": float(told),
+        "structure_seconds": float(whole - interval),
+        "interval_seconds": float(interval),
+        "total": budget.total,
+        "upper": budget.upper,
+        "explained": budget.explained,
+        "counts": budget.counts,
+        "rtol": budget.rank.rtol,
+        "status": str(budget.rank.status),
+        "peak_bytes": peak,
+    }
 
 
 def main() -> None:
@@ -165,12 +173,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="networks at a time, of the small")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = {}
-    if options.out and options.out.exists():
-        # What is not counted now stays as it is.
-        record = json.loads(options.out.read_text())
+    # What is not counted now stays as it is.
+    record = kept(options.out)
     record |= {
-        "environment": machine(),
         "causes": CAUSES,
         "examples": len(load("digits").arrays()[0]),
     }

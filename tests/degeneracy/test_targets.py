@@ -19,6 +19,7 @@ def count(x, moves=None, *, bias=True, is_input=False):
     moves = np.ones((len(x), 1), bool) if moves is None else moves
     found = count_targets(x, moves, bias=bias, is_input=is_input)
     names = ("elimination", "constant", "overlap", "dependence")
+    assert found.few[0] == found.conditional[0] == 0
     assert (found.total == x.shape[1] + bias - found.rank).all()
     return tuple(int(getattr(found, name)[0]) for name in names)
 
@@ -64,10 +65,41 @@ def test_only_examples_that_a_target_moves_count():
     x[:4, 5] = 0
     found = count_targets(x, moves, bias=True, is_input=False)
     assert found.silent.tolist() == [True, False, False]
-    # A silent target, four generic rows of five varying sources, all rows.
+    # A silent target, four generic rows of seven columns, all rows.
     assert found.total.tolist() == [7, 3, 0]
-    assert found.elimination.tolist() == [7, 1, 0]
-    assert found.dependence.tolist() == [0, 2, 0]
+    assert found.elimination.tolist() == [7, 0, 0]
+    # What holds on its own examples alone says nothing of the sources.
+    assert found.conditional.tolist() == [0, 3, 0]
+    assert not found.dependence.any()
+
+
+def test_what_holds_for_all_targets_keeps_its_name_for_one_that_moves_few_examples():
+    x = rows()
+    x[:, 1], x[:, 3] = 0, 2 * x[:, 0]
+    x[:, 5] = x[:, 0] + x[:, 2] + 1
+    moves = np.ones((30, 2), bool)
+    moves[3:, 1] = False
+    weights = np.where(moves, 0.5, 0.0)
+    for cut, where in ((None, moves), (1e-12, weights)):
+        found = count_targets(x, where, bias=True, is_input=False, cut=cut)
+        for field in ("elimination", "overlap", "dependence"):
+            assert getattr(found, field).tolist() == [1, 1], field
+        assert found.conditional.tolist() == [0, 1]
+        assert found.total.tolist() == [3, 4]
+
+
+def test_more_sources_than_examples_are_for_want_of_data():
+    x = rows(examples=4, sources=9)
+    x[:, 2] = 0
+    found = count_targets(x, np.ones((4, 3), bool), bias=True, is_input=False)
+    assert found.few.tolist() == [5, 5, 5]
+    assert found.elimination.tolist() == [1, 1, 1]
+    assert not found.dependence.any()
+    # A relation among the few that there are is one.
+    x[:, 3] = x[:, 4] + x[:, 5]
+    x[3] = x[2]
+    found = count_targets(x, np.ones((4, 1), bool), bias=True, is_input=False)
+    assert (found.few[0], found.dependence[0], found.rank[0]) == (5, 1, 3)
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (12, 12)])
@@ -104,7 +136,9 @@ def test_directions_are_null_independent_and_as_many_as_counted():
                 ("elimination", "elimination"),
                 ("constant input", "constant"),
                 ("overlap", "overlap"),
+                ("few data", "few"),
                 ("dependence", "dependence"),
+                ("conditional", "conditional"),
             ):
                 found = sum(reason == name for reason, _ in made)
                 assert found == getattr(counts, field)[0], (name, bias, moves.sum())
@@ -113,6 +147,17 @@ def test_directions_are_null_independent_and_as_many_as_counted():
             assert np.linalg.matrix_rank(vectors) == len(made) == counts.total[0]
             augmented = np.c_[x, np.ones(30)] if bias else x
             np.testing.assert_allclose(augmented[moves] @ vectors.T, 0, atol=1e-13)
+    several = np.stack([np.arange(30) < 5, np.ones(30, bool)], 1)
+    made = list(
+        target_directions(x, several[:, 0], bias=True, is_input=False, of_any=several[:, 1])
+    )
+    counts = count_targets(x, several, bias=True, is_input=False)
+    reasons = [reason for reason, _ in made]
+    assert reasons.count("conditional") == counts.conditional[0] > 0
+    assert reasons.count("dependence") == counts.dependence[0] == 1
+    vectors = np.array([vector for _, vector in made])
+    assert np.linalg.matrix_rank(vectors) == len(made) == counts.total[0]
+    np.testing.assert_allclose(np.c_[x, np.ones(30)][:5] @ vectors.T, 0, atol=1e-13)
 
 
 def test_a_rank_near_the_short_way():

@@ -8,7 +8,7 @@ A chain of subspaces of ker G, each holding the one before. A cause counts the d
 adds, so that nothing is counted twice:
 
 1. within the incoming weights of one unit: *elimination*, *constant input*, *overlap*,
-   *dependence* (``targets``);
+   *dependence*, *conditional* (``targets``);
 2. within one layer: targets whose effects coincide, *dependence from above*;
 3. across layers: *rescaling*, *translation*, *mixing* (``symmetries``), and *compensation*: all
    else that changes each layer's activities linearly in themselves (``compensation``);
@@ -16,7 +16,8 @@ adds, so that nothing is counted twice:
    alone; *neighbours*: all other changes of two neighbouring layers, of which one undoes the other;
 4. *softmax*: the constant that the readout can add to all logits, rank [x_L, 1];
 5. what the chain does not reach is *unexplained*;
-6. *few data*: null on the batch, and not on a reference set that holds it. The other causes are
+6. *few data*: relations that any sources of a layer would have on so few examples (``targets``);
+   and what is null on the batch, and not on a reference set that holds it. The other causes are
    counted on the reference.
 
 The total is the nullity by singular values in float64, on its own route: through the model as it is
@@ -63,6 +64,7 @@ CAUSES = (
     "constant input",
     "overlap",
     "dependence",
+    "conditional",
     "dependence from above",
     "rescaling",
     "translation",
@@ -84,8 +86,8 @@ METHODS = ("auto", "exact", "structural")
 # Singular values beyond this share of σ₁ are seen by float64: they are not rounding.
 _SEEN = 1e-14
 
-# τ of a structural budget.
-_COARSE = 1e-3
+# τ of a structural budget, and what is taken where that is below the noise floor.
+_COARSE = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 # Operations of the exact route, 2 M P² or 2 M² P and as many for the layers' blocks, beyond which
 # the structural one is taken: some minutes of two cores.
@@ -165,8 +167,13 @@ class Budget(Result):
 
     def summary(self) -> str:
         """How many directions are null, and how many of them have a cause: one line."""
-        least = "" if self.method == "exact" else "at least "
-        return f"{self._headline()}; {least}{self.explained:.1%} have a cause"
+        told = f"{self._headline()}; "
+        if self.method == "exact":
+            return f"{told}{self.explained:.1%} have a cause"
+        besides = (self.total - self.counts["few data"]) / self.upper if self.upper else 1.0
+        return (
+            f"{told}at least {self.explained:.1%} have a cause, {besides:.1%} one besides few data"
+        )
 
     def __repr__(self) -> str:
         lines = [self.summary()]
@@ -221,6 +228,10 @@ class Budget(Result):
             )
         return tuple(told)
 
+    @property
+    def _empirical(self) -> str:
+        return ", by empirical bounds" if str(self.rank.status) == "empirical" else ""
+
     def _headline(self) -> str:
         matrix = f"the Gauss–Newton matrix of this batch (N = {self.num_examples:,})"
         if self.method == "exact":
@@ -228,7 +239,7 @@ class Budget(Result):
             return f"{many} for {matrix}"
         return (
             f"at least {self.total:,} of {self.num_parameters:,} directions are null for {matrix}, "
-            f"and at most {self.upper:,} (95 %) have σ ≤ {self.rank.rtol:g} σ₁"
+            f"and at most {self.upper:,} (95 %{self._empirical}) have σ ≤ {self.rank.rtol:g} σ₁"
         )
 
     def to_xarray(self) -> Any:
@@ -393,15 +404,15 @@ def degeneracy_budget(
             excess = min(counts[cause], max(0, caused - int(held.nullity)))
             counts[cause], caused = counts[cause] - excess, caused - excess
         counts["unexplained"] = int(held.nullity) - caused
-        counts["few data"] = int(rank.nullity) - int(held.nullity)
+        counts["few data"] += int(rank.nullity) - int(held.nullity)
     else:
         key = jax.random.key(0) if key is None else key
         lanczos: dict[str, Any] = {"key": key, "num_steps": num_steps, "num_probes": num_probes}
-        coarse = _COARSE if rtol is None else rtol
-        rank = jacobian_rank(op, centered=True, method="lanczos", rtol=coarse, **lanczos)
+        rank = _interval(op, rtol, lanczos)
         size = op.shape[1]
-        counts["few data"] = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
-        total = caused + counts["few data"]
+        missing = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
+        counts["few data"] += missing
+        total = caused + missing
         # The interval holds at its level: one that ends below what is surely null has missed.
         upper = max(total, size - int(rank.lower))
         left_out = 0
@@ -428,6 +439,16 @@ def degeneracy_budget(
         close=chain.close,
         nearly_null=_nearly_null(rank) if exact else 0,
     )
+
+
+def _interval(op: Any, rtol: float | None, lanczos: dict[str, Any]) -> Rank:
+    """The interval for a structural budget, at the least of some τ that is above the noise."""
+    for coarse in _COARSE if rtol is None else (rtol,):
+        try:
+            return jacobian_rank(op, centered=True, method="lanczos", rtol=coarse, **lanczos)
+        except InputError as error:
+            refused = error
+    raise refused
 
 
 def _nearly_null(rank: Rank) -> int:

@@ -133,13 +133,16 @@ def count_chain(
         )
         augmented = np.concatenate([read, np.ones((*read.shape[:2], 1))], 2) if bias else read
         maps.append(LayerRows(augmented, centered))
-    names = ("elimination", "constant input", "overlap", "dependence")
-    fields = ("elimination", "constant", "overlap", "dependence")
+    names = ("elimination", "constant input", "overlap", "dependence", "conditional")
+    fields = ("elimination", "constant", "overlap", "dependence", "conditional")
     by_layer = {
         name: tuple(int(getattr(t, field).sum()) for t in targets)
         for name, field in zip(names, fields, strict=True)
     }
-    counts = {"softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0]))}
+    counts = {
+        "softmax": int(np.linalg.matrix_rank(maps[-1].read[:, 0])),
+        "few data": sum(int(t.few.sum()) for t in targets),
+    }
     families, close = {}, 0
     trades: dict[int, Trade] = {}
     null: dict[int, np.ndarray] = {}

@@ -15,7 +15,9 @@ _ALIKE = 0.99
 
 
 def findings(network: Network, targets: list[TargetCounts], walk: Any, params: Any) -> list[str]:
-    """Which units: silent ones, pairs that overlap, pairs that nearly do; a line for each layer.
+    """Which units: silent ones, those that read what is dependent, pairs that overlap, or nearly.
+
+    A line for each layer.
 
     Parameters
     ----------
@@ -44,6 +46,11 @@ def findings(network: Network, targets: list[TargetCounts], walk: Any, params: A
             parts.append(f"{_units(never)} never active")
         if len(unread):
             parts.append(f"{_units(unread)} without effect on the logits")
+        if counts.dependence.any():
+            parts.append(f"what {_units(np.flatnonzero(counts.dependence))} read is dependent")
+        if counts.conditional.any():
+            where = _units(np.flatnonzero(counts.conditional))
+            parts.append(f"what {where} read is dependent on the examples that they move")
         if network.sequential and response.shape[-1] == len(counts.silent):
             twins = _twins(response)
             parts += [f"{first} and {second} overlap" for first, second in twins]

@@ -37,7 +37,9 @@ CAUSES = (
     "elimination",
     "constant input",
     "overlap",
+    "few data",
     "dependence",
+    "conditional",
     "rescaling",
     "translation",
     "mixing",
@@ -105,8 +107,8 @@ class Check(Result):
     gradient_norm
         ‖∇L‖.
     scale
-        ‖G v‖ of a random unit vector v times √P, about the root mean square of G's eigenvalues
-        times √P: what ‖Gd‖ would be for a direction that is not null.
+        ‖G g‖/√P of a standard normal vector g, about the root mean square of G's eigenvalues: what
+        ‖Gd‖ is for a unit vector of random direction.
     """
 
     cause: str
@@ -119,7 +121,7 @@ class Check(Result):
         return (
             f"Check({self.cause}: ‖Gd‖ ≤ {self.gauss_newton_norms.max(initial=0):.1e}, ‖Hd‖ ≤ "
             f"{self.hessian_norms.max(initial=0):.1e}, ‖∇L‖ = {self.gradient_norm:.1e}, "
-            f"‖G‖_F ≈ {self.scale:.1e})"
+            f"random ‖Gd‖ ≈ {self.scale:.1e})"
         )
 
 
@@ -197,14 +199,16 @@ def _all(
         rows = np.asarray(one.rows(x))
         rows = rows.reshape(-1, rows.shape[-1])
         active = np.asarray((moves != 0).any(1)).reshape(len(rows), -1)
+        of_any = np.asarray(active.any(1))
         kernel, bias = places[number]
         kernel = kernel.reshape(-1, kernel.shape[-1])
         for target in range(active.shape[1]):
             where = kernel[:, target]
             where = where if bias is None else np.append(where, bias[target])
             for cause, vector in target_directions(
-                rows, active[:, target], bias=bias is not None, is_input=number == 0
-            ):
+                rows, active[:, target], bias=bias is not None, is_input=number == 0,
+                of_any=of_any,
+            ):  # fmt: skip
                 yield cause, f"{one.name}: unit {target}", where, vector
     if network.rescalable:
         for cause, family in across_layers(network, params, state, walk, effects).items():
@@ -270,7 +274,7 @@ def check_directions(
         gradient = ravel_pytree(jax.grad(loss)(params, state, whole))[0]
         size = gradient.size
         random = jax.random.normal(jax.random.key(num_examples(whole)), (size, 1), gradient.dtype)
-        scale = float(jnp.linalg.norm(gauss_newton.matmat(random)))
+        scale = float(jnp.linalg.norm(gauss_newton.matmat(random))) / size**0.5
         found = []
         for family in families:
             norms: list[list[np.ndarray]] = [[], []]

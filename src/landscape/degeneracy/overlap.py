@@ -37,10 +37,12 @@ class Overlap(Result):
         Of the angle between w_i and w_j; 0 if one of them is zero.
     distances
         From the nearest parameters with ``w_i = w_j`` and ``b_i = b_j``: the length of the
-        difference over √2.
+        difference over √2. ReLU units whose weights and biases are positive multiples of one
+        another overlap too, at any distance.
     ghost_distances
         The same with w + q in place of w, for layers with a skip of the identity or a matrix; NaN
-        for others.
+        for others. A lower bound of the distance to the ghost: the branches have to be always
+        active besides.
     mean_correlation
         Over all pairs i < j of all layers: the paper's distance from overlap, large when near.
     """

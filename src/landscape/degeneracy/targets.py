@@ -5,17 +5,25 @@ of its incoming weights (bias last) moves them by ``B_j(x) (x̃ · d)``: it is n
 ``x̃ · d = 0`` for all examples with ``B_j(x) ≠ 0``. There are ``fan_in + 1 − rank x̃`` such
 directions, the rank over those examples. They add up over targets, which share no parameters.
 
-The reasons are told apart by a chain of subspaces, each counted as what it adds to those before:
+The reasons are told apart by a chain of subspaces, each counted as what it adds to those before.
+First the relations among the sources that hold on all examples that any target of the map moves:
 
 1. *elimination*: the target moves nothing (it is never active, nobody reads it, or all logits are
-   moved alike), or a source is zero wherever it does. Of the inputs, a zero counts as constant.
-2. *constant input*: a source that is constant there is the bias once more.
-3. *overlap*: two sources are multiples of one another there.
-4. *dependence*: every other linear relation among the sources.
+   moved alike), or a source is zero. Of the inputs, a zero counts as constant.
+2. *constant input*: a source that is constant is the bias once more.
+3. *overlap*: two sources are multiples of one another.
+4. *few data*: what any sources would have on so few examples, more sources than examples.
+5. *dependence*: every other linear relation among the sources.
+
+Then
+
+6. *conditional*: relations that hold on the target's own examples and not on all. It is active on
+   few of them, or never together with a source. They say nothing of the layer before.
 
 A relation is believed if the logits move by rounding along it: if ``‖diag(b_j) x̃ d‖`` is no more
 than a cut, where ``b_j(x)`` is the length of ``B_j(x)``; the rank is that of ``diag(b_j) x̃`` at the
-same cut. Without a cut it is the rank of ``x̃`` where ``b_j ≠ 0``, at NumPy's tolerance.
+same cut. Of all targets together b is the largest: what is null for them is null for each. Without
+a cut it is the rank of ``x̃`` where ``b_j ≠ 0``, at NumPy's tolerance.
 
 For a convolution, rows are places of images; a relation that all places obey is null, and there may
 be others, which only the sum over places obeys: those are left to the layer's own count.
@@ -46,7 +54,7 @@ class TargetCounts:
 
     Attributes
     ----------
-    elimination, constant, overlap, dependence
+    elimination, constant, overlap, few, dependence, conditional
         (n,) each: null directions by reason.
     silent
         (n,): targets that move nothing.
@@ -57,14 +65,17 @@ class TargetCounts:
     elimination: Int[np.ndarray, " n"]
     constant: Int[np.ndarray, " n"]
     overlap: Int[np.ndarray, " n"]
+    few: Int[np.ndarray, " n"]
     dependence: Int[np.ndarray, " n"]
+    conditional: Int[np.ndarray, " n"]
     silent: Bool[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
 
     @property
     def total(self) -> Int[np.ndarray, " n"]:
         """All null directions of each target."""
-        return self.elimination + self.constant + self.overlap + self.dependence
+        shared = self.elimination + self.constant + self.overlap + self.few + self.dependence
+        return shared + self.conditional
 
 
 def count_targets(
@@ -95,15 +106,17 @@ def count_targets(
     TargetCounts
     """
     augmented = np.concatenate([rows, np.ones((len(rows), 1))], 1) if bias else rows
+    size = augmented.shape[1]
     generic = cut is None and _rows_are_independent(augmented)
+    shared = _shared(augmented, moves.max(1, initial=0), bias, generic, cut)
     # Targets that move the logits on the same examples, by as much, read the same.
     known: dict[bytes, tuple[int, ...]] = {}
     for where in moves.T:
         if where.tobytes() not in known:
-            known[where.tobytes()] = _one(augmented, where, bias, is_input, generic, cut)
-    table = np.array([known[where.tobytes()] for where in moves.T], int).reshape(-1, 6).T
-    elimination, constant, overlap, dependence, silent, rank = table
-    return TargetCounts(elimination, constant, overlap, dependence, silent.astype(bool), rank)
+            rank = _rank(augmented, where, generic, cut)
+            known[where.tobytes()] = (*_by_reason(size, rank, shared, is_input), not rank, rank)
+    table = np.array([known[where.tobytes()] for where in moves.T], int).reshape(-1, 8).T
+    return TargetCounts(*table[:6], table[6].astype(bool), table[7])  # type: ignore[call-arg]
 
 
 def target_directions(
@@ -112,6 +125,7 @@ def target_directions(
     *,
     bias: bool,
     is_input: bool,
+    of_any: Bool[np.ndarray, " R"] | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, " size"]]]:
     """The null directions themselves, of one target: reason and unit vector, the bias last.
 
@@ -121,6 +135,8 @@ def target_directions(
         As for ``count_targets``.
     moves
         Where the target moves the logits.
+    of_any
+        Where any target of the map does; by default there.
 
     Yields
     ------
@@ -132,22 +148,38 @@ def target_directions(
     if not moves.any():
         yield from (("elimination", vector) for vector in unit)
         return
-    read = augmented[moves]
+    read = augmented[moves if of_any is None else of_any]
     cut = _tolerance(read)
     relations = _relations(read, bias, cut)
+    made: list[tuple[str, np.ndarray]] = []
     for source in relations.zero:
-        yield "constant input" if is_input else "elimination", unit[source]
+        made.append(("constant input" if is_input else "elimination", unit[source]))
     for source in relations.still:
-        yield "constant input", _normalised(unit[source] - read[:, source].mean() * unit[-1])
+        shift = unit[source] - read[:, source].mean() * unit[-1]
+        made.append(("constant input", _normalised(shift)))
     for source, leader in relations.twins:
         ratio = (read[:, source] @ read[:, leader]) / (read[:, leader] @ read[:, leader])
-        yield "overlap", _normalised(unit[source] - ratio * unit[leader])
+        made.append(("overlap", _normalised(unit[source] - ratio * unit[leader])))
     # What is left: relations among one of each group, and the bias.
     found = {*relations.zero, *relations.still, *(source for source, _ in relations.twins)}
     others = np.array([source for source in range(size) if source not in found], int)
-    _, values, modes = np.linalg.svd(read[:, others], full_matrices=True)
-    for mode in modes[int((values > cut).sum()) :]:
-        yield "dependence", mode @ unit[others]
+    for number, mode in enumerate(_null(read[:, others])):
+        few = number < len(others) - len(read)
+        made.append(("few data" if few else "dependence", mode @ unit[others]))
+    yield from made
+    # Of the target's own relations those that are at right angles to all of these.
+    own = _null(augmented[moves])
+    if len(own) > len(made):
+        known = np.linalg.qr(np.array([vector for _, vector in made]).reshape(-1, size).T)[0]
+        left = own - (own @ known) @ known.T
+        _, _, modes = np.linalg.svd(left, full_matrices=False)
+        yield from (("conditional", mode) for mode in modes[: len(own) - len(made)])
+
+
+def _null(matrix: np.ndarray) -> np.ndarray:
+    """Rows that span what a matrix maps to rounding."""
+    _, values, modes = np.linalg.svd(matrix, full_matrices=True)
+    return np.asarray(modes[int((values > _tolerance(matrix)).sum()) :])
 
 
 def _tolerance(read: np.ndarray) -> float:
@@ -201,38 +233,49 @@ def _moves(source: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
     return float(np.linalg.norm(weights * (source - ratio * other)) / np.hypot(1, ratio))
 
 
-def _one(
-    augmented: np.ndarray,
-    moves: np.ndarray,
-    bias: bool,
-    is_input: bool,
-    generic: bool,
-    cut: float | None,
-) -> tuple[int, int, int, int, int, int]:
-    size = augmented.shape[1]
-    if not moves.any():
-        return size, 0, 0, 0, 1, 0
+def _rank(augmented: np.ndarray, moves: np.ndarray, generic: bool, cut: float | None) -> int:
+    """Of what a target reads where it moves the logits; 0 if it moves them by rounding."""
     where = moves != 0
+    if not where.any():
+        return 0
     read = augmented if where.all() else augmented[where]
     if cut is None:
+        return len(read) if generic else matrix_rank(read)
+    return matrix_rank(moves[where][:, None] * read, cut)
+
+
+def _shared(
+    augmented: np.ndarray, moves: np.ndarray, bias: bool, generic: bool, cut: float | None
+) -> tuple[int, ...]:
+    """Relations of all targets by reason: zero, constant, overlap, few data, dependence."""
+    where = moves != 0
+    if not where.any():
+        return (0,) * 5
+    read, size = augmented[where], augmented.shape[1]
+    if cut is None:
         relations = _relations(read, bias, _tolerance(read))
-        rank = len(read) if generic else matrix_rank(read)
     else:
-        weights = moves[where]
-        relations = _relations(read, bias, cut, weights)
-        rank = matrix_rank(weights[:, None] * read, cut)
-        if not rank:
-            # It moves the logits by rounding, whatever it reads.
-            return size, 0, 0, 0, 1, 0
+        relations = _relations(read, bias, cut, moves[where])
+    named = (len(relations.zero), len(relations.still), len(relations.twins))
+    few = max(0, size - sum(named) - len(read))
     # The rank decides how many there are; what is known of them cannot be more.
-    null = size - rank
-    eliminated = min(len(relations.zero), null)
-    constant = min(len(relations.still), null - eliminated)
-    twice = min(len(relations.twins), null - eliminated - constant)
-    dependence = null - eliminated - constant - twice
-    if is_input:
-        eliminated, constant = 0, eliminated + constant
-    return eliminated, constant, twice, dependence, 0, rank
+    return _filled(size - _rank(augmented, moves, generic, cut), (*named, few))
+
+
+def _by_reason(size: int, rank: int, shared: tuple[int, ...], is_input: bool) -> tuple[int, ...]:
+    """Of one target: elimination, constant, overlap, few data, dependence, conditional."""
+    if not rank:
+        return (size, 0, 0, 0, 0, 0)
+    zero, constant, *others = _filled(size - rank, shared)
+    return (0, zero + constant, *others) if is_input else (zero, constant, *others)
+
+
+def _filled(total: int, parts: tuple[int, ...]) -> tuple[int, ...]:
+    """Parts in turn, no more of them than there are in all, and what is left."""
+    taken: list[int] = []
+    for part in parts:
+        taken.append(min(part, total - sum(taken)))
+    return (*taken, total - sum(taken))
 
 
 def leading_columns(columns: Float[np.ndarray, "R k"]) -> Int[np.ndarray, " k"]:

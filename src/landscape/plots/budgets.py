@@ -15,6 +15,7 @@ _LOOKS = {
     "constant input": ("#E69F00", ""),
     "overlap": ("#F0E442", ""),
     "dependence": ("#F5C08A", "//"),
+    "conditional": ("#FBE3C5", ".."),
     "dependence from above": ("#CC79A7", ""),
     "rescaling": ("#0072B2", ""),
     "translation": ("#56B4E9", ""),
@@ -82,6 +83,9 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
                     color="white" if dark else "black",
                 )
             left += share
+        equations = (budget.rank.shape[0] - budget.num_examples) / budget.num_parameters
+        told = f"N (C − 1)/P = {equations:.3g}" + ", no gap" * bool(budget.rank.status == "no_gap")
+        ax.text(0, place - 0.28, told, va="bottom", fontsize="small", color="0.3")
         if budget.method == "structural":
             share = 100 * (budget.upper - budget.total) / budget.num_parameters
             label = f"null or σ ≤ {budget.rank.rtol:g} σ₁"
@@ -96,7 +100,7 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
     if list(budgets) == [""]:
         ax.set_yticks([])
     ax.invert_yaxis()
-    ax.set_xlabel("share of all directions (%)")
+    ax.set_xlabel("null directions of the Gauss–Newton matrix (% of P)")
     handles, labels = ax.get_legend_handles_labels()
     # In the order of the chain, whatever network had a cause first; the Hessian's share last.
     places = {cause: place for place, cause in enumerate(CAUSES)}

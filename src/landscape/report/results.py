@@ -323,7 +323,7 @@ def _(result: Check) -> tuple[str, Rows, Draw]:
         ("largest ‖Gd‖", f"{result.gauss_newton_norms.max(initial=0):.1e}"),
         ("largest ‖Hd‖", f"{result.hessian_norms.max(initial=0):.1e}"),
         ("‖∇L‖", f"{result.gradient_norm:.1e}"),
-        ("a random direction's ‖Gv‖ √P", f"{result.scale:.1e}"),
+        ("a random direction's ‖Gd‖", f"{result.scale:.1e}"),
     ]
     title = f"{result.cause}: {_count(len(result.hessian_norms), 'direction')}"
     return title, rows, lambda ax: plots.plot_checks(result, ax=ax)
