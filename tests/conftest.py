@@ -13,6 +13,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# Most of that is LLVM's optimisation; the demo and the notebooks run with it.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
 from jaxtyping import install_import_hook
 
 # All rooms but data and theory, whose doors refuse by themselves what does not fit.

@@ -198,13 +198,14 @@ class Analysis(Result):
         -------
         The file's bytes.
         """
-        count = 2 if self.budget is None else 3
-        figure = Figure(figsize=(5.2 * count, 4), layout="constrained")
-        density, curve, *causes = figure.subplots(1, count)
-        plot_spectrum(self.spectrum, eps=self.eps, ax=density)
-        plot_fraction_of_eps(self.spectrum, eps=self.eps, ax=curve)
+        alone = self.budget is None
+        heights = [4.0] if alone else [4.0, 2.2]
+        figure = Figure(figsize=(10.4, sum(heights)), layout="constrained")
+        axes = figure.subplot_mosaic("dc" if alone else "dc;bb", height_ratios=heights)
+        plot_spectrum(self.spectrum, eps=self.eps, ax=axes["d"])
+        plot_fraction_of_eps(self.spectrum, eps=self.eps, ax=axes["c"])
         if self.budget is not None:
-            plot_budgets({self.name: self.budget}, ax=causes[0])
+            plot_budgets(self.budget, ax=axes["b"])
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, dpi=150)
         return stream.getvalue()
@@ -276,6 +277,12 @@ class Analysis(Result):
                     for cause, counts in self.budget.by_layer.items()
                 },
                 "method": self.budget.method,
+                "num_examples": self.budget.num_examples,
+                "rtol": float(self.budget.rank.rtol),
+                "left_out": self.budget.left_out,
+                "close": self.budget.close,
+                "nearly_null": self.budget.nearly_null,
+                "notes": list(self.budget.notes),
                 "findings": list(self.budget.findings),
             }
         return result
