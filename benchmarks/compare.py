@@ -2,12 +2,13 @@
 
     python benchmarks/compare.py before.json after.json
 
-Where a row carries ratios to a reference of its own run, those are compared: seconds of different
-runs are those of different machines, or of one machine at different times. A row has changed if its
-repeats differ by the rank test of H. B. Mann and D. R. Whitney (*On a test of whether one of two
-random variables is stochastically larger than the other*, Ann. Math. Stat. 18, 1947) at 1 % and
-their medians by more than 5 %, which is what two runs of one program differ by on an idle machine;
-fewer than five repeats give no verdict.
+Where a row carries ratios to a reference of its own run, those are compared (x): seconds of
+different runs are those of different machines, or of one machine at different times. "Slower" then
+means more times as long as the reference, whichever of the two has changed. A row has changed if
+its repeats differ by the rank test of H. B. Mann and D. R. Whitney (*On a test of whether one of
+two random variables is stochastically larger than the other*, Ann. Math. Stat. 18, 1947) at 1 % and
+their medians by more than 5 %; fewer than five repeats give no verdict. Repeats of one process are
+no independent samples: what differs by less than a fifth may differ the other way next time.
 """
 
 from __future__ import annotations
@@ -35,12 +36,18 @@ def timed_rows(record: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         for name, part in record.items():
             yield from timed_rows(part, (*path, name))
     elif isinstance(record, list):
-        for number, part in enumerate(record):
-            yield from timed_rows(part, (*path, _name(part, number)))
+        names = [_name(part, number) for number, part in enumerate(record)]
+        if len(set(names)) < len(names):
+            names = [_name(part, number, steps=True) for number, part in enumerate(record)]
+        for name, part in zip(names, record, strict=True):
+            yield from timed_rows(part, (*path, name))
 
 
-def _name(part: Any, number: int) -> str:
-    """What a row of a list is known by: its label, or everything it says that is no measurement."""
+def _name(part: Any, number: int, *, steps: bool = False) -> str:
+    """What a row of a list is known by: its label, or everything it says that is no measurement.
+
+    Numbers of steps are mostly found out, and count only where rows would have one name else.
+    """
     if not isinstance(part, dict):
         return str(number)
     if "label" in part:
@@ -49,7 +56,8 @@ def _name(part: Any, number: int) -> str:
         k: v
         for k, v in part.items()
         if (isinstance(v, str | int) or k == "eps")
-        and k not in ("steps", "peak_bytes", "temporary_bytes")
+        and (steps or k != "steps")
+        and k not in ("peak_bytes", "temporary_bytes")
     }
     return ", ".join(f"{k} {v}" for k, v in told.items()) or str(number)
 
@@ -71,7 +79,9 @@ def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, float]:
     ratio = median(new) / median(old)
     if min(len(old), len(new)) < FEWEST:
         return "too few repeats", ratio
-    changed = mannwhitneyu(old, new).pvalue < LEVEL and abs(math.log(ratio)) > math.log(LEAST)
+    changed = mannwhitneyu(old, new, method="exact").pvalue < LEVEL and abs(
+        math.log(ratio)
+    ) > math.log(LEAST)
     return ("within noise" if not changed else "faster" if ratio < 1 else "slower"), ratio
 
 
@@ -86,6 +96,10 @@ def main() -> None:
         where = record.get("environment", {})
         told = (where.get(k, "?") for k in ("processor", "jax", "revision", "time"))
         print(f"{path}: {', '.join(map(str, told))}")
+    wheres = [record.get("environment", {}) for record in records]
+    for what in ("processor", "cores", "devices", "flags"):
+        if wheres[0].get(what) != wheres[1].get(what):
+            print(f"not the same {what}: seconds cannot be compared, ratios (x) with care")
     old, new = (dict(timed_rows(record)) for record in records)
     counts: dict[str, int] = {}
     for path in [p for p in old if p in new]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,7 +107,8 @@ def interleaved(
             rows[name]["seconds"].append(time.perf_counter() - start)
     reference = np.asarray(next(iter(rows.values()))["seconds"])
     for row in rows.values():
-        row["ratio"] = spread(np.asarray(row["seconds"]) / reference)
+        row["ratios"] = (np.asarray(row["seconds"]) / reference).tolist()
+        row["ratio"] = spread(np.asarray(row["ratios"]))
     return rows
 
 
@@ -117,6 +119,22 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
         "lowest": float(np.min(ratios)),
         "highest": float(np.max(ratios)),
     }
+
+
+def kept(path: Path | None) -> dict[str, Any]:
+    """A file's record, to add to, with this machine's environment; an empty one if there is none.
+
+    Numbers of two machines are not mixed in one file.
+    """
+    record: dict[str, Any] = {}
+    now = machine()
+    if path and path.exists():
+        record = json.loads(path.read_text())
+        before = record.get("environment", {})
+        for what in ("processor", "devices"):
+            if what in before and before[what] != now[what]:
+                sys.exit(f"{path} is of another machine ({before[what]}): choose another --out")
+    return record | {"environment": now}
 
 
 def write(path: Path | None, record: Mapping[str, Any]) -> None:

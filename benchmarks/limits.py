@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import machine, seconds, write
+from harness import kept, machine, seconds, write
 
 from landscape.curvature import DiagonalOperator, hessian, noise_floor
 from landscape.data import load
@@ -232,11 +232,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.max_parameters is None:
         options.max_parameters = 1.2e8 if jax.default_backend() == "cpu" else 4e9
-    record: dict[str, Any] = {}
-    if options.out and options.out.exists():
-        # Tables that are not measured now stay as they are.
-        record = json.loads(options.out.read_text())
-    record["environment"] = machine()
+    # Tables that are not measured now stay as they are.
+    record = kept(options.out)
     failed = []
     for name in options.tables or TABLES:
         try:

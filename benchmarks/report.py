@@ -16,6 +16,8 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from answers_page import certify, resolve, schemes
+from costs_page import jobs, paper_scale
 from peers_page import again, peers
 from tables import OURS, ratio, save, table, time_in_words, times
 
@@ -32,8 +34,7 @@ def about(record: dict[str, Any], path: Path) -> str:
         f"jax {where['jax']}",
         f"Python {where['python']}",
     ]
-    if "revision" in where:
-        parts.append(f"revision {where['revision']}")
+    parts.append(f"revision {where.get('revision', 'not recorded')}")
     source = path.relative_to(HERE.parent)
     return f"*[`{source}`](../{source}): {', '.join(parts)}.*\n"
 
@@ -156,7 +157,11 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
             "epochs; mean and standard deviation over seeds. Exact counts in float64; `gap` is "
             "the least ratio of the two singular values at the cut of the total. *Nearly null* are "
             "those of the null directions that rounding does not explain, σ/σ₁ between 10⁻¹⁴ and "
-            "the cut: where there are any, the total and what is unexplained depend on the cut.",
+            "the cut: where there are any, the total and what is unexplained depend on the cut. "
+            "*Left out* are directions across layers that are null by algebra and not by singular "
+            "values. Revisions of the rows: "
+            + ", ".join(sorted({str(r.get("revision")) for r in record["exact"]}))
+            + ".",
             "",
         ]
         causes = [c for c in record["causes"] if any(r["counts"][c] for r in record["exact"])]
@@ -173,18 +178,43 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
                     _spread([r["nearly_null"] for r in found]),
                     *(_spread([r["counts"][c] for r in found]) for c in causes),
                     f"{_spread(shares, 2)} %",
+                    sum(r.get("left_out", 0) for r in found),
                     f"{min(gaps):.0e}",
                     time_in_words(median(r["seconds"] for r in found)),
                 )
             )
         lines += table(
-            ["network", "P", "null", "nearly null", *causes, "with a cause", "gap", "seconds"], rows
+            [
+                "network",
+                "P",
+                "null",
+                "nearly null",
+                *causes,
+                "with a cause",
+                "left out",
+                "gap",
+                "seconds",
+            ],
+            rows,
         )
     if "large" in record:
-        lines += ["### Budgets of large networks", ""]
+        causes = [
+            c
+            for c in record["causes"]
+            if c != "few data" and any(r["counts"][c] for r in record["large"])
+        ]
+        lines += [
+            "### Budgets of large networks",
+            "",
+            "20 layers of 128 units on images of CIFAR's size. *Surely null* are the counts by "
+            "structure and, where these are fewer, P − N (C − 1): the same for all networks. What "
+            "tells them apart is on the right. *At most* is the certified (95 %) number of "
+            "singular values up to τ σ₁.",
+            "",
+        ]
         lines += table(
-            ["network", "P", "N", "measures", "structure", "interval", "surely null", "at most",
-             "with a cause", "peak memory"],
+            ["network", "P", "N", "measures", "structure", "interval", "peak memory",
+             "surely null", "at most", "τ", "few data", *causes],
             [
                 (
                     r["network"],
@@ -193,10 +223,12 @@ def budgets(record: dict[str, Any], _: Path) -> list[str]:
                     time_in_words(r["measures_seconds"]),
                     time_in_words(r["structure_seconds"]),
                     time_in_words(r["interval_seconds"]),
+                    f"{r['peak_bytes'] / 1e9:.1f} GB",
                     f"{r['total']:,}",
                     f"{r['upper']:,}",
-                    f"at least {r['explained']:.1%}",
-                    f"{r['peak_bytes'] / 1e9:.1f} GB",
+                    f"{r.get('rtol', 1e-3):g}",
+                    f"{r['counts']['few data']:,}",
+                    *(f"{r['counts'][c]:,}" for c in causes),
                 )
                 for r in record["large"]
             ],
@@ -294,107 +326,6 @@ def limits(record: dict[str, Any], _: Path) -> list[str]:
     return lines
 
 
-def resolve(record: dict[str, Any], _: Path) -> list[str]:
-    """Certified answers."""
-    lines = []
-    for name, title in (
-        ("small", "A certified degenerate fraction beside a dense eigendecomposition"),
-        ("large", "The narrowest certified interval within five minutes, 0.71 M parameters"),
-    ):
-        if name in record:
-            lines += [f"### {title}", ""]
-            lines += table(
-                ["network", "P", "ε", "route", "seconds", "steps", "share in", "95 %", "status"],
-                [
-                    (
-                        r["architecture"],
-                        f"{r['parameters']:,}",
-                        f"{r['eps']:g}",
-                        r["route"],
-                        *(
-                            ["", "", "", "", f"refused: {r['refused']}"]
-                            if "refused" in r
-                            else [
-                                f"{r['seconds']:.1f}",
-                                r["steps"],
-                                f"[{r['lower']:.4f}, {r['upper']:.4f}]",
-                                "[{:.4f}, {:.4f}]".format(*r["confidence"]),
-                                r["status"],
-                            ]
-                        ),
-                    )
-                    for r in record[name]
-                ],
-            )
-    return lines
-
-
-def certify(record: dict[str, Any], _: Path) -> list[str]:
-    """Bounds against exact spectra."""
-    groups = record["certified"]
-    by_scheme: dict[str, list[dict[str, Any]]] = {}
-    for group in groups:
-        by_scheme.setdefault(group["scheme"], []).append(group)
-    coverage = record["coverage"]
-    return [
-        "### Certified bounds against exact spectra",
-        "",
-        f"{record['cases']} cases with known spectra: a matrix or a network with a start vector of "
-        "its own.",
-        "",
-        *table(
-            ["scheme", "bounds checked", "exceptions"],
-            [
-                (
-                    f"{scheme} (empirical)" if scheme == "none" else scheme,
-                    f"{sum(g['checks'] for g in rows):,}",
-                    sum(g["exceptions"] for g in rows),
-                )
-                for scheme, rows in by_scheme.items()
-            ],
-        ),
-        f"Coverage of the confidence intervals over {coverage[0]['trials']} seeds each, and the p "
-        "of the binomial test that it is below its level (smallest after Holm's correction: "
-        f"{min(c['holm'] for c in coverage):.2f}):",
-        "",
-        *table(
-            ["matrix", "type", "steps", "ε", "share", "probes", "level", "covered", "p",
-             "median width"],
-            [
-                (
-                    c["matrix"],
-                    c["dtype"],
-                    c["steps"],
-                    f"{c['eps']:g}",
-                    f"{c['share']:.3f}",
-                    c["num_probes"],
-                    f"{c['level']:.0%}",
-                    f"{c['coverage']:.1%}",
-                    f"{c['p_value']:.2f}",
-                    f"{c['median_width']:.3f}",
-                )
-                for c in coverage
-            ],
-        ),
-    ]  # fmt: skip
-
-
-def schemes(record: dict[str, Any], _: Path) -> list[str]:
-    """The automatic choice."""
-    rows = [row["auto_over_best"] for row in record["best"]]
-    found = [r["certified"] for r in rows if "certified" in r]
-    anyone = [r["all"] for r in rows]
-    return [
-        "### Which scheme reaches a width first",
-        "",
-        f"Over {len(rows)} widths, ε and networks, the automatic choice took "
-        f"{median(found):.2f} times as long as the best scheme that certifies its bounds (worst "
-        f"{max(found):.2f}), and {median(anyone):.2f} times as long as the best of all, `none` "
-        f"with its empirical bounds included (worst {max(anyone):.2f}).",
-        "",
-    ]
-
-
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "kernels": ("The kernels", kernels),
     "operators": ("Every operator", operators),
@@ -402,6 +333,8 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "limits": ("Limits", limits),
     "resolve": ("Certified answers", resolve),
     "schemes": ("Schemes", schemes),
+    "jobs": ("Batch jobs", jobs),
+    "paper_scale": ("The experiments at the paper's scale", paper_scale),
     "certify": ("Correctness", certify),
     "peers": ("Side by side with others", peers),
 }
@@ -418,7 +351,14 @@ def main() -> None:
         "two files side by side.",
         "",
     ]
-    for folder in sorted((HERE / "results").iterdir()):
+    folders = sorted((HERE / "results").iterdir())
+    if all(folder.name == "cpu" for folder in folders):
+        lines += [
+            "No accelerator has been measured yet. `python benchmarks/run.py` is the command there "
+            "too: on a CPU it ran from its beginning to its end in the same form.",
+            "",
+        ]
+    for folder in folders:
         lines += [f"# On {folder.name}", ""]
         for name, (title, section) in SECTIONS.items():
             path = folder / f"{name}.json"

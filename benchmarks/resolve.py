@@ -31,6 +31,7 @@ from landscape.spectra import (
     lanczos_run,
     resolve_fraction,
 )
+from landscape.spectra.schemes import auto_scheme
 from landscape.training import TrainConfig, fit, softmax_cross_entropy
 
 EPS = 1e-3
@@ -125,14 +126,15 @@ def large(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, dtype in (("plain", "float32"), ("residual", "float64")):
         op, loss = trained("cifar100", 128, ARCHITECTURES[name], options.epochs, 500)
         with jax.enable_x64(dtype == "float64"):
-            run = lanczos_run(
-                op.astype(np.dtype(dtype)), jax.random.key(1), capacity=options.capacity
-            )
-            start, steps, limit = time.perf_counter(), 50, options.capacity
+            op = op.astype(np.dtype(dtype))
+            limit = options.capacity or _most_steps(op)
+            start, steps = time.perf_counter(), 50
+            run = lanczos_run(op, jax.random.key(1), capacity=limit)
             while run.num_steps < limit:
                 run = run.advance(min(steps, limit))
-                jax.block_until_ready(run.state)
+                found = ends(degenerate_fraction(run.spectrum(), EPS))
                 if time.perf_counter() - start > options.seconds:
+                    rows[-1]["status"] = "time"
                     break
                 row = {
                     "architecture": name,
@@ -141,15 +143,23 @@ def large(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "eps": EPS,
                     "route": f"certified, {dtype}",
                     "seconds": time.perf_counter() - start,
-                    "status": "capacity" if run.num_steps == limit else "time",
+                    "status": "memory" if run.num_steps == limit else "",
                     "steps": run.num_steps,
-                    **ends(degenerate_fraction(run.spectrum(), EPS)),
+                    **found,
                 }
                 rows.append(row)
                 _say(row)
                 # Between looks, a fifth of the time at most is lost when it ends.
                 steps = int(np.ceil(1.25 * steps))
     return rows
+
+
+def _most_steps(op: LinearOperator) -> int:
+    """As many as half of the memory holds the vectors of."""
+    steps = 10_000
+    while auto_scheme(op.shape[0], op.dtype.itemsize, 1, steps) == "none":
+        steps -= 100
+    return steps
 
 
 def _say(row: dict[str, Any]) -> None:
@@ -170,7 +180,9 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default all")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--max-steps", type=int, default=4000)
-    parser.add_argument("--capacity", type=int, default=1200, help="steps for the large one")
+    parser.add_argument(
+        "--capacity", type=int, help="steps for the large one; default what memory holds"
+    )
     parser.add_argument("--seconds", type=float, default=300, help="for the large one")
     parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path)

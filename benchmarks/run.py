@@ -5,11 +5,11 @@
     python benchmarks/run.py --full               # as in the committed results: hours
     python benchmarks/run.py --list
 
-Results are JSON files in ``benchmarks/results/<device>/`` in full mode, in
-``runs/bench/<device>/`` in quick mode, or in ``--out``; ``report.py`` makes ``docs/benchmarks.md``
-from the former. Quick mode needs nothing but the repository and its packages; some
-of what only full mode runs needs CIFAR-100 (``LANDSCAPE_DATA``). Each script also runs by itself,
-with more options.
+Results are JSON files in ``runs/bench/<device>/``, or in ``--out``; ``report.py`` makes
+``docs/benchmarks.md`` from those in ``benchmarks/results/<device>/``. Run this script in the
+environment whose JAX knows the accelerator: ``make bench`` makes one with a CPU's. Quick mode
+needs nothing but the repository and its packages; some of what only full mode runs needs CIFAR-100
+(``LANDSCAPE_DATA``). Each script also runs by itself, with more options.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from harness import HERE, device
 SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     "kernels": (
         "share of the machine's rate, steps in products, first result",
-        ["matvec", "density", "first", "--repeats", "3"],
+        ["matvec", "density", "first", "--repeats", "5"],
         [],
     ),
     "operators": (
         "every operator and read-out, sweeps",
-        ["operators", "readouts", "decompositions", "training", "--repeats", "3"],
+        ["operators", "readouts", "decompositions", "training", "--repeats", "5"],
         ["--repeats", "10"],
     ),
     "resolve": (
@@ -58,6 +58,12 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     "schemes": ("which scheme reaches a width first (CIFAR)", None, []),
     "stacking": ("layers in one stack or one by one", None, []),
     "families": ("many small networks side by side", None, []),
+    "paper_scale": ("what the experiments cost at the paper's scale (CIFAR)", None, []),
+    "jobs": (
+        "what a batch job takes beside its steps",
+        ["--checkpoints", "40", "--seconds", "5"],
+        [],
+    ),
     "kill_and_resume": ("training that is killed again and again", None, []),
     "kill_spectra": ("a batch job that is killed, shared and broken", None, []),
 }
@@ -73,14 +79,13 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--repeats", type=int, help="of the scripts that time")
-    parser.add_argument("--out", type=Path, help="folder")
+    parser.add_argument("--out", type=Path, help="folder, default runs/bench/DEVICE")
     options = parser.parse_args()
     if options.list:
         for name, (what, quick, _) in SUITE.items():
             print(f"{name:16s} {what}{'' if quick is not None else '  (full mode only)'}")
         return
-    committed, mine = HERE / "results", HERE.parent / "runs" / "bench"
-    out = options.out or (committed if options.full else mine) / device()
+    out = options.out or HERE.parent / "runs" / "bench" / device()
     # Of this checkout, wherever another one is installed; and what the caller has.
     more = filter(None, [os.environ.get("PYTHONPATH")])
     paths = os.pathsep.join([str(HERE), str(HERE.parent / "src"), *more])

@@ -26,7 +26,6 @@ reorthogonalisation is recorded.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 # Before JAX is used: the tools share an accelerator with this process.
@@ -41,7 +40,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from harness import HERE, device, machine, write
+from harness import HERE, device, kept, machine, write
 from networks import export, mlp_network, resnet_network, transformer_network
 from peers.requirements import REQUIREMENTS
 from peers.workers import Contender, interleaved, python_of
@@ -393,18 +392,12 @@ def main() -> None:
     parser.add_argument(
         "--python", nargs="*", default=[], metavar="TOOL=PATH", help="interpreters that have a tool"
     )
-    parser.add_argument(
-        "--out", type=Path, help="default results/DEVICE/peers.json, or runs/bench/… if quick"
-    )
+    parser.add_argument("--out", type=Path, help="default runs/bench/DEVICE/peers.json")
     options = parser.parse_args()
     if options.out is None:
-        place = HERE.parent / "runs" / "bench" if options.quick else HERE / "results"
-        options.out = place / device() / "peers.json"
-    record: dict[str, Any] = {}
-    if options.out.exists():
-        # Tables that are not measured now stay as they are; each has its own time and revision.
-        record = json.loads(options.out.read_text())
-    record["environment"] = machine()
+        options.out = HERE.parent / "runs" / "bench" / device() / "peers.json"
+    # Tables that are not measured now stay as they are; each has its own time and revision.
+    record = kept(options.out)
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))

@@ -62,6 +62,50 @@ def test_rows_are_found_wherever_they_are(script):
     assert set(found) == {("table", "100 steps", "a"), ("sweep", "depth 5")}
 
 
+def test_rows_that_differ_in_their_steps_alone_are_kept_apart(script):
+    looks = [{"network": "plain", "steps": steps, "seconds": 1.0} for steps in (50, 100)]
+    found = dict(script("compare").timed_rows({"looks": looks, "alone": looks[:1]}))
+    assert set(found) == {
+        ("looks", "network plain, steps 50"), ("looks", "network plain, steps 100"),
+        ("alone", "network plain"),
+    }  # fmt: skip
+
+
+def test_a_second_run_is_told_by_its_medians(script, tmp_path):
+    again = script("peers_page").again
+    spread = [0.9, 0.95, 1.0, 1.05, 1.1]
+
+    def record(*medians):
+        rows = [
+            {"label": label, "seconds": spread, "ratios": [median * s for s in spread]}
+            for label, median in zip("ab", medians, strict=True)
+        ]
+        return {
+            "matvec": {"small": [{"label": "ours", "seconds": spread, "ratios": [1] * 5}, *rows]}
+        }
+
+    path = tmp_path / "peers-again.json"
+    (tmp_path / "peers.json").write_text(json.dumps(record(2.0, 3.0)))
+    text = "\n".join(again(record(2.1, 2.9), path))
+    assert "Of 2 median ratios to the reference 2 are within 15%" in text
+    assert "The others" not in text
+    text = "\n".join(again(record(2.1, 6.0), path))
+    assert "Of 2 median ratios to the reference 1 are within 15%" in text
+    assert "| matvec / small / b | 3x [2.7, 3.3] | 6x [5.4, 6.6] | 2.00 |" in text
+
+
+def test_numbers_of_two_machines_are_not_mixed(script, tmp_path):
+    harness = script("harness")
+    path = tmp_path / "limits.json"
+    assert harness.kept(path).keys() == {"environment"}
+    harness.write(path, {**harness.kept(path), "table": [1]})
+    assert harness.kept(path)["table"] == [1]
+    other = {"environment": {**harness.machine(), "processor": "another"}}
+    harness.write(path, other)
+    with pytest.raises(SystemExit, match="is of another machine"):
+        harness.kept(path)
+
+
 def test_the_page_is_made_from_the_committed_results(script, monkeypatch, tmp_path):
     report = script("report")
     monkeypatch.setattr(report, "DOCS", tmp_path)
