@@ -41,9 +41,10 @@ draws its own). PyTorch runs with the number of threads that was fastest.
   takes turns with the first. *First row beside it*: the seconds that the ratio is relative to; they
   differ from row to row as the machine does. *Once more* is a second process of the first row: how
   far from 1 it lies is the noise of this page.
-- One product is timed call by call, and a call may have to map its memory anew: the same program
-  takes 12 to 26 ms from one round to the next. Within densities and Lanczos runs that does not
-  happen.
+- One product is timed call by call, in turn with another process. Whether threads of that one
+  still spin, and how deep the cores have slept, makes the same program take 12 to 26 ms: the range
+  of a product's ratio is more telling than its median. Within densities and Lanczos runs products
+  follow one another, and it does not happen (13 ms, as in the section on kernels).
 - *First call* includes compilation, *preparation* what comes before it: reading, and linearising
   where that is done once. *Memory* is the most that the process had, on the accelerator where there
   is one.

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +19,6 @@ HERE = Path(__file__).parent
 
 # No more rounds of two contenders once they have taken so many seconds, but so many at least.
 ENOUGH, FEWEST = 30.0, 5
-
-# Seconds before a call: threads of the process that was called before may still spin, waiting for
-# more work, on the cores that this one needs.
-PAUSE = 0.3
 
 # The reference beside itself: what a ratio is off by when nothing differs. Not of jobs that take
 # longer than so many seconds.
@@ -170,7 +165,6 @@ def interleaved(
                     break
                 pair = [(reference, row["reference_seconds"]), (worker, row["seconds"])]
                 for who, seconds in pair if order.random() < 0.5 else pair[::-1]:
-                    time.sleep(PAUSE)
                     seconds += who.ask(run=1)["seconds"]
             _finish(contender, worker, row, read)
         except RuntimeError as error:
