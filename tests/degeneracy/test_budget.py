@@ -119,6 +119,7 @@ def plant(planted, draw, skip):
         expected["rescaling"] = n if skip == "identity" else 1
         expected["softmax"] = n + 1
     expected["always active"] = summed is not None
+    expected["near"] = any("near" in pair for pair in kinds)
     few = draw(st.sampled_from([None, None, 25]))
     return model, changed, state, (x, y), expected, few
 
@@ -176,8 +177,9 @@ def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
             assert fewer.counts == {**counts, "few data": fewer.total - budget.total}
         assert counts["unexplained"] >= 0
         assert all(count >= 0 for count in counts.values())
-        # Nothing across layers was counted that the singular values do not know of.
-        assert budget.left_out == 0
+        # Nothing across layers was counted that the singular values do not know of, unless some
+        # nearly vanish: then it is told.
+        assert not budget.left_out or (expected["near"] and "not counted" in repr(budget))
         for cause in ("elimination", "constant input", "overlap"):
             assert counts[cause] == expected[cause], (cause, counts)
         # Three linear units may depend on others besides, by chance.
