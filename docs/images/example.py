@@ -1,6 +1,6 @@
 """The network of the README's picture.
 
-landscape analyze docs/images/example.py:problem --out runs/example
+landscape analyze docs/images/example.py:problem --num-steps 1000 --out runs/example
 """
 
 import jax
