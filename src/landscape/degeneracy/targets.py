@@ -116,7 +116,10 @@ def count_targets(
             rank = _rank(augmented, where, generic, cut)
             known[where.tobytes()] = (*_by_reason(size, rank, shared, is_input), not rank, rank)
     table = np.array([known[where.tobytes()] for where in moves.T], int).reshape(-1, 8).T
-    return TargetCounts(*table[:6], table[6].astype(bool), table[7])  # type: ignore[call-arg]
+    elimination, constant, overlap, few, dependence, conditional, silent, ranks = table
+    return TargetCounts(
+        elimination, constant, overlap, few, dependence, conditional, silent.astype(bool), ranks
+    )
 
 
 def target_directions(
