@@ -8,7 +8,8 @@ import pytest
 
 from landscape.degeneracy import check_directions, degeneracy_budget, null_directions
 from landscape.degeneracy.describe import describe, logits_function
-from landscape.degeneracy.trades import normalisations, rescalings, that_are_null
+from landscape.degeneracy.trades import Units, normalisations, rescalings, that_are_null
+from landscape.models import ResNet
 
 
 class Normalised(nn.Module):
@@ -27,6 +28,23 @@ class Normalised(nn.Module):
             y = nn.BatchNorm(use_running_average=True)(z) if self.norm else z
             # A second reader of the pre-activations.
             x = f(y + z if self.again else y)
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+class Residual(nn.Module):
+    """A convolution, a block with a skip that fills up channels with zeros, and a readout."""
+
+    norm: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        def layer(width, x):
+            z = nn.Conv(width, (2, 2), use_bias=not self.norm)(x)
+            return nn.BatchNorm(use_running_average=True)(z) if self.norm else z
+
+        x = nn.relu(layer(3, x))
+        branch = layer(4, nn.relu(layer(3, x)))
+        x = nn.relu(branch + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))))
         return nn.Dense(3)(x.mean((1, 2)))
 
 
@@ -58,12 +76,12 @@ def test_every_unit_of_relus_can_be_rescaled_and_what_a_norm_undoes_is_null(norm
     network = describe(model, params, x[:1], state=state)
     logits = logits_function(model)
     null = that_are_null(rescalings(network, params), logits, params, state, x)
-    assert {number: found.tolist() for number, found in null.items()} == {
-        0: [True] * 3,
-        1: [True] * 4,
+    assert {units: found.tolist() for units, found in null.items()} == {
+        Units((0,)): [True] * 3,
+        Units((1,)): [True] * 4,
     }
     trades = normalisations(network, params, state)
-    assert list(trades) == ([0, 1] if norm else [])
+    assert list(trades) == ([Units((0,)), Units((1,))] if norm else [])
     null = that_are_null(trades, logits, params, state, x)
     assert all(found.all() for found in null.values())
 
@@ -97,6 +115,46 @@ def test_a_structural_budget_of_convolutions_counts_them(bias, live, x64):
     assert found.total == exact.total
     assert found.counts["few data"] == 0
     assert exact.counts["unexplained"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [True, False])
+def test_what_skips_add_up_is_rescaled_together(norm, x64):
+    model = Residual(norm=norm)
+    params, state, batch = generic(model, examples=120)
+    params["Conv_1"]["kernel"] = params["Conv_1"]["kernel"].at[..., 1].set(0)
+    shifted = params["BatchNorm_1" if norm else "Conv_1"]
+    shifted["bias"] = shifted["bias"].at[1].set(-100)
+    exact = degeneracy_budget(model, params, batch, state=state, method="exact")
+    found = degeneracy_budget(model, params, batch, state=state, method="structural")
+    # Two live units of the block, three channels of both sums, one that the skip fills up.
+    assert found.counts["rescaling"] == exact.counts["rescaling"] == 2 + 3 + 1
+    assert exact.counts["unexplained"] == 0
+    assert exact.counts == found.counts
+    families = {f.cause: f for f in null_directions(model, params, batch, state=state)}
+    together = {label for label in families["rescaling"].labels if "+" in label}
+    assert together == {f"Conv_0 + Conv_2: unit {unit}" for unit in range(3)}
+    (check,) = check_directions([families["rescaling"]], model, params, batch, state=state)
+    assert check.gauss_newton_norms.max() <= 1e-10 * check.scale
+
+
+@pytest.mark.parametrize(("skip", "norm"), [("identity", "batch"), ("none", "none")])
+def test_channels_of_a_residual_network_are_rescaled_in_all_its_blocks(skip, norm, x64):
+    model = ResNet(8, 3, width=2, norm=norm, skip=skip)
+    x = np.random.default_rng(0).normal(size=(20, 8, 8, 1))
+    variables = dict(jax.jit(model.init)(jax.random.key(0), x))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) + 0.3, variables)
+    params = variables.pop("params")
+    network = describe(model, params, x[:1], state=variables)
+    trades = rescalings(network, params)
+    null = that_are_null(trades, logits_function(model), params, variables, x)
+    assert all(found.all() for found in null.values())
+    counts = [(units.maps, units.start, len(found)) for units, found in null.items()]
+    if skip == "none":
+        assert counts == [((n,), 0, count) for n, count in enumerate([2, 2, 2, 4, 4, 8, 8])]
+    else:
+        stream = [((0, 2, 4, 6), 0, 2), ((4, 6), 2, 2), ((6,), 4, 4)]
+        assert counts == [*stream, ((1,), 0, 2), ((3,), 0, 4), ((5,), 0, 8)]
 
 
 @pytest.mark.slow

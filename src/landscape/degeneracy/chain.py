@@ -18,7 +18,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from landscape.curvature import jacobian
-from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.parameters import path_name
 from landscape.degeneracy.blocks import (
     INSIDE,
@@ -34,6 +33,7 @@ from landscape.degeneracy.blocks import (
 )
 from landscape.degeneracy.compensation import across_layers
 from landscape.degeneracy.describe import Logits
+from landscape.degeneracy.effects import walk_and_effects
 from landscape.degeneracy.findings import findings
 from landscape.degeneracy.jacobian_rank import Rank, rows_of
 from landscape.degeneracy.networks import Network
@@ -41,15 +41,12 @@ from landscape.degeneracy.symmetries import Change, by_map
 from landscape.degeneracy.targets import TargetCounts, count_targets
 from landscape.degeneracy.trades import (
     Trade,
+    Units,
     normalisations,
     normalised_counts,
     rescalings,
     that_are_null,
 )
-from landscape.errors import ResourceError
-
-# Bytes of the effects of a chunk of examples on their way.
-_CHUNK_BYTES = 2**27
 
 Families = dict[str, Iterator[tuple[str, Change]]]
 
@@ -105,9 +102,7 @@ def count_chain(
     ResourceError
         If what the layers read and move does not fit in the host's memory.
     """
-    _expect_room(network, params, state, inputs)
-    walk = network.walk(params, state, inputs)
-    effects = _effects(network, params, state, inputs)
+    walk, effects = walk_and_effects(network, params, state, inputs)
     cut = None if total is None else total.rtol * float(total.norm)
     # One more for the parameters that belong to no map.
     num_targets = 1 + sum(moves.shape[-1] for moves in effects)
@@ -144,8 +139,8 @@ def count_chain(
         "few data": sum(int(t.few.sum()) for t in targets),
     }
     families, close = {}, 0
-    trades: dict[int, Trade] = {}
-    null: dict[int, np.ndarray] = {}
+    trades: dict[Units, Trade] = {}
+    null: dict[Units, np.ndarray] = {}
     if network.rescalable:
         families = across_layers(network, params, state, walk, effects)
     else:
@@ -174,8 +169,8 @@ def count_chain(
             size = sum(len(part) for part in parts)
             links["rescaling"] = (
                 {n: vector[part] for n, part in enumerate(parts) if vector[part].any()}
-                for number, trade in trades.items()
-                for _, vector in trade.vectors(null[number], size)
+                for units, trade in trades.items()
+                for _, vector in trade.vectors(null[units], size)
             )
         found = _exact_increments(links, rows, blocks, len(maps), cut)
     else:
@@ -183,8 +178,11 @@ def count_chain(
         again = across_layers(network, params, state, walk, effects) if families else {}
         found = _structural_increments(families, again, maps, plain=network.skip == "none")
         if not network.rescalable:
-            silent = {number: targets[number].silent for number in trades}
-            found["rescaling"] = sum(int((null[n] & ~silent[n]).sum()) for n in trades)
+            silent = {number: t.silent for number, t in enumerate(targets)}
+            found["rescaling"] = sum(
+                int((passed & ~units.that_are(silent, len(passed))).sum())
+                for units, passed in null.items()
+            )
             found["normalisation"] = _normalised(network, logits, params, state, inputs, targets)
     counts |= {name: sum(values) for name, values in by_layer.items()} | found
     return Chain(counts, by_layer, tuple(findings(network, targets, walk, params)), close)
@@ -202,10 +200,11 @@ def _normalised(
     trades = normalisations(network, params, state)
     null = that_are_null(trades, logits, params, state, inputs)
     total = 0
-    for number in trades:
+    for units in trades:
+        (number,) = units.maps
         norm, bias = network.norm(number), network.maps[number].bias is not None
         assert norm is not None
-        total += normalised_counts(norm, bias, params, targets[number].silent, null[number])
+        total += normalised_counts(norm, bias, params, targets[number].silent, null[units])
     return total
 
 
@@ -263,27 +262,6 @@ def _structural_increments(
     return dict(zip(families, increments(links), strict=True))
 
 
-def _expect_room(network: Network, params: Any, state: Any, inputs: Any) -> None:
-    """Refuse examples whose effects do not fit in the host's memory."""
-    one = inputs[:1]
-
-    def kept() -> tuple[Any, Any]:
-        walk = network.run(params, state, one, None)
-        rows = [a_map.rows(x) for a_map, x in zip(network.maps, walk.inputs, strict=True)]
-        return rows, network.effects(params, state, one)
-
-    read, effects = jax.eval_shape(kept)
-    # Each twice: rows with a constant, effects centered.
-    each = 2 * sum(array.size * array.dtype.itemsize for array in (*read, *effects))
-    total = host_memory()
-    if each * len(inputs) > 0.9 * total:
-        raise ResourceError(
-            f"what the layers read and move on {len(inputs):,} examples takes "
-            f"{readable(each * len(inputs))}, there are {readable(total)}: take at most "
-            f"{int(0.9 * total / each):,} examples"
-        )
-
-
 def _rows_of_others(
     network: Network, logits: Logits, params: Any, state: Any, inputs: Any
 ) -> list[GivenRows]:
@@ -295,17 +273,3 @@ def _rows_of_others(
     op = jacobian(logits, params, inputs, state=state or {}, wrt=lambda path: path not in mine)
     rows = np.asarray(jax.jit(rows_of)(op, inputs))
     return [GivenRows(rows - rows.mean(1, keepdims=True))]
-
-
-def _effects(network: Network, params: Any, state: Any, inputs: Any) -> list[np.ndarray]:
-    """B of every map, chunk by chunk of the examples; the last chunk is filled up."""
-    shapes = jax.eval_shape(network.effects, params, state, inputs)
-    count = len(inputs)
-    step = max(1, min(count, _CHUNK_BYTES * count // sum(8 * b.size for b in shapes)))
-    found = [np.empty(b.shape, b.dtype) for b in shapes]
-    for start in range(0, count, step):
-        places = np.minimum(np.arange(start, start + step), count - 1)
-        part = network.effects(params, state, inputs[places])
-        for whole, piece in zip(found, part, strict=True):
-            whole[start : start + step] = np.asarray(piece)[: count - start]
-    return found

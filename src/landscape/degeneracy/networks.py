@@ -156,6 +156,9 @@ class Network:
         Whether branches are those of an ``MLP`` and 1-Lipschitz.
     norms
         By the name of a map: the batch normalisation that reads it.
+    sources
+        Of each map those whose units it reads as they are or added up, by whatever way that keeps
+        them apart; by default the one before.
     """
 
     maps: tuple[AffineMap, ...]
@@ -165,6 +168,27 @@ class Network:
     sequential: bool = True
     contracting: bool = False
     norms: tuple[tuple[str, Norm], ...] = ()
+    sources: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def reads(self) -> tuple[tuple[int, ...], ...]:
+        """``sources``, filled in."""
+        if self.sources is not None:
+            return self.sources
+        return ((), *((number,) for number in range(len(self.maps) - 1)))
+
+    @property
+    def streams(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Maps that write what the same maps read, and those that read it."""
+        groups: list[set[int]] = []
+        for sources in map(set, self.reads):
+            joined = [group for group in groups if group & sources]
+            groups = [group for group in groups if not group & sources]
+            groups += [sources.union(*joined)] if sources else []
+        return [
+            (writers, tuple(n for n, read in enumerate(self.reads) if set(read) & set(writers)))
+            for writers in sorted(tuple(sorted(group)) for group in groups)
+        ]
 
     def norm(self, number: int) -> Norm | None:
         """The normalisation that reads a map, if there is one."""
@@ -354,8 +378,11 @@ def linen_network(model: nn.Module, params: Any, state: Any, inputs: Any) -> Net
             f"the structure of {type(model).__name__} is not understood: {what}. Describe its "
             "layers by hand as HiddenLayer: the measures take those"
         )
-    sequential = _is_sequence(run, params, state, inputs)
-    return Network(tuple(found), run, False, "unknown", sequential, norms=tuple(read_by.items()))
+    sequential, sources = _order(run, params, state, inputs)
+    return Network(
+        tuple(found), run, False, "unknown", sequential,
+        norms=tuple(read_by.items()), sources=sources,
+    )  # fmt: skip
 
 
 def _norm(module: nn.BatchNorm) -> Norm:
@@ -366,11 +393,14 @@ def _norm(module: nn.BatchNorm) -> Norm:
     return Norm(scale, shift, tuple(module.path), module.epsilon)
 
 
-def _is_sequence(run: Callable[..., Walk], params: Any, state: Any, inputs: Any) -> bool:
-    """Whether each map reads what the one before gives, by the program that they trace to.
+def _order(
+    run: Callable[..., Walk], params: Any, state: Any, inputs: Any
+) -> tuple[bool, tuple[tuple[int, ...], ...]]:
+    """Whether each map reads what the one before gives, and ``Network.sources``.
 
-    One that reads more numbers than the one before has units reads images that were flattened, with
-    the units last: a concatenation, or another order of the axes, is no sequence.
+    By the program that they trace to. A map that reads more numbers than the one before has units
+    reads images that were flattened, with the units last: a concatenation, or another order of the
+    axes, is no sequence.
     """
     inputs = jnp.asarray(inputs)[:1]
     given = jax.eval_shape(lambda: run(params, state, inputs, None).preactivations)
@@ -382,20 +412,24 @@ def _is_sequence(run: Callable[..., Walk], params: Any, state: Any, inputs: Any)
         variable: frozenset([(number, False)]) for number, variable in enumerate(program.invars)
     }
 
-    def sources(variables: Sequence[Any]) -> frozenset[tuple[int, bool]]:
+    def ways_to(variables: Sequence[Any]) -> frozenset[tuple[int, bool]]:
         known = (made_from.get(v, frozenset()) for v in variables if not hasattr(v, "val"))
         return frozenset[tuple[int, bool]]().union(*known)
 
     for equation in program.eqns:
-        found = sources(equation.invars)
+        found = ways_to(equation.invars)
         if any(inner.primitive.name in MIXING for inner in (equation, *equations_inside(equation))):
             found = frozenset((number, True) for number, _ in found)
         made_from |= dict.fromkeys(equation.outvars, found)
+    sequential = True
+    sources: list[tuple[int, ...]] = [()]
     for number, (read, z) in enumerate(zip(program.outvars[1:], given[:-1], strict=True)):
-        ways = {mixed for source, mixed in sources([read]) if source == number}
+        found = ways_to([read])
+        ways = {mixed for source, mixed in found if source == number}
         if not ways or (read.aval.shape[-1] != z.shape[-1] and True in ways):
-            return False
-    return True
+            sequential = False
+        sources.append(tuple(sorted(source for source, mixed in found if not mixed)))
+    return sequential, tuple(sources)
 
 
 def _expect_plain(module: nn.Conv, name: str) -> None:

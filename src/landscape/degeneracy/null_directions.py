@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -23,13 +23,16 @@ from scipy import sparse
 
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
+from landscape.curvature.memory import host_memory, readable
 from landscape.degeneracy.compensation import across_layers
 from landscape.degeneracy.consistency import classifier_network, expect_labelled
 from landscape.degeneracy.describe import logits_function, loss_function, opened
+from landscape.degeneracy.effects import walk_and_effects
 from landscape.degeneracy.networks import Network
 from landscape.degeneracy.symmetries import flattened
 from landscape.degeneracy.targets import target_directions
 from landscape.degeneracy.trades import normalisations, rescalings, that_are_null
+from landscape.errors import InputError, ResourceError
 from landscape.results import Result
 from landscape.training.losses import example_losses
 
@@ -47,6 +50,12 @@ CAUSES = (
     "normalisation",
     "softmax",
 )
+
+# Those within the incoming weights of one unit.
+_WITHIN = {"elimination", "constant input", "overlap", "few data", "dependence", "conditional"}
+
+# Of the host's memory, for the vectors.
+_SHARE = 0.5
 
 # Columns of one product when directions are checked.
 _BLOCK = 64
@@ -126,7 +135,12 @@ class Check(Result):
 
 
 def null_directions(
-    model: Any, params: Any, batch: Any, *, state: Any = None
+    model: Any,
+    params: Any,
+    batch: Any,
+    *,
+    state: Any = None,
+    causes: Collection[str] = CAUSES,
 ) -> tuple[DirectionFamily, ...]:
     """Directions of parameter space that are null, by cause, of a classifier on a batch.
 
@@ -138,18 +152,24 @@ def null_directions(
         Its parameters, and its other collections.
     batch
         (inputs, labels).
+    causes
+        Those that are wanted, of ``CAUSES``; by default all.
 
     Returns
     -------
     One family for each cause that has any. Vectors of different causes need not be independent
     (compensations hold rescalings, translations and mixings): ``degeneracy_budget`` counts what
-    each adds.
+    each adds. Relations among what a unit reads are those up to rounding, as in a structural
+    budget; what an exact one finds between layers by decomposing them (*dependence from above*,
+    *neighbours*) has no vectors here.
 
     Raises
     ------
     InputError
-        If the structure of the model is not understood, or the batch is no pair of inputs and
-        labels.
+        If the structure of the model is not understood, the batch is no pair of inputs and
+        labels, or a cause is unknown.
+    ResourceError
+        If the vectors, or what the layers read and move, do not fit in the host's memory.
 
     Examples
     --------
@@ -161,6 +181,8 @@ def null_directions(
     ['rescaling', 'compensation', 'softmax']
     """
     expect_labelled(batch)
+    if unknown := sorted(set(causes) - set(CAUSES)):
+        raise InputError(f"causes must be of {', '.join(CAUSES)}; got {', '.join(unknown)}")
     model, state = opened(model, state)
     with jax.enable_x64(True):
         params, state, inputs = jax.tree.map(in_float64, (params, state, batch[0]))
@@ -173,9 +195,17 @@ def null_directions(
             bias = None if one.bias is None else np.asarray(one.bias.of(numbered), int)
             places.append((kernel, bias))
         found: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+        room = _SHARE * host_memory()
         for cause, label, where, values in _all(
-            model, network, params, state, inputs, places, flat.size
+            model, network, params, state, inputs, places, flat.size, causes
         ):
+            # Copied once, when a family is put together.
+            room -= 2 * (where.nbytes + values.nbytes)
+            if room < 0:
+                raise ResourceError(
+                    f"the null directions take more than {_SHARE:.0%} of the host's "
+                    f"{readable(host_memory())} ({cause}, {label}): name fewer causes"
+                )
             found.setdefault(cause, []).append((label, where, values))
     return tuple(_family(cause, found[cause], flat.size) for cause in CAUSES if cause in found)
 
@@ -191,11 +221,12 @@ def _all(
     inputs: Any,
     places: list[Any],
     size: int,
+    causes: Collection[str],
 ) -> Iterator[Entries]:
-    """Cause, label, places and values of every direction."""
-    walk = network.walk(params, state, inputs)
-    effects = network.effects(params, state, inputs)
-    for number, (one, x, moves) in enumerate(zip(network.maps, walk.inputs, effects, strict=True)):
+    """Cause, label, places and values of every direction with one of some causes."""
+    walk, effects = walk_and_effects(network, params, state, inputs)
+    within = zip(network.maps, walk.inputs, effects, strict=True) if _WITHIN & set(causes) else ()
+    for number, (one, x, moves) in enumerate(within):
         rows = np.asarray(one.rows(x))
         rows = rows.reshape(-1, rows.shape[-1])
         active = np.asarray((moves != 0).any(1)).reshape(len(rows), -1)
@@ -209,10 +240,11 @@ def _all(
                 rows, active[:, target], bias=bias is not None, is_input=number == 0,
                 of_any=of_any,
             ):  # fmt: skip
-                yield cause, f"{one.name}: unit {target}", where, vector
+                if cause in causes:
+                    yield cause, f"{one.name}: unit {target}", where, vector
     if network.rescalable:
         for cause, family in across_layers(network, params, state, walk, effects).items():
-            for label, change in family:
+            for label, change in family if cause in causes else ():
                 vector = flattened(change, places, size)
                 where = np.flatnonzero(vector)
                 if len(where):
@@ -223,11 +255,16 @@ def _all(
             ("rescaling", rescalings(network, params)),
             ("normalisation", normalisations(network, params, state)),
         ):
+            if cause not in causes:
+                continue
             null = that_are_null(trades, logits, params, state or {}, inputs)
-            for number, trade in trades.items():
-                for unit, vector in trade.vectors(null[number], size):
+            for units, trade in trades.items():
+                name = " + ".join(network.maps[number].name for number in units.maps)
+                for unit, vector in trade.vectors(null[units], size):
                     where = np.flatnonzero(vector)
-                    yield cause, f"{network.maps[number].name}: unit {unit}", where, vector[where]
+                    yield cause, f"{name}: unit {units.start + unit}", where, vector[where]
+    if "softmax" not in causes:
+        return
     kernel, bias = places[-1]
     width = kernel.shape[-1]
     for source, row in enumerate(kernel):

@@ -5,22 +5,25 @@ that reads the map's pre-activations alone has for it ``y_j = γ_j (z_j − μ_j
 frozen statistics. Two kinds of null directions are known for what they should be:
 
 - *rescaling*: what goes into a unit is multiplied by s and what comes out by 1/s. What goes in are
-  ``w_j`` and the bias, or ``γ_j`` and ``β_j``. Null if the response is positively homogeneous and
-  the next map alone reads it.
+  ``w_j`` and the bias, or ``γ_j`` and ``β_j``. Null if the response is positively homogeneous.
+  Where skips add up what several maps write, unit ``j`` is multiplied in all of them, and divided
+  in all maps that read the sum.
 - *normalisation*: ``w_j`` and the bias are multiplied by s, which ``γ_j`` and ``β_j`` undo:
   ``δγ_j = −γ_j``, ``δβ_j = −γ_j μ_j/σ_j``. Null if the normalisation alone reads the
   pre-activations.
 
 Whether they are null is tried: on a few examples unit by unit, and then on all examples a sum with
 random weights, which is null only if each of them is. They are independent of one another and of
-what is null within the incoming weights of a unit: from the first layer on, a sum of them that is
-zero has no part in ``w_j``, then none in ``γ_j`` and ``β_j``, then none in the next map.
+what is null within the incoming weights of a unit: from the first map on, a sum of them that is
+zero has no part in ``w_j``, then none in ``γ_j`` and ``β_j`` of a unit that moves the logits; so it
+has none of what multiplies that unit, and none in the maps that read it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -56,7 +59,7 @@ class Trade:
 
     @property
     def num_units(self) -> int:
-        """N."""
+        """How many."""
         return int(self.first[0][0].shape[-1])
 
     def direction(self, weights: Any, size: int, *, half: bool = False) -> Any:
@@ -78,28 +81,82 @@ class Trade:
                 yield int(unit), vector / length
 
 
-def rescalings(network: Network, params: Any) -> dict[int, Trade]:
-    """What rescaling would be for the units of each hidden map, as far as that is known."""
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """Those that a trade is of: of one map, or of several that are added up.
+
+    Attributes
+    ----------
+    maps
+        Their numbers, in the order in which they are called.
+    start
+        The first of the units.
+    """
+
+    maps: tuple[int, ...]
+    start: int = 0
+
+    def that_are(self, silent: Mapping[int, Bool[np.ndarray, " n"]], count: int) -> np.ndarray:
+        """Which of ``count`` units are silent in all maps."""
+        return np.all([silent[n][self.start : self.start + count] for n in self.maps], axis=0)
+
+
+def rescalings(network: Network, params: Any) -> dict[Units, Trade]:
+    """What rescaling would be for the units of hidden maps, as far as that is known."""
     flat, numbered = _numbered(params)
     found = {}
-    for number, (one, following) in enumerate(
-        zip(network.maps[:-1], network.maps[1:], strict=True)
-    ):
-        norm = network.norm(number)
-        into = [one.kernel, one.bias] if norm is None else [norm.scale, norm.shift]
-        places = [np.asarray(leaf.of(numbered), int) for leaf in into if leaf is not None]
-        width = places[0].shape[-1]
-        out = np.asarray(following.kernel.of(numbered), int)
-        if not network.sequential or (norm and None in into) or out.shape[-2] % width:
+    for writers, readers in network.streams:
+        into = {number: _written(network, number, numbered) for number in writers}
+        widths = {number: leaves[0].shape[-1] for number, leaves in into.items() if leaves}
+        if len(widths) < len(writers):
             continue
-        # (…, n): places in a flattened image, filters, and the reading units come first.
-        out = out.reshape(-1, out.shape[-2] // width, width, out.shape[-1])
-        out = np.moveaxis(out, 2, -1)
-        found[number] = Trade(tuple((part, flat[part]) for part in places), ((out, -flat[out]),))
+        out = [
+            _by_source(
+                network.maps[number].kernel.of(numbered),
+                max(widths[source] for source in network.reads[number]),
+            )
+            for number in readers
+        ]
+        if any(places is None for places in out):
+            continue
+        # A skip may fill up with zeros: from some unit on fewer maps are added up.
+        for start, stop in itertools.pairwise([0, *sorted(set(widths.values()))]):
+            units = Units(tuple(number for number in writers if widths[number] >= stop), start)
+            first = [leaf[..., start:stop] for number in units.maps for leaf in into[number]]
+            second = [
+                places[..., start:stop]
+                for places in out
+                if places is not None and places.shape[-1] >= stop
+            ]
+            found[units] = Trade(
+                tuple((places, flat[places]) for places in first),
+                tuple((places, -flat[places]) for places in second),
+            )
     return found
 
 
-def normalisations(network: Network, params: Any, state: Any) -> dict[int, Trade]:
+def _written(network: Network, number: int, numbered: Any) -> list[np.ndarray]:
+    """Places of what multiplies the units of a map, their axis last; none if that is not known."""
+    one, norm = network.maps[number], network.norm(number)
+    into = [one.kernel, one.bias] if norm is None else [norm.scale, norm.shift]
+    if norm is not None and None in into:
+        return []
+    return [np.asarray(leaf.of(numbered), int) for leaf in into if leaf is not None]
+
+
+def _by_source(kernel: Any, width: int) -> np.ndarray | None:
+    """Places of a kernel (…, sources, units) that reads ``width`` units, those last.
+
+    A flattened image has its units last.
+    """
+    places = np.asarray(kernel, int)
+    if places.shape[-2] % width:
+        return None
+    places = places.reshape(-1, places.shape[-2] // width, width, places.shape[-1])
+    return np.moveaxis(places, 2, -1)
+
+
+def normalisations(network: Network, params: Any, state: Any) -> dict[Units, Trade]:
     """What a batch normalisation that follows a map would undo."""
     flat, numbered = _numbered(params)
     found = {}
@@ -110,7 +167,7 @@ def normalisations(network: Network, params: Any, state: Any) -> dict[int, Trade
         into = [one.kernel, one.bias]
         places = [np.asarray(leaf.of(numbered), int) for leaf in into if leaf is not None]
         scale, shift = (np.asarray(leaf.of(numbered), int) for leaf in (norm.scale, norm.shift))
-        found[number] = Trade(
+        found[Units((number,))] = Trade(
             tuple((part, flat[part]) for part in places),
             ((scale, -flat[scale]), (shift, -flat[scale] * norm.center(state))),
         )
@@ -124,20 +181,20 @@ def _numbered(params: Any) -> tuple[np.ndarray, Any]:
 
 
 def that_are_null(
-    trades: dict[int, Trade], logits: Logits, params: Any, state: Any, inputs: Any
-) -> dict[int, Bool[np.ndarray, " n"]]:
-    """Of each map the units whose trades are null on all examples.
+    trades: Mapping[Units, Trade], logits: Logits, params: Any, state: Any, inputs: Any
+) -> dict[Units, Bool[np.ndarray, " n"]]:
+    """The units whose trades are null on all examples.
 
     Parameters
     ----------
     trades
-        By map.
+        By the units that they are of.
     logits, params, state, inputs
         The network, in float64.
 
     Returns
     -------
-    (n,) for each map; none of a map that has passed on a few examples and fails on all.
+    (n,) for each trade; none of units that have passed on a few examples and fail on all together.
     """
     flat, unflatten = ravel_pytree(params)
     state = state or {}
@@ -158,14 +215,14 @@ def that_are_null(
         )
     )
     found = {}
-    for number, trade in trades.items():
+    for number, (units, trade) in enumerate(trades.items()):
         both, first = np.asarray(one_by_one(trade, inputs[:_TRIED])).T
         passed = both <= _NULL**2 * first
         weights = np.random.default_rng(number).normal(size=trade.num_units) * passed
         total = np.zeros(2)
         for start in range(0, len(inputs), _AT_ONCE):
             total += np.asarray(together(trade, weights, inputs[start : start + _AT_ONCE]))
-        found[number] = passed & bool(total[0] <= _NULL**2 * total[1])
+        found[units] = passed & bool(total[0] <= _NULL**2 * total[1])
     return found
 
 
