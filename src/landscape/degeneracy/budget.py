@@ -17,8 +17,9 @@ adds, so that nothing is counted twice:
 4. *softmax*: the constant that the readout can add to all logits, rank [x_L, 1];
 5. what the chain does not reach is *unexplained*;
 6. *few data*: relations that any sources of a layer would have on so few examples (``targets``);
-   and what is null on the batch, and not on a reference set that holds it. The other causes are
-   counted on the reference.
+   what is null on the batch, and not on a reference set that holds it; and of the unexplained those
+   that are null for want of equations, N (C − 1) for P parameters, whatever the network. The other
+   causes are counted on the reference.
 
 The total is the nullity by singular values in float64, on its own route: through the model as it is
 and no layer of it. The singular value below which they count as zero is the cut of all links
@@ -28,9 +29,8 @@ told, its place decides what is null.
 Of a network that is too large for that, the *structural* budget counts what needs no block of a
 layer to be decomposed: all of 1.; rescaling, translation, mixing and what batch normalisations undo
 (``trades``) of 3.; and 4. These directions are null and independent; so many more are null for want
-of equations, N (C − 1) for P parameters, and called few data here. Their sum is a lower bound of
-the nullity. From above it is bounded by the certified number of singular values of the centered
-Jacobian that are greater than τ σ₁.
+of equations. Their sum is a lower bound of the nullity. From above it is bounded by the certified
+number of singular values of the centered Jacobian that are greater than τ σ₁.
 """
 
 from __future__ import annotations
@@ -167,13 +167,12 @@ class Budget(Result):
 
     def summary(self) -> str:
         """How many directions are null, and how many of them have a cause: one line."""
-        told = f"{self._headline()}; "
-        if self.method == "exact":
-            return f"{told}{self.explained:.1%} have a cause"
-        besides = (self.total - self.counts["few data"]) / self.upper if self.upper else 1.0
-        return (
-            f"{told}at least {self.explained:.1%} have a cause, {besides:.1%} one besides few data"
-        )
+        least = "" if self.method == "exact" else "at least "
+        told = f"{self._headline()}; {least}{self.explained:.1%} have a cause"
+        if not self.counts["few data"]:
+            return told
+        few = self.counts["few data"] / self.upper
+        return f"{told}, {self.explained - few:.1%} one besides few data"
 
     def __repr__(self) -> str:
         lines = [self.summary()]
@@ -218,7 +217,6 @@ class Budget(Result):
             told.append(
                 f"N (C − 1) = {equations:,} equations for {self.num_parameters:,} parameters: at "
                 f"least {self.num_parameters - equations:,} directions are null for any network"
-                + ("" if self.counts["few data"] else "; a reference set tells which these are")
             )
         if self.nearly_flat is not None:
             share, (low, high) = self.nearly_flat.estimate, self.nearly_flat.confidence_interval()
@@ -403,14 +401,16 @@ def degeneracy_budget(
         for cause in _ACROSS:
             excess = min(counts[cause], max(0, caused - int(held.nullity)))
             counts[cause], caused = counts[cause] - excess, caused - excess
-        counts["unexplained"] = int(held.nullity) - caused
-        counts["few data"] += int(rank.nullity) - int(held.nullity)
+        unreached = int(held.nullity) - caused
+        wanted = min(unreached, _wanting(op.shape[1], held.shape[0], len(whole), caused))
+        counts["unexplained"] = unreached - wanted
+        counts["few data"] += wanted + int(rank.nullity) - int(held.nullity)
     else:
         key = jax.random.key(0) if key is None else key
         lanczos: dict[str, Any] = {"key": key, "num_steps": num_steps, "num_probes": num_probes}
         rank = _interval(op, rtol, lanczos)
         size = op.shape[1]
-        missing = max(0, size - _num_equations(op.shape[0], len(inputs)) - caused)
+        missing = _wanting(size, op.shape[0], len(inputs), caused)
         counts["few data"] += missing
         total = caused + missing
         # The interval holds at its level: one that ends below what is surely null has missed.
@@ -457,9 +457,12 @@ def _nearly_null(rank: Rank) -> int:
     return int(((values > _SEEN) & (values <= rank.rtol)).sum())
 
 
-def _num_equations(num_rows: int, num_examples: int) -> int:
-    """N (C − 1): centered rows of an example add up to zero."""
-    return num_rows - num_examples
+def _wanting(num_parameters: int, num_rows: int, num_examples: int, caused: int) -> int:
+    """How many more directions than those with a cause are null for want of equations.
+
+    There are N (C − 1): centered rows of an example add up to zero.
+    """
+    return max(0, num_parameters - (num_rows - num_examples) - caused)
 
 
 def _expect_held(inputs: Any, reference: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.degeneracy.networks import Network
-from landscape.degeneracy.targets import TargetCounts, leading_columns
+from landscape.degeneracy.targets import STILL, TargetCounts, leading_columns
 
 # Units are named up to so many, and pairs of them from this cosine of their incoming weights.
 _LISTED = 12
@@ -15,9 +15,9 @@ _ALIKE = 0.99
 
 
 def findings(network: Network, targets: list[TargetCounts], walk: Any, params: Any) -> list[str]:
-    """Which units: silent ones, those that read what is dependent, pairs that overlap, or nearly.
+    """Which units are silent, constant or always active, read what is dependent, overlap or nearly.
 
-    A line for each layer.
+    A line for each layer, and one for the inputs.
 
     Parameters
     ----------
@@ -33,19 +33,27 @@ def findings(network: Network, targets: list[TargetCounts], walk: Any, params: A
     Layers without any are left out.
     """
     found = []
+    if len(still := _constant(np.asarray(walk.inputs[0]))):
+        found.append(f"inputs: {_listed(still, 'number')} constant")
     for number, (one, counts) in enumerate(zip(network.maps[:-1], targets[:-1], strict=True)):
         response = np.asarray(walk.activities[number])
         response = response.reshape(-1, response.shape[-1])
         silent = np.flatnonzero(counts.silent)
-        never = np.zeros(0, int)
+        never = always = np.zeros(0, int)
         if network.rescalable:
-            never = np.flatnonzero(np.asarray(walk.preactivations[number] <= 0).all(0))
+            active = np.asarray(walk.preactivations[number] > 0)
+            never, always = np.flatnonzero(~active.any(0)), np.flatnonzero(active.all(0))
         unread = np.setdiff1d(silent, never)
         parts = []
         if len(never):
             parts.append(f"{_units(never)} never active")
         if len(unread):
             parts.append(f"{_units(unread)} without effect on the logits")
+        still = _constant(response)
+        if len(constant := still[response[0, still] != 0]):
+            parts.append(f"{_units(constant)} constant")
+        if len(always):
+            parts.append(f"{_units(always)} active on all examples")
         if counts.dependence.any():
             parts.append(f"what {_units(np.flatnonzero(counts.dependence))} read is dependent")
         if counts.conditional.any():
@@ -66,9 +74,19 @@ def findings(network: Network, targets: list[TargetCounts], walk: Any, params: A
 
 
 def _units(numbers: np.ndarray) -> str:
-    more = ", …" if len(numbers) > _LISTED else ""
+    return _listed(numbers, "unit")
+
+
+def _listed(numbers: np.ndarray, name: str) -> str:
+    more = f", … ({len(numbers):,} of them)" if len(numbers) > _LISTED else ""
     listed = ", ".join(map(str, numbers[:_LISTED])) + more
-    return f"unit{'s' if len(numbers) > 1 else ''} {listed}"
+    return f"{name}{'s' if len(numbers) > 1 else ''} {listed}"
+
+
+def _constant(read: np.ndarray) -> np.ndarray:
+    """Which numbers are the same in all rows, up to rounding."""
+    rows = read.reshape(-1, read.shape[-1])
+    return np.flatnonzero(np.ptp(rows, axis=0) <= STILL * np.abs(rows).max(0))
 
 
 def _alike(weights: np.ndarray, silent: np.ndarray) -> list[tuple[int, int, float]]:

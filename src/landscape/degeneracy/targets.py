@@ -42,7 +42,7 @@ _SAME = 1e-10
 
 # A source that varies by no more than this share of itself is constant: at a ghost a skip and a
 # branch add up to a constant, up to rounding.
-_STILL = 1e-13
+STILL = 1e-13
 
 # A Gram matrix whose smallest eigenvalue is above this share of the largest has full rank.
 _CLEARLY_REGULAR = 1e-9
@@ -216,7 +216,7 @@ def _relations(
     zero = (largest == 0) & (smallest == 0)
     if (read == read[0]).all():
         return _Relations(np.flatnonzero(zero).tolist(), [], [])
-    still = (largest - smallest <= _STILL * np.abs(largest)) & ~zero & bias
+    still = (largest - smallest <= STILL * np.abs(largest)) & ~zero & bias
     for source in np.flatnonzero(still):
         still[source] = _moves(sources[:, source], np.ones(len(read)), weights) <= cut
     varying = np.flatnonzero(~zero & ~still)

@@ -36,6 +36,9 @@ from landscape.spectra import (
 from landscape.theory import Coordinates, Trajectory
 from landscape.training import TrainingRun
 
+# Of a budget, one for each layer.
+_FINDINGS = 6
+
 Rows = list[tuple[str, str]]
 Draw = Callable[[Any], Any]
 
@@ -270,7 +273,9 @@ def _(result: Rank) -> tuple[str, Rows, Draw]:
 @view.register
 def _(result: Budget) -> tuple[str, Rows, Draw | None]:
     rows = [(cause, f"{count:,} ({share:.2%})") for cause, count, share in result.rows()]
-    rows += [("", told) for told in (*result.notes, *result.findings[:6])]
+    more = len(result.findings) - _FINDINGS
+    rows += [("", told) for told in (*result.notes, *result.findings[:_FINDINGS])]
+    rows += [("", f"… of {more} more layers in .findings")] if more > 0 else []
     draw = (lambda ax: plots.plot_budgets(result, ax=ax)) if result.total else None
     return result.summary(), rows, draw
 
