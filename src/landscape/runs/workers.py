@@ -24,6 +24,11 @@ from landscape._xla import computes_sums_wrongly
 # How often a run looks whether it was asked to stop while its workers are busy, and each of them
 # whether its run is still there.
 POLL_SECONDS = 0.2
+
+# Of what NumPy and SciPy are built on: with two threads in each of two processes on two cores small
+# decompositions take ten to forty times as long.
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
 # How many looks a terminated worker stays after its last unit, so that the outcome is sent.
 _IDLE_POLLS = 5
 
@@ -87,6 +92,7 @@ def _worker_settings(cache: str) -> dict[str, str]:
     settings = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        **dict.fromkeys(_BLAS_THREADS, "1"),
     }
     return {"XLA_FLAGS": flags.strip()} | {
         name: os.environ.get(name, value) for name, value in settings.items()
