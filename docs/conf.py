@@ -34,6 +34,7 @@ nb_execution_mode = "off"
 html_theme = "furo"
 html_title = f"landscape {version}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["narrow.css"]
 
 autosummary_generate = True
