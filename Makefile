@@ -57,6 +57,7 @@ notebooks: $(BIN)/.installed  ## execute notebooks/*.py into notebooks/*.ipynb; 
 
 docs: $(BIN)/.installed  ## the documentation site, strictly, into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 clean:  ## remove the virtual environment, caches and the built documentation
 	rm -rf docs/_build docs/tutorials docs/api/generated docs/api/*.rst \
