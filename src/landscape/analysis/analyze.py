@@ -20,7 +20,7 @@ from landscape.degeneracy import Budget, Measures, degeneracy_budget, measures
 from landscape.degeneracy.describe import loss_function, opened
 from landscape.errors import InputError, LandscapeError, ResourceError, StoppedError
 from landscape.plots import plot_budgets, plot_fraction_of_eps, plot_spectrum
-from landscape.report import Page, Picture, Table
+from landscape.report import DPI, Page, Picture, Table
 from landscape.results import Result
 from landscape.spectra import (
     EigenPairs,
@@ -207,7 +207,7 @@ class Analysis(Result):
         if self.budget is not None:
             plot_budgets(self.budget, ax=axes["b"])
         stream = io.BytesIO()
-        figure.savefig(stream, format=kind, dpi=150)
+        figure.savefig(stream, format=kind, dpi=DPI)
         return stream.getvalue()
 
     def to_json(self) -> dict[str, Any]:

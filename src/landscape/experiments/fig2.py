@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from landscape.errors import InputError
 from landscape.experiments.claims import Claim
@@ -49,7 +50,7 @@ from landscape.experiments.flows import (
     two_units,
 )
 from landscape.experiments.inquiry import Inquiry, RunUnits
-from landscape.experiments.pictures import one_legend
+from landscape.experiments.pictures import WIDTH, one_legend
 from landscape.experiments.study import Drawn
 from landscape.plots import look
 from landscape.plots.style import tidy
@@ -169,8 +170,9 @@ def pictures(results: xr.Dataset) -> list[Drawn]:
 
 
 def _against_distance(results: xr.Dataset) -> Drawn:
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(SYSTEMS) * len(PLACES))
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    grid = figure.subplots(len(SYSTEMS), len(PLACES))
+    panels = grid.ravel()
     cases = [(system, place) for system in SYSTEMS for place in PLACES]
     for ax, (system, place) in zip(panels, cases, strict=True):
         tidy(ax)
@@ -189,7 +191,8 @@ def _against_distance(results: xr.Dataset) -> Drawn:
         ax.set_ylim(bottom=0)
         ax.set_xlabel("distance from the manifold")
         ax.set_title(f"{system}: {place}")
-    panels[0].set_ylabel("time to the level")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("time to the level")
     one_legend(figure, panels[0])
     return Drawn(
         "times",
@@ -203,7 +206,7 @@ def _against_distance(results: xr.Dataset) -> Drawn:
 
 def _surface() -> Drawn:
     """The two-unit loss over differences of weights, with trajectories."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     panels = figure.subplots(1, 2)
     # Coordinates: how the units share the outgoing weight, and how far their weights are apart.
     shares, apart = np.linspace(-1.6, 1.6, 81), np.linspace(-1.6, 1.6, 81)
@@ -242,7 +245,7 @@ def _surface() -> Drawn:
         ax.set_xlabel("z = (v₁ − v₂)/v")
         ax.set_title("plain" if kind == "plain" else "with skips")
     panels[0].set_ylabel("(J₁ − J₂) along a direction")
-    figure.colorbar(filled, ax=panels, label="log₁₀ loss, other weights held")
+    figure.colorbar(filled, ax=panels, label="log₁₀ loss, other weights held", ticks=MaxNLocator(6))
     return Drawn(
         "surface",
         "The loss of two units, and where it is degenerate",
@@ -311,6 +314,9 @@ def _typical(results: xr.Dataset) -> Drawn:
                 label="plain" if kind == "plain" else "with skips",
             )  # fmt: skip
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("time to the level")
         ax.set_title(system)
     panels[0].set_ylabel("starts that are there (%)")

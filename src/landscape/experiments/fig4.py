@@ -18,6 +18,7 @@ from landscape.experiments.claims import Claim
 from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
 from landscape.experiments.pictures import (
     MEASURE_LABELS,
+    WIDTH,
     distances,
     fraction_curves,
     one_legend,
@@ -92,8 +93,9 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
         (accuracy, measured["correlation"].values[0], MEASURE_LABELS["correlation"]),
         (accuracy, 100 * measured["top_share"].values[0], MEASURE_LABELS["top_share"]),
     ]
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True)
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    grid = figure.subplots(2, 2, sharey=True)
+    panels = grid.ravel()
     for ax, (results, values, label) in zip(panels, columns, strict=True):
         tidy(ax)
         reached = 100 * through_training(results).values[0]
@@ -104,7 +106,8 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
             ax.plot(values[side], reached[side], style.marker, color=style.color, label=name)
         ax.plot(values[middle], reached[middle], ".", color="0.6", label="others")
         ax.set_xlabel(label)
-    panels[0].set_ylabel("training accuracy, mean (%)")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("training accuracy, mean (%)")
     one_legend(figure, panels[0])
     return Drawn(
         "networks",

@@ -22,10 +22,13 @@ from landscape.plots import (
 )
 from landscape.plots.style import tidy
 
+# Inches of a page's column: a wider figure would be shown with smaller letters.
+WIDTH = 10
+
 # What each of the measures is the distance from, or the nearness to.
 MEASURE_LABELS = {
-    "incoming_norm": "mean norm of incoming weights",
-    "correlation": "mean correlation of incoming weights",
+    "incoming_norm": "norm of incoming weights",
+    "correlation": "correlation of incoming weights",
     "top_share": "variance in three directions (%)",
     "zero_probability": "responses that are 0 (%)",
 }
@@ -44,7 +47,7 @@ def standard(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
 def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
     """Accuracy and both fractions through training."""
     spectra = "degenerate" in fractions
-    figure = Figure(figsize=(12 if spectra else 5.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH if spectra else 5.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 3 if spectra else 1, squeeze=False)[0]
     plot_through_training(accuracy["accuracy"], ax=panels[0])
     panels[0].set_ylabel("training accuracy (%)")
@@ -71,7 +74,7 @@ def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
 
 def fraction_curves(fractions: xr.Dataset) -> Drawn:
     """f(ε) at the last epoch."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
     floor = float(last["noise_floor"].max())
@@ -120,7 +123,7 @@ def _mark_judged(last: xr.Dataset, ax: Any) -> None:
 def densities(fractions: xr.Dataset) -> Drawn:
     """Spectral densities at each epoch."""
     epochs = fractions["spectrum_epoch"].values
-    figure = Figure(figsize=(4.3 * len(epochs), 3.8), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 4.3 * len(epochs)), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(epochs), sharey=True))
     for ax, epoch in zip(panels, epochs, strict=True):
         part = fractions["density"].sel(spectrum_epoch=epoch).isel(images=-1)
@@ -152,7 +155,7 @@ def against_images(results: xr.Dataset, *, judged: bool) -> Drawn:
     """
     last = results.isel(spectrum_epoch=-1)
     sizes = [int(size) for size in last["images"].values]
-    figure = Figure(figsize=(4.3 * (len(sizes) + 1), 3.8), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 4.3 * (len(sizes) + 1)), 3.6), layout="constrained")
     *curves, degenerate = figure.subplots(1, len(sizes) + 1)
     for ax, size in zip(curves, sizes, strict=True):
         part = last.sel(images=size)
@@ -188,8 +191,8 @@ def draw_fractions(results: xr.Dataset, kind: str, ax: Any) -> None:
 
 def distances(results: xr.Dataset) -> Drawn:
     """How near the networks are to each singularity, through training."""
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(MEASURE_LABELS))
+    figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
+    panels = figure.subplots(2, 2).ravel()
     for ax, (name, label) in zip(panels, MEASURE_LABELS.items(), strict=True):
         along = results[name].rename(measure_epoch="epoch")
         plot_through_training(along, ax=ax, percent=label.endswith("(%)"))
@@ -207,7 +210,7 @@ def distances(results: xr.Dataset) -> Drawn:
 
 def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
     """Norms of the gradients with respect to each layer's activities."""
-    figure = Figure(figsize=(4.3 * len(epochs), 3.8), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 4.3 * len(epochs)), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(epochs), sharey=True))
     for ax, epoch in zip(panels, epochs, strict=True):
         part = results["gradient_norm"].sel(measure_epoch=epoch)
@@ -230,7 +233,7 @@ def against_level(
     values: Sequence[tuple[xr.DataArray, str]], levels: Sequence[float], label: str, *, log: bool
 ) -> Figure:
     """Quantities of each network against a level that sets the architectures apart."""
-    figure = Figure(figsize=(4.6 * len(values), 3.6), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 4.6 * len(values)), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(values)))
     for ax, (array, name) in zip(panels, values, strict=True):
         tidy(ax)

@@ -18,7 +18,7 @@ from landscape.experiments.pictures import against_images
 from landscape.experiments.scales import Group, Scale
 from landscape.experiments.study import Drawn, Study
 from landscape.plots import mean_interval
-from landscape.report import Page, Picture, Table
+from landscape.report import DPI, Page, Picture, Table
 from landscape.runs import write_atomically
 
 
@@ -369,7 +369,7 @@ def _save(drawn: Drawn, study: Study | Inquiry, figures: Path) -> bytes:
     """Keep a figure as PNG and PDF; return the PNG."""
     stem, figure = figures / f"{study.name}-{drawn.name}", drawn.figure
     content = {}
-    for kind, options in (("png", {"dpi": 150}), ("pdf", {})):
+    for kind, options in (("png", {"dpi": DPI}), ("pdf", {})):
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, **options)  # type: ignore[arg-type]
         content[kind] = stream.getvalue()

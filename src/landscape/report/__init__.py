@@ -1,5 +1,5 @@
 """One HTML page and one terminal summary from what a run found."""
 
-from landscape.report.page import Page, Picture, Table
+from landscape.report.page import DPI, Page, Picture, Table
 
-__all__ = ["Page", "Picture", "Table"]
+__all__ = ["DPI", "Page", "Picture", "Table"]

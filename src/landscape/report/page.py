@@ -8,6 +8,9 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+# Dots per inch of a page's pictures.
+DPI = 150
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -157,11 +160,19 @@ def _table_markdown(table: Table) -> str:
 
 def _picture_html(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode()
+    # Letters of one size, whatever the figure's: 96 of a browser's pixels are an inch.
+    width = round(96 * _pixels(picture.png) / DPI)
     return (
         f"<section><h2>{html.escape(picture.title)}</h2><figure>"
-        f'<img alt="{html.escape(picture.title, quote=True)}" src="data:image/png;base64,{data}">'
+        f'<img alt="{html.escape(picture.title, quote=True)}" width={width} '
+        f'src="data:image/png;base64,{data}">'
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure></section>"
     )
+
+
+def _pixels(png: bytes) -> int:
+    """Width of a PNG: after 8 bytes of signature and 8 of the first chunk's head."""
+    return int.from_bytes(png[16:20])
 
 
 # Of whatever stands in a ``div`` of this class; colours are those around it, also dark ones.
@@ -176,7 +187,9 @@ STYLE = """
 .landscape th, .landscape td { text-align: left; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid #8886; vertical-align: top; font-variant-numeric: tabular-nums; }
 .landscape th { border-bottom: 2px solid #888; }
-.landscape figure { margin: 0; } .landscape img { max-width: 100%; height: auto; }
+.landscape td:first-child { min-width: 7rem; }
+.landscape figure { margin: 0; overflow-x: auto; }
+.landscape img { max-width: max(100%, 40rem); height: auto; }
 .landscape footer { margin-top: 3rem; border-top: 1px solid #8886; }
 """
 
