@@ -30,6 +30,9 @@ MODES_LEVEL = 0.01
 SPREAD = 0.5
 CHAIN = {"target": 2.0, "start": 0.3}
 
+# Of the chain: after longer times its last steps are shorter than float64 tells times apart.
+_FOLLOWED = 1e12
+
 
 def draw_teacher(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Outgoing and incoming weights of two units, turned anyhow, and neither alike nor opposite."""
@@ -164,19 +167,20 @@ class Typical:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Learning times of the chain, in closed form and by integration."""
+    """Learning times of the chain, in closed form and, where that can be done, by integration."""
 
     depths: tuple[int, ...]
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Both, with and without skips."""
-        closed, followed = np.zeros((2, 2, len(self.depths)))
+        closed, followed = np.full((2, 2, len(self.depths)), np.nan)
         for i, skip in enumerate((False, True)):
             for j, depth in enumerate(self.depths):
                 # With skips the chain starts near 1, below its target's root.
                 start = 0.0 if skip else CHAIN["start"]
                 closed[i, j] = learning_time(depth, CHAIN["target"], start, skip=skip)
-                path = integrate(depth, CHAIN["target"], start, 2 * closed[i, j], skip=skip)
-                followed[i, j] = path.reached
+                if closed[i, j] < _FOLLOWED:
+                    path = integrate(depth, CHAIN["target"], start, 2 * closed[i, j], skip=skip)
+                    followed[i, j] = path.reached
         where = ("kind", "depth")
         return xr.Dataset({"closed": (where, closed), "followed": (where, followed)})
