@@ -286,7 +286,7 @@ def test_missing_units_are_computed_again_to_the_same_bits(finished, no_figures)
     names = [path.name for path in units_of(finished)]
     results = results_of(finished)
     training, spectrum = units_of(finished, "train-")[0], units_of(finished, "spectrum-")[-1]
-    with xr.open_dataset(training, engine="h5netcdf") as dataset:
+    with xr.open_dataset(training) as dataset:
         parameters = dataset.load()["parameters"]
     training.unlink()
     spectrum.unlink()
@@ -294,7 +294,7 @@ def test_missing_units_are_computed_again_to_the_same_bits(finished, no_figures)
     run(finished, resume=True)
     xr.testing.assert_identical(results_of(finished), results)
     again = units_of(finished, "train-")[0]
-    with xr.open_dataset(again, engine="h5netcdf") as dataset:
+    with xr.open_dataset(again) as dataset:
         xr.testing.assert_identical(dataset.load()["parameters"], parameters)
     # A unit's name holds the hash of its content: the files themselves are the same.
     assert [path.name for path in units_of(finished)] == names

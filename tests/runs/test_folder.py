@@ -4,6 +4,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -154,6 +155,34 @@ def test_a_unit_comes_back_as_it_was_written(folder, result):
     xr.testing.assert_identical(folder.read_unit(path), result(1.5))
     assert path.stat().st_mode & 0o777 == 0o644
     assert [p.name for p in (folder.path / "units").iterdir()] == [path.name]
+
+
+WIDE, FLAGS = 2**40, np.array([True, False])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "start"),
+    [
+        (xr.Dataset({"a": ("part", [1.5, np.nan])}, {"part": ["all", "layer"]}), b"CDF"),
+        (xr.Dataset({"a": ("x", np.float32([1e-30, 3]))}, {"x": [-1, 2]}), b"CDF"),
+        (xr.Dataset({"certified": ("x", FLAGS), "count": ((), 7)}), b"CDF"),
+        # What the classic format does not hold.
+        (xr.Dataset({"count": ("x", np.array([WIDE]))}), b"\x89HDF"),
+        (xr.Dataset({"a": ("x", np.zeros(0))}), b"\x89HDF"),
+        (xr.Dataset({"a": ("x", np.zeros(2**18))}), b"\x89HDF"),
+        (xr.Dataset({"a": ((), 1.0)}, attrs={"names": ["x", "y"]}), b"\x89HDF"),
+    ],
+)
+def test_units_come_back_in_either_format(folder, dataset, start):
+    path = folder.write_unit("one", {"x": 1}, dataset)
+    assert path.read_bytes().startswith(start)
+    found = folder.read_unit(path)
+    xr.testing.assert_equal(found, dataset)
+    for name, variable in dataset.data_vars.items():
+        assert found[name].dtype.kind == variable.dtype.kind
+        assert variable.dtype.kind != "f" or found[name].dtype == variable.dtype
+    with xr.open_dataset(path) as seen:
+        xr.testing.assert_equal(seen.load(), dataset)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])

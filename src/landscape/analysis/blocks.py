@@ -184,14 +184,16 @@ def _part(
         for row, end in enumerate(("", "_lower", "_upper", "_low", "_high")):
             data[name + end] = (("checkpoint", "eps"), table[row])
     values, errors = _ritz_ends(spectrum, options.largest, options.smallest)
-    data["eigenvalue"] = (("checkpoint", "rank"), values)
-    data["eigenvalue_residual"] = (("checkpoint", "rank"), errors)
+    ranks = [*range(1, options.largest + 1), *range(-options.smallest, 0)]
+    if ranks:
+        data["rank"] = ranks
+        data["eigenvalue"] = (("checkpoint", "rank"), values)
+        data["eigenvalue_residual"] = (("checkpoint", "rank"), errors)
     if options.trace_matvecs:
         found = [trace_of(op, keys[3], options) for op in members]
         data["trace"] = (("checkpoint",), [float(one.value) for one in found])
         data["trace_stderr"] = (("checkpoint",), [float(one.stderr) for one in found])
-    ranks = [*range(1, options.largest + 1), *range(-options.smallest, 0)]
-    return xr.Dataset(data, coords={"eps": list(options.eps), "rank": ranks})
+    return xr.Dataset(data, coords={"eps": list(options.eps)})
 
 
 def _ends(fraction: Fraction) -> np.ndarray:

@@ -121,7 +121,7 @@ def kept_or_done(place: Path, compute: Callable[[Path], xr.Dataset], *, keep: bo
     if agreed(done is None):
         done = compute(place)
         if keep and jax.process_index() == 0:
-            content = netcdf_bytes(done)
+            content = netcdf_bytes(done, classic=True)
             write_atomically(place.with_name(f"{place.name}.{short_hash(content)}.nc"), content)
     assert done is not None
     return done

@@ -349,14 +349,16 @@ def _part(
         )  # fmt: skip
         where = [*range(largest), *range(sum(count) - smallest, sum(count))]
         values[where], errors[where] = pairs.values, pairs.residual_norms
-    data["eigenvalue"] = (("rank",), values)
-    data["eigenvalue_residual"] = (("rank",), errors)
+    ranks = [*range(1, count[0] + 1), *range(-count[1], 0)]
+    if ranks:
+        data["rank"] = ranks
+        data["eigenvalue"] = (("rank",), values)
+        data["eigenvalue_residual"] = (("rank",), errors)
     if options.trace_matvecs:
         estimate = trace_of(op, keys[3], options)
         data["trace"] = ((), float(estimate.value))
         data["trace_stderr"] = ((), float(estimate.stderr))
-    ranks = [*range(1, count[0] + 1), *range(-count[1], 0)]
-    return xr.Dataset(data, coords={"eps": list(options.eps), "rank": ranks})
+    return xr.Dataset(data, coords={"eps": list(options.eps)})
 
 
 def lanczos_of(op: LinearOperator, key: Array, options: Options) -> tuple[LanczosRun, int]:
@@ -404,7 +406,7 @@ def loss_of(problem: Problem, chunk_size: int | None = None) -> float:
         return float("nan")
     state = () if problem.state is None else (problem.state,)
     if chunk_size is None or chunk_size >= count:
-        return float(problem.loss(problem.params, *state, problem.batch))
+        return float(_jitted(problem.loss)(problem.params, *state, problem.batch))
     of_chunk = functools.partial(problem.loss, problem.params, *state)
     return float(weighted_mean(of_chunk, problem.batch, chunk_size, problem.weight))
 

@@ -22,13 +22,13 @@ def summary(found: xr.Dataset) -> Page:
             if not np.isfinite(at["parameters"]):
                 continue
             shares = [_share(at.sel(eps=e)) for e in eps]
-            ends = [_value(at["eigenvalue"].sel(rank=r)) for r in at["rank"].values]
+            ends = [_value(at["eigenvalue"].sel(rank=r)) for r in found.get("rank", np.zeros(0))]
             row = [str(name), str(part), f"{int(at['parameters']):,}", *shares, *ends]
             if "trace" in at:
                 row.append(f"{float(at['trace']):.4g} ± {float(at['trace_stderr']):.1g}")
             rows.append(row)
     head = ["checkpoint", "part", "P", *(f"within {e:g} of 0" for e in eps)]
-    if "rank" in found.coords:
+    if "rank" in found:
         head += [f"eigenvalue {rank}" for rank in found["rank"].values]
     head += ["trace"] * ("trace" in found)
     table = Table(

@@ -47,6 +47,9 @@ NUMERICS_VERSION = 1
 # The attribute of a unit's file with what its name is a hash of.
 _INPUTS = "landscape_unit"
 
+# Bytes of data up to which a result may be of netCDF's classic format.
+_CLASSIC = 2**20
+
 # Files that are made under a temporary name get the rights that others of this process have.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -133,7 +136,7 @@ class RunFolder:
         StorageError
             If the folder cannot be written.
         """
-        content = netcdf_bytes(dataset.assign_attrs({_INPUTS: _unit_text(inputs)}))
+        content = netcdf_bytes(dataset.assign_attrs({_INPUTS: _unit_text(inputs)}), classic=True)
         path = self.path / "units" / f"{unit_stem(name, inputs)}.{short_hash(content)}.nc"
         earlier = self.unit_path(name, inputs)
         if earlier is not None:
@@ -345,8 +348,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def netcdf_bytes(dataset: xr.Dataset) -> bytes:
-    """A dataset as the bytes of a netCDF file."""
+def netcdf_bytes(dataset: xr.Dataset, *, classic: bool = False) -> bytes:
+    """A dataset as the bytes of a netCDF file.
+
+    Parameters
+    ----------
+    dataset
+        What is written.
+    classic
+        Whether the file may be of the classic format instead of HDF5, for data that it holds: of a
+        batch job's unit it is written, and read, twenty times as fast.
+    """
+    if classic and dataset.nbytes <= _CLASSIC and 0 not in dataset.sizes.values():
+        try:
+            return bytes(dataset.to_netcdf(engine="scipy"))
+        except (TypeError, ValueError, KeyError):
+            # It has no integers of 64 bits, and no lists of names as attributes.
+            pass
     # Made on a local disk first: HDF5 locks its files, and locks fail on network filesystems.
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "dataset.nc"
@@ -356,7 +374,8 @@ def netcdf_bytes(dataset: xr.Dataset) -> bytes:
 
 def from_netcdf_bytes(content: bytes) -> xr.Dataset:
     """The inverse of ``netcdf_bytes``: no file is opened, so none is locked."""
-    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
+    engine: Any = "scipy" if content.startswith(b"CDF") else "h5netcdf"
+    with xr.open_dataset(io.BytesIO(content), engine=engine) as dataset:
         return dataset.load()
 
 
