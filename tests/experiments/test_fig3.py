@@ -12,7 +12,9 @@ from landscape.experiments.networks import (
     from_dataset,
     matched_places,
     prepare,
+    spectrum_units,
     to_dataset,
+    training_units,
 )
 from landscape.experiments.scales import make_scale
 from landscape.experiments.variants import STANDARD
@@ -251,6 +253,22 @@ def test_prepared_data_are_a_fixed_stratified_subset():
 def test_unknown_data_are_refused():
     with pytest.raises(InputError, match="unknown data set 'mnist'"):
         prepare("mnist", make_scale("smoke", "digits", None).accuracy)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_spectra_are_taken_in_the_precision_of_their_group(wide, tmp_path):
+    group = make_scale("smoke", "digits", None, epochs=1).accuracy
+    group = dataclasses.replace(
+        group, seeds=1, block=1, float64=wide, spectrum_epochs=(1,), num_steps=(20,)
+    )
+    family = STUDY.families(prepare("digits", group), group, 0)[0]
+    (training,) = training_units(family)
+    trained = training.compute(tmp_path, lambda: False)
+    (unit,) = spectrum_units(family, trained)
+    assert unit.inputs["float64"] == wide
+    spectrum = from_dataset(unit.compute(tmp_path, lambda: False))
+    assert spectrum.dtype == ("float64" if wide else "float32")
+    assert (float(spectrum.noise_floor) < 1e-11) == wide
 
 
 @pytest.mark.parametrize("probes", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -87,7 +88,7 @@ class Family:
     def inputs(self) -> dict[str, Any]:
         """What every unit of the family depends on."""
         group = dataclasses.asdict(self.group)
-        for name in ("name", "seeds", "spectrum_images", "num_steps", "chunk_size"):
+        for name in ("name", "seeds", "spectrum_images", "num_steps", "chunk_size", "float64"):
             del group[name]
         return {
             "variant": self.kind.to_json(),
@@ -308,11 +309,18 @@ class TakeSpectrum:
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Take the spectrum and the operator's noise floor."""
+        wide = jax.enable_x64(True) if self.family.group.float64 else contextlib.nullcontext()
+        with wide:
+            return to_dataset(self._spectrum())
+
+    def _spectrum(self) -> LanczosSpectrum:
         family, images = self.family, self.place.images
         data = family.dataset
         part = data if images == data.num_examples else data.subset(images, _SUBSET_SEED)
         params, state = family.unflatten(self.parameters, self.state)
         arrays = part.arrays()
+        if family.group.float64:
+            params, state, arrays = jax.tree.map(_in_float64, (params, state, arrays))
         operator = hessian(
             softmax_cross_entropy(family.model),
             params,
@@ -323,14 +331,18 @@ class TakeSpectrum:
         key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + self.place.network)
         probe, trial = jax.random.split(key)
         floor = noise_floor(operator, trial)
-        spectrum = slq(
+        return slq(
             operator,
             probe,
             num_steps=self.num_steps,
             noise_floor=floor,
             capacity=max(family.group.num_steps),
         )
-        return to_dataset(spectrum)
+
+
+def _in_float64(leaf: Any) -> Any:
+    floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
+    return jnp.asarray(leaf, jnp.float64) if floating else leaf
 
 
 def spectrum_units(
@@ -344,7 +356,10 @@ def spectrum_units(
         snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
         parameters, state = snapshot["parameters"].values, snapshot["state"].values
         work = TakeSpectrum(family, place, parameters, state, num_steps)
-        inputs = {**family.inputs, **dataclasses.asdict(place), "num_steps": num_steps}
+        inputs = {
+            **family.inputs, **dataclasses.asdict(place),
+            "num_steps": num_steps, "float64": group.float64,
+        }  # fmt: skip
         label = (
             f"spectrum-{family.group.name}-{family.architecture}-{place.network:03d}"
             f"-epoch{place.epoch}-N{place.images}{where}"

@@ -47,6 +47,9 @@ class Group:
         Lanczos steps for each of the spectrum epochs, one probe.
     chunk_size
         Examples per chunk of a Hessian product; None linearises all at once.
+    float64
+        Whether curvature is taken in float64: in float32 ε = 10⁻³ can lie below the noise floor of
+        Hessians of norms above 10³, as small networks have that fit their data.
     measure_epochs
         When the distances from singularities and the gradients of activities are taken; by default
         after 0, 1 and 2 epochs and after every tenth part of the training.
@@ -69,6 +72,7 @@ class Group:
     spectrum_images: tuple[int | None, ...]
     num_steps: tuple[int, ...]
     chunk_size: int | None = None
+    float64: bool = False
     measure_epochs: tuple[int, ...] = ()
     kept_epochs: tuple[int, ...] = ()
 
@@ -250,7 +254,7 @@ def _laptop(source: Source, depth: int) -> Scale:
         group = Group(
             name="digits", depth=depth, width=width, pooled=None, num_images=None, epochs=100,
             batch_size=18, learning_rate=_RATE, seeds=5, block=5, spectrum_epochs=(0, 50, 100),
-            spectrum_images=(None,), num_steps=(100, 100, 600), kept_epochs=every,
+            spectrum_images=(None,), num_steps=(600, 600, 1000), float64=True, kept_epochs=every,
         )  # fmt: skip
         return Scale(
             "laptop", group, group,

@@ -184,8 +184,9 @@ def _footer(
 
 def _about_spectra(group: Group, named: bool) -> str:
     whose = f" of the {group.name} networks" if named else ""
+    dtype = "float64" if group.float64 else "float32"
     return (
-        f"Spectra{whose}: Hessian of the training loss in float32, {_listed(group.num_steps)} "
+        f"Spectra{whose}: Hessian of the training loss in {dtype}, {_listed(group.num_steps)} "
         f"Lanczos steps at epochs {_listed(group.spectrum_epochs)}, partial reorthogonalisation, "
         "one Gaussian probe. Estimates are Gauss quadrature; certified intervals bound the "
         "probe's own measure (Gauss–Radau, Chebyshev–Markov–Stieltjes); a wide one says that more "
