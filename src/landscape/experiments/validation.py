@@ -73,7 +73,8 @@ def settings(scale: str, dataset: str, seeds: int | None) -> dict[str, Any]:
         block=1 if small else 5,
         spectrum_epochs=(0, 4) if small else (0, 10, 100),
         spectrum_images=(None,),
-        num_steps=(30, 30) if small else (100, 100, 100),
+        num_steps=(30, 30) if small else (400, 400, 400),
+        float64=not small,
     )
     return {"scale": scale, "group": dataclasses.asdict(group)}
 
@@ -97,12 +98,18 @@ class Compare:
             softmax_cross_entropy(family.model), params, family.dataset.arrays(), state=state
         )
         with jax.enable_x64(True):
-            matrix = np.asarray(op.astype(jnp.float64).to_dense())
+            precise = op.astype(jnp.float64)
+            matrix = np.asarray(precise.to_dense())
         values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
         key = jax.random.fold_in(jax.random.key(family.seed), 2_000_000 + self.network)
         for part in (self.epoch, list(STANDARD).index(family.architecture)):
             key = jax.random.fold_in(key, part)
-        spectrum = slq(op, key, num_steps=min(self.num_steps, len(values)))
+        steps = min(self.num_steps, len(values))
+        if family.group.float64:
+            with jax.enable_x64(True):
+                spectrum = slq(precise, key, num_steps=steps)
+        else:
+            spectrum = slq(op, key, num_steps=steps)
         found: dict[str, Any] = {"eigenvalue": ("parameter", values)}
         for kind, fraction, inside in (
             ("degenerate", degenerate_fraction(spectrum, EPS), np.abs(values) <= EPS),
@@ -143,7 +150,7 @@ def compute(given: dict[str, Any], dataset: str, seed: int, run: RunUnits) -> xr
                 one = Compare(family, *arrays, network, epoch, steps)
                 inputs = {
                     **family.inputs, "kind": "compare", "network": network, "epoch": epoch,
-                    "num_steps": steps,
+                    "num_steps": steps, "float64": group.float64,
                 }  # fmt: skip
                 label = f"compare-{family.architecture}-{network:03d}-epoch{epoch}"
                 work.append(Unit(label, inputs, one))
@@ -165,7 +172,7 @@ def compute(given: dict[str, Any], dataset: str, seed: int, run: RunUnits) -> xr
             "num_examples": data.num_examples,
             "num_classes": data.num_classes,
             "depth": group.depth, "width": group.width,
-            "num_steps": list(group.num_steps),
+            "num_steps": list(group.num_steps), "dtype": "float64" if group.float64 else "float32",
         },
     )  # fmt: skip
 
@@ -284,7 +291,8 @@ def about(results: xr.Dataset) -> list[str]:
         f"{count} networks of {attrs['depth']}×{attrs['width']}, P = {attrs['num_parameters']:,}, "
         f"each at {results.sizes['epoch']} epochs: {count * results.sizes['epoch']} Hessians over "
         f"N = {attrs['num_examples']:,} images of C = {attrs['num_classes']} classes, N(C−1)/P = "
-        f"{ratio:.2f}."
+        f"{ratio:.2f}. One Gaussian probe, {attrs['num_steps'][-1]} Lanczos steps in "
+        f"{attrs['dtype']}."
     ]
 
 
@@ -301,8 +309,8 @@ INQUIRY = Inquiry(
     protocol=(
         "Plain, residual and hyper-residual networks of this size, trained as the standard "
         "protocol has it (Adam, learning rate 5·10⁻⁴, batches of 1 % of the images, 100 epochs); "
-        "Hessian of the training loss over all images; all eigenvalues in float64; one Gaussian "
-        "probe in float32. Moments are those of all eigenvalues.",
+        "Hessian of the training loss over all images; all eigenvalues in float64. "
+        "Moments are those of all eigenvalues.",
         "After A. E. Orhan and X. Pitkow, Skip Connections Eliminate Singularities, ICLR 2018.",
     ),
     about=about,
