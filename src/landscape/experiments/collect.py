@@ -237,10 +237,10 @@ def data_ratio(results: xr.Dataset) -> float:
     return float(results["images"].max()) * (attrs["num_classes"] - 1) / attrs["num_parameters"]
 
 
-def resolved(results: xr.Dataset, kind: str = "degenerate") -> xr.DataArray:
+def resolved(results: xr.Dataset, kind: str = "degenerate", widest: float = WIDEST) -> xr.DataArray:
     """Shares of a kind (``"degenerate"``, ``"negative"``, ``"curve"``); NaN where not resolved."""
     width = results[f"{kind}_upper"] - results[f"{kind}_lower"]
-    return results[kind].where(width <= WIDEST)
+    return results[kind].where(width <= widest)
 
 
 def at_matched_loss(results: xr.Dataset) -> xr.DataArray:

@@ -25,6 +25,9 @@ from landscape.plots.style import tidy
 # Inches of a page's column: a wider figure would be shown with smaller letters.
 WIDTH = 10
 
+# Certified bounds of f(ε) up to so far apart have a line between them.
+_LINE = 0.2
+
 # What each of the measures is the distance from, or the nearness to.
 MEASURE_LABELS = {
     "incoming_norm": "norm of incoming weights",
@@ -78,13 +81,12 @@ def fraction_curves(fractions: xr.Dataset) -> Drawn:
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
     floor = float(last["noise_floor"].max())
-    absolute = resolved(last, "curve"), last["curve_lower"], last["curve_upper"]
+    absolute = resolved(last, "curve", _LINE), last["curve_lower"], last["curve_upper"]
     plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
     _mark_judged(last, left)
     left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
-    arrays = (
-        resolved(last, "relative_curve"), last["relative_curve_lower"], last["relative_curve_upper"]
-    )  # fmt: skip
+    bounds = last["relative_curve_lower"], last["relative_curve_upper"]
+    arrays = resolved(last, "relative_curve", _LINE), *bounds
     plot_fraction_curve(*(array.rename(relative="eps") for array in arrays), ax=right)
     right.set_xlabel("ε / ‖H‖")
     right.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
@@ -94,7 +96,7 @@ def fraction_curves(fractions: xr.Dataset) -> Drawn:
         "How many eigenvalues lie within ε of zero, at the last epoch",
         "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with architecture "
         "and loss. Lines: mean over seeds; bands: certified bounds, means over seeds; where these "
-        f"are more than {100 * WIDEST:.0f} points apart no line is drawn. The dotted line is "
+        f"are more than {100 * _LINE:.0f} points apart no line is drawn. The dotted line is "
         "ε = 10⁻³; beside it the shares of the table, with their tighter intervals. Shaded: below "
         "the noise floor of the arithmetic.",
         figure,
@@ -160,7 +162,7 @@ def against_images(results: xr.Dataset, *, judged: bool) -> Drawn:
     for ax, size in zip(curves, sizes, strict=True):
         part = last.sel(images=size)
         plot_fraction_curve(
-            resolved(part, "curve"), part["curve_lower"], part["curve_upper"],
+            resolved(part, "curve", _LINE), part["curve_lower"], part["curve_upper"],
             ax=ax, noise_floor=float(part["noise_floor"].max()),
         )  # fmt: skip
         ax.set_title(f"N = {size:,}")
