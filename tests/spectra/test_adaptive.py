@@ -134,3 +134,9 @@ def test_a_width_that_rounding_exceeds_is_refused():
     op = DiagonalOperator(jnp.asarray(BULK, jnp.float32))
     with pytest.raises(InputError, match="cannot be certified"):
         resolve_fraction(op, jax.random.key(0), width=1e-3)
+
+
+def test_bounds_that_say_little_tell_what_narrows_them():
+    few, many = (slq(bulk(), jax.random.key(0), num_steps=m) for m in (3, 120))
+    assert "more steps narrow it: resolve_fraction" in repr(degenerate_fraction(few, 1e-3))
+    assert "resolve_fraction" not in repr(degenerate_fraction(many, 1e-3))

@@ -145,11 +145,17 @@ class Fraction(Result):
         kind = "certified" if self.certified else "empirical"
         low, high = self.confidence_interval()
         probes = f"{self.num_probes} probe{'s' if self.num_probes > 1 else ''}"
+        wide = float(self.upper - self.lower) > _OPEN
+        hint = "; more steps narrow it: resolve_fraction" if wide else ""
         return (
             f"Fraction({what}, {kind} [{self.lower:.4f}, {self.upper:.4f}] for the {probes}, "
             f"95% confidence [{low:.4f}, {high:.4f}]; interval ends ±{self.noise_floor:.1e}, "
-            f"bounds ±{self.rounding:.0e})"
+            f"bounds ±{self.rounding:.0e}{hint})"
         )
+
+
+# Bounds that are wider say little: what narrows them is told.
+_OPEN = 0.25
 
 
 def _smallest_count(mass: np.ndarray, size: int, half: float, tail: float) -> np.ndarray:
