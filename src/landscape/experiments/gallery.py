@@ -12,6 +12,7 @@ from PIL import Image
 
 from landscape.errors import InputError
 from landscape.experiments.reproduce import report
+from landscape.experiments.study_page import counted
 from landscape.report import DPI, Page, Table
 from landscape.runs import read_run_folder, write_atomically
 
@@ -40,7 +41,7 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     """
     if not folders:
         raise InputError("name at least one run folder")
-    verdicts, sections = [], []
+    verdicts, sections, statuses = [], [], []
     for number, path in enumerate(folders):
         page = report(path, console)
         text, files = page.to_markdown(f"{out.stem}/{number:02d}-{path.name}", level=2)
@@ -48,20 +49,14 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
             write_atomically(out.parent / name, _smaller(content))
         claims = json.loads((path / "claims.json").read_text())
         verdicts += [_verdict(read_run_folder(path).config["request"], one) for one in claims]
+        statuses += [one["status"] for one in claims]
         finished = json.loads((path / "timing.json").read_text()).get("finished", "unknown")
         sections.append(f"{text.strip()}\n\n*Finished: {finished}.*")
-    columns = (
-        "experiment",
-        "data",
-        "scale",
-        "claim",
-        "pairs",
-        "effect",
-        "95 % interval",
-        "verdict",
-    )
+    columns = ("run", "claim", "pairs", "effect", "95 % interval", "verdict")
     note = "Effects in the unit of the claim; accuracies and fractions in points of a hundred."
-    summary = Page("Every claim", [], [Table("Verdicts", columns, verdicts, note)], [])
+    summary = Page(
+        "Every claim", [f"{counted(statuses)}."], [Table("Verdicts", columns, verdicts, note)], []
+    )
     lines = [_HEAD, summary.to_markdown("", level=2)[0], *sections]
     write_atomically(out, "\n\n".join(line.strip() for line in lines).encode() + b"\n")
 
@@ -82,10 +77,9 @@ def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:
         return "—" if value is None else f"{factor * value:+.3g}"
 
     low, high = (told(value) for value in claim["interval"])
+    data = [] if request["experiment"] == "fig2" else [request["dataset"]]
     return (
-        request["experiment"],
-        "—" if request["experiment"] == "fig2" else request["dataset"],
-        request["scale"],
+        ", ".join([request["experiment"], *data, request["scale"]]),
         claim["claim"],
         str(claim["pairs"]),
         told(claim["effect"]),

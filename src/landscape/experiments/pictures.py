@@ -216,17 +216,20 @@ def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
     panels = np.atleast_1d(figure.subplots(1, len(epochs), sharey=True))
     for ax, epoch in zip(panels, epochs, strict=True):
         part = results["gradient_norm"].sel(measure_epoch=epoch)
-        plot_through_training(part, ax=ax, percent=False)
-        ax.set_yscale("log")
+        # Gradients that are exactly 0 have no logarithm, and are no part of the mean.
+        plot_through_training(xr.apply_ufunc(np.log10, part.where(part > 0)), ax=ax, percent=False)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_formatter("$10^{{{x:.0f}}}$")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(f"epoch {epoch}")
-    panels[0].set_ylabel("norm of ∂ℓ/∂x, mean over examples")
+    panels[0].set_ylabel("norm of ∂ℓ/∂x")
     one_legend(figure, panels[0])
     return Drawn(
         "gradients",
         "Gradients by layer",
-        "Norm of the gradient of an example's loss with respect to what a layer passes on, mean "
-        "over examples and seeds; bands: 95 % intervals. Layers are counted from the input.",
+        "Norm of the gradient of an example's loss with respect to what a layer passes on: mean "
+        "over examples, geometric mean over seeds; bands: its 95 % intervals. Networks whose "
+        "gradient is exactly 0 are left out. Layers are counted from the input.",
         figure,
     )
 
@@ -257,7 +260,7 @@ def against_level(
             ax.minorticks_off()
         ax.set_xlabel(label)
         ax.set_ylabel(name)
-    panels[0].legend(frameon=False)
+    one_legend(figure, panels[0])
     return figure
 
 

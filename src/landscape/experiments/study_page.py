@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def inquiry_page(
     return Page(
         title=f"{inquiry.title}{where} ({scale} scale)",
         lead=[
-            f"{inquiry.question} {_counted(verdicts)}.",
+            f"{inquiry.question} {counted([verdict.status for verdict in verdicts])}.",
             *(inquiry.about(results) if inquiry.about else ()),
         ],
         parts=parts,
@@ -111,13 +112,11 @@ def inquiry_page(
     )
 
 
-def _counted(verdicts: Sequence[Verdict]) -> str:
-    counts = {
-        status: sum(verdict.status == status for verdict in verdicts)
-        for status in ("holds", "fails", "undecided", "no verdict")
-    }
+def counted(statuses: Sequence[str]) -> str:
+    """How many claims hold, fail, and so on."""
+    counts = Counter(statuses)
     return (
-        f"Of {len(verdicts)} claims, {counts['holds']} hold, {counts['fails']} fail, "
+        f"Of {len(statuses)} claims, {counts['holds']} hold, {counts['fails']} fail, "
         f"{counts['undecided']} are undecided"
         + (f", {counts['no verdict']} get no verdict" if counts["no verdict"] else "")
     )
@@ -143,7 +142,8 @@ def _devices(names: Sequence[str]) -> str:
 def _lead(
     study: Study, scale: Scale, fractions: xr.Dataset, verdicts: Sequence[Verdict]
 ) -> list[str]:
-    ask = f"{study.question} {_counted(verdicts)} ({scale.accuracy.seeds} seeds per architecture)."
+    found = counted([verdict.status for verdict in verdicts])
+    ask = f"{study.question} {found} ({scale.accuracy.seeds} seeds per architecture)."
     if not study.spectra:
         return [ask]
     ratio = data_ratio(fractions)
