@@ -268,3 +268,37 @@ def test_a_newer_file_says_so(results, tmp_path):
 def test_a_file_that_cannot_be_written_is_a_storage_error(results, tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         results["trace"].save(tmp_path / "nowhere" / "result")
+
+
+def test_parts_of_a_result_have_axes_of_their_own(results):
+    analysis = results["analysis"]
+    spectrum = slq(DiagonalOperator(jnp.linspace(-1, 1, 60)), jax.random.key(0), num_steps=9)
+    dataset = dataclasses.replace(analysis, spectrum=spectrum).to_xarray()
+    assert dataset["spectrum_nodes"].dims == ("spectrum_n",)
+    assert dataset["pairs_values"].dims == ("pairs_n",)
+
+
+def test_parameters_whose_names_hold_dots_come_back_as_they_were(results, tmp_path):
+    params = {"a.b": np.ones(2), "a": {"b": np.zeros(2)}}
+    run = dataclasses.replace(results["training"], params=params)
+    again = landscape.load(run.save(tmp_path / "run"))
+    np.testing.assert_array_equal(again.params["a.b"], np.ones(2))
+    np.testing.assert_array_equal(again.params["a"]["b"], np.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["__main__.run", "cli.main", "errors.InputError", "spectra.a.b"])
+def test_a_file_names_results_alone(results, tmp_path, name, monkeypatch):
+    path = results["trace"].save(tmp_path / "one")
+    with np.load(path) as file:
+        arrays = dict(file)
+    told = json.loads(arrays["structure"].tobytes())
+    told["result"]["class"] = name
+    arrays["structure"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="cannot be read"):
+        landscape.load(path)
+    told["result"] = 3
+    arrays["structure"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="is no result"):
+        landscape.load(path)

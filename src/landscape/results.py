@@ -136,11 +136,14 @@ def load(path: str | os.PathLike[str]) -> Any:
     if newer:
         raise InputError(f"{path} was saved by landscape {version}, which is newer than this one")
     try:
-        return _put_together(structure, arrays)
-    except (KeyError, TypeError, AttributeError, ModuleNotFoundError) as error:
+        found = _put_together(structure, arrays)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path} was saved by landscape {version} and cannot be read by {__version__}: {error}"
         ) from error
+    if not isinstance(found, Result):
+        raise InputError(f"{path} is no result that was saved by landscape")
+    return found
 
 
 def _taken_apart(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -156,8 +159,12 @@ def _taken_apart(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
             # A type that NumPy does not know, such as bfloat16: its bytes.
             more["dtype"] = array.dtype.name
             array = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-        arrays[path] = array
-        return {"array": path, **more}
+        name = path
+        # Names of parameters may hold dots, and then two paths can be written alike.
+        while name in arrays:
+            name += "'"
+        arrays[name] = array
+        return {"array": name, **more}
 
     if isinstance(value, np.ndarray):
         return kept(value)
@@ -205,8 +212,10 @@ def _put_together(told: Any, arrays: dict[str, np.ndarray]) -> Any:
         parts = [_put_together(told["csr"][name], arrays) for name in ("data", "indices", "indptr")]
         return csr_array(tuple(parts), shape=tuple(told["shape"]))
     room, name = told["class"].split(".")
-    module = importlib.import_module(f"landscape.{room}")
-    found = getattr(module, name)
+    package = importlib.import_module("landscape")
+    if room not in package._ROOMS:
+        raise TypeError(f"{told['class']} is no result")
+    found = getattr(importlib.import_module(f"landscape.{room}"), name)
     if _public_name(found) != told["class"]:
         raise TypeError(f"{told['class']} is no result")
     return found(**{key: _put_together(part, arrays) for key, part in told["fields"].items()})
@@ -252,7 +261,8 @@ def _variables(result: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, Result):
-        yield from _variables(value, f"{name}_")
+        for inner, dims, part in _variables(value, f"{name}_"):
+            yield inner, dims if dims is None else tuple(_own(d, name) for d in dims), part
     elif isinstance(value, bool | np.bool_):
         yield name, None, int(value)
     elif isinstance(value, str | int | float):
@@ -266,6 +276,11 @@ def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
             yield f"{name}_{key}", _dims(np.asarray(one), None, key), np.asarray(one)
     elif _is_array(value):
         yield name, _dims(np.asarray(value), hint, name), np.asarray(value)
+
+
+def _own(dim: str, name: str) -> str:
+    """A dimension of a part: counts that its docstring calls by a letter are of that part alone."""
+    return f"{name}_{dim}" if len(dim) == 1 and dim.islower() else dim
 
 
 def _layers(name: str, arrays: list[np.ndarray], hint: Any) -> Iterator[tuple[str, Any, Any]]:

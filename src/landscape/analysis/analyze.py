@@ -116,11 +116,11 @@ class Analysis(Result):
             parts += [self._budget_table(self.budget), layers_table(self.budget, self.measures)]
         caption = (
             "Left: spectral density of the Hessian, smoothed with a Gaussian of 0.25 in "
-            "asinh(λ/ε). Middle: share of the eigenvalues within ε of zero, between certified "
+            "asinh(λ/ε). Right: share of the eigenvalues within ε of zero, between certified "
             "bounds; shaded below the noise floor."
         )
         if self.budget is not None:
-            caption += " Right: null directions of the Gauss–Newton matrix by cause."
+            caption += " Below: null directions of the Gauss–Newton matrix by cause."
         parts.append(Picture("Spectrum", caption, self.picture("png")))
         return Page(
             title=f"How degenerate is {self.name}?",

@@ -98,7 +98,11 @@ def plot_fraction_of_eps(
         _labelled(values, "eps", epsilons, label)
         for values in (shares.estimate, shares.lower, shares.upper)
     ]
-    ax = plot_fraction_curve(*arrays, ax=ax, noise_floor=floor)
+    ax = plot_fraction_curve(*arrays, ax=ax)
+    if floor > 0:
+        # Shares of an ε below it are refused: a decade of it is shown.
+        ax.axvspan(floor / 10, floor, color="0.85", zorder=0, label="below the noise floor")
+        ax.set_xlim(left=floor / 10)
     if eps is not None:
         ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
     return ax
