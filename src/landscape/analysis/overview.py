@@ -44,6 +44,9 @@ def summary(found: xr.Dataset) -> Page:
 
 
 def _kind_of_bounds(found: xr.Dataset) -> str:
+    if "certified" not in found:
+        # Of a shard without a checkpoint.
+        return "certified"
     certified = bool(np.nan_to_num(found["certified"].astype(float), nan=1.0).all())
     return "certified" if certified else "empirical (without reorthogonalisation)"
 

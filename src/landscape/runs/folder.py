@@ -375,8 +375,11 @@ def netcdf_bytes(dataset: xr.Dataset, *, classic: bool = False) -> bytes:
 def from_netcdf_bytes(content: bytes) -> xr.Dataset:
     """The inverse of ``netcdf_bytes``: no file is opened, so none is locked."""
     engine: Any = "scipy" if content.startswith(b"CDF") else "h5netcdf"
-    with xr.open_dataset(io.BytesIO(content), engine=engine) as dataset:
-        return dataset.load()
+    with xr.open_dataset(io.BytesIO(content), engine=engine) as opened:
+        dataset = opened.load()
+    # The classic format has no wider integers: products of counts would overflow.
+    short = [name for name, v in dataset.variables.items() if v.dtype == "int32"]
+    return dataset.assign({name: dataset[name].astype("int64") for name in short})
 
 
 def _checksum_path(path: Path) -> Path:
