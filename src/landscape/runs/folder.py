@@ -377,6 +377,8 @@ def from_netcdf_bytes(content: bytes) -> xr.Dataset:
     engine: Any = "scipy" if content.startswith(b"CDF") else "h5netcdf"
     with xr.open_dataset(io.BytesIO(content), engine=engine) as opened:
         dataset = opened.load()
+    if engine != "scipy":
+        return dataset
     # The classic format has no wider integers: products of counts would overflow.
     short = [name for name, v in dataset.variables.items() if v.dtype == "int32"]
     return dataset.assign({name: dataset[name].astype("int64") for name in short})
