@@ -138,6 +138,13 @@ def test_what_skips_add_up_is_rescaled_together(norm, x64):
     assert check.gauss_newton_norms.max() <= 1e-10 * check.scale
 
 
+def test_units_that_are_added_up_are_silent_if_they_are_in_all_maps():
+    silent = {0: np.array([False, True, True, True]), 2: np.array([True, False, True, True])}
+    assert Units((0, 2), 1).that_are(silent, 2).tolist() == [False, True]
+    assert Units((0,)).that_are(silent, 2).tolist() == [False, True]
+    assert Units((2,)).that_are(silent, 2).tolist() == [True, False]
+
+
 @pytest.mark.parametrize(("skip", "norm"), [("identity", "batch"), ("none", "none")])
 def test_channels_of_a_residual_network_are_rescaled_in_all_its_blocks(skip, norm, x64):
     model = ResNet(8, 3, width=2, norm=norm, skip=skip)
