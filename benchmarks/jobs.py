@@ -23,13 +23,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from harness import machine, write
 
-from landscape.analysis.measurement import (
-    Options,
-    at_checkpoint,
-    known_problem,
-    lanczos_of,
-    operator,
-)
+from landscape.analysis.matrices import operator
+from landscape.analysis.measurement import at_checkpoint, known_problem, lanczos_of
+from landscape.analysis.options import Options
 from landscape.curvature import noise_floor
 from landscape.models import MLP
 from landscape.runs import default_workers, executor

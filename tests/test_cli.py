@@ -15,7 +15,6 @@ import pytest
 
 from landscape import __version__
 from landscape.cli import main
-from landscape.cli.data import DataList
 from landscape.cli.experiments import DATASETS, Reproduce
 from landscape.data import names, registry
 from landscape.errors import (
@@ -464,13 +463,31 @@ def test_sigterm_stops_a_run_with_75_and_resume_finishes_it(tmp_path):
     assert f"report: {out / 'report.html'}" in printed.decode()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_outside_the_work_ends_the_command_too(number, monkeypatch, capsys):
-    before = signal.getsignal(number)
-    monkeypatch.setattr(DataList, "run", lambda self, console: os.kill(os.getpid(), number))
-    assert main(["data", "list"]) == 75
-    assert f"stopped by {number.name}" in capsys.readouterr().err
-    assert signal.getsignal(number) == before
+@pytest.mark.parametrize("where", ["in an import", "in a callback", "in a load function"])
+def test_a_signal_outside_the_work_ends_the_command_at_once(number, where, tmp_path):
+    send = f"os.kill(os.getpid(), {int(number)}); time.sleep(20)"
+    # Where an exception would be swallowed, or be taken for what an import raises.
+    scripts = {
+        "in an import": f"class Loader:\n    def find_spec(*a): {send}\n"
+        "sys.meta_path.insert(0, Loader())\n",
+        "in a callback": f"class Last:\n    def __del__(self): {send}\n"
+        "cli.main = lambda: [Last()] and 0\n",
+        "in a load function": "",
+    }
+    (tmp_path / "mine.py").write_text(f"import os, time\ndef problem():\n    {send}\n")
+    arguments = ["spectrum", f"{tmp_path}/mine.py:problem", "--out", str(tmp_path / "run")]
+    script = (
+        f"import os, sys, time\nfrom landscape import cli\nsys.argv[1:] = {arguments}\n"
+        f"{scripts[where]}cli.run()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 75
+    assert f"landscape: stopped by {number.name}; run again" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

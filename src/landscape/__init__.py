@@ -32,7 +32,7 @@ _ROOMS = (
 )
 
 # Public names of the package itself, and where they are.
-_NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.batch"}
+_NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.collected"}
 
 __all__ = ["__version__", "load", "open_run", *_ROOMS]
 

@@ -14,7 +14,10 @@ from pathlib import Path
 # decides.
 _STALE_SECONDS = 3600
 
-_NAME = re.compile(r"\.writing-(?P<machine>.+)-(?P<process>\d+)-[^-]*")
+# What names begin with.
+_WRITING = ".writing-"
+
+_NAME = re.compile(r"(?P<machine>.+)-(?P<process>\d+)-[^-]*")
 
 
 @functools.cache
@@ -28,20 +31,20 @@ def machine() -> str:
     return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
-def temporary_prefix() -> str:
+def temporary_prefix(kind: str = _WRITING) -> str:
     """Prefix of a temporary file or folder: it names the machine and the process that writes."""
-    return f".writing-{machine()}-{os.getpid()}-"
+    return f"{kind}{machine()}-{os.getpid()}-"
 
 
-def stale(folder: Path) -> list[Path]:
+def stale(folder: Path, kind: str = _WRITING) -> list[Path]:
     """What nobody can still be writing in a folder."""
-    return [path for path in folder.glob(".writing-*") if _is_stale(path)]
+    return [path for path in folder.glob(f"{kind}*") if _is_stale(path, kind)]
 
 
-def _is_stale(path: Path) -> bool:
-    found = _NAME.fullmatch(path.name)
+def _is_stale(path: Path, kind: str) -> bool:
+    found = _NAME.fullmatch(path.name.removeprefix(kind))
     if found is None:
-        return True
+        return kind == _WRITING
     if found["machine"] == machine():
         try:
             os.kill(int(found["process"]), 0)
@@ -49,6 +52,9 @@ def _is_stale(path: Path) -> bool:
             return True
         except OSError:
             return False
+        return False
+    if kind != _WRITING:
+        # It may be in use however old it is.
         return False
     try:
         return time.time() - path.stat().st_mtime > _STALE_SECONDS

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from landscape.analysis.batch import Job, run_job
-from landscape.analysis.measurement import Options, known_problem
+from landscape.analysis.measurement import known_problem
+from landscape.analysis.options import Options
 
 PROBLEM = """
 import jax

@@ -11,7 +11,8 @@ import xarray as xr
 import landscape
 from landscape.analysis import batch, measurement
 from landscape.analysis.batch import Job, make_units, run_job, shard_from
-from landscape.analysis.measurement import Options, at_checkpoint, known_problem, measure
+from landscape.analysis.measurement import at_checkpoint, known_problem, measure
+from landscape.analysis.options import MATRICES, Options
 from landscape.analysis.overview import summary
 from landscape.analysis.planning import plan
 from landscape.cli import main
@@ -132,7 +133,7 @@ def test_bounds_without_reorthogonalisation_are_not_called_certified(job, tmp_pa
     assert found["certified"].all()
 
 
-@pytest.mark.parametrize("matrix", measurement.MATRICES)
+@pytest.mark.parametrize("matrix", MATRICES)
 def test_every_matrix_and_each_layers_block(spec, matrix, tmp_path):
     options = dataclasses.replace(
         OPTIONS, matrix=matrix, layers=True, rank=True, trace_matvecs=20, num_probes=2

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -11,13 +12,15 @@ import pytest
 import xarray as xr
 
 import landscape
-from landscape.analysis import kept, measurement
-from landscape.analysis.batch import Job, run_job
-from landscape.analysis.measurement import Options, known_problem, measure
+from landscape.analysis import kept, measurement, planning
+from landscape.analysis.batch import Job, make_units, run_job
+from landscape.analysis.measurement import known_problem, measure
+from landscape.analysis.options import Options
+from landscape.analysis.overview import summary
 from landscape.cli import main
-from landscape.errors import InputError, ResourceError, StoppedError
+from landscape.errors import InputError, ResourceError, StoppedError, UnitsFailedError
 from landscape.runs.events import read_events
-from landscape.spectra import extremal_eigenpairs, trace
+from landscape.spectra import extremal_run, trace
 
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 
@@ -84,7 +87,8 @@ def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path, damage, caplog):
 
 
 def test_a_part_that_was_damaged_is_measured_anew(spec, tmp_path, caplog):
-    problem, options = known_problem(spec), dataclasses.replace(OPTIONS, layers=True)
+    options = dataclasses.replace(OPTIONS, layers=True, largest=0, smallest=0)
+    problem = known_problem(spec)
     undisturbed = measure(problem, options, tmp_path / "a", lambda: False)
     # Three looks at a part of thirty steps: stopped in the second part.
     with pytest.raises(StoppedError):
@@ -137,7 +141,7 @@ def test_another_loss_is_refused_in_the_same_folder(spec, tmp_path):
     run_job(one, tmp_path / "run", executor=None)
     source.write_text(text.replace("MLP(3, 5, 3)", 'MLP(3, 5, 3, skip="identity")'))
     measurement.known_problem.cache_clear()
-    with pytest.raises(InputError, match=r"its program, or a shape of its data, has changed"):
+    with pytest.raises(InputError, match=r"its program, .* or a shape of its data has changed"):
         run_job(one, tmp_path / "run", executor=None)
     source.write_text(f"{text}# A remark.\n")
     measurement.known_problem.cache_clear()
@@ -147,8 +151,7 @@ def test_another_loss_is_refused_in_the_same_folder(spec, tmp_path):
 def test_less_memory_means_fewer_vectors_at_the_ends_and_in_the_trace(spec, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        measurement, "extremal_eigenpairs",
-        lambda *a, **k: given.update(k) or extremal_eigenpairs(*a, **k),
+        measurement, "extremal_run", lambda *a, **k: given.update(k) or extremal_run(*a, **k)
     )  # fmt: skip
     monkeypatch.setattr(measurement, "trace", lambda *a, **k: given.update(k) or trace(*a, **k))
     tight = dataclasses.replace(OPTIONS, memory=10 * 113 * 4, trace_matvecs=30, num_steps=20)
@@ -162,7 +165,7 @@ def test_less_memory_means_fewer_vectors_at_the_ends_and_in_the_trace(spec, tmp_
 
 def test_less_memory_gives_the_same_in_smaller_chunks(spec, tmp_path, monkeypatch):
     problem = known_problem(spec)
-    enough = measure(problem, OPTIONS, tmp_path, lambda: False)
+    enough = measure(problem, OPTIONS, tmp_path / "enough", lambda: False)
     inner = measurement.operator
 
     def short(problem, options, part="all"):
@@ -171,7 +174,11 @@ def test_less_memory_gives_the_same_in_smaller_chunks(spec, tmp_path, monkeypatc
         return inner(problem, options, part)
 
     monkeypatch.setattr(measurement, "operator", short)
-    found = measure(problem, OPTIONS, tmp_path, lambda: False)
+    found = measure(problem, OPTIONS, tmp_path / "short", lambda: False)
+    assert bool(found["short_of_memory"].all())
+    assert not bool(enough["short_of_memory"].any())
+    named = found.expand_dims(checkpoint=["a"])
+    assert "Memory was short for 1 of them" in summary(named).parts[0].note
     assert int(found["chunk_size"][0]) == 10
     assert int(enough["chunk_size"][0]) == 0
     np.testing.assert_allclose(found["eigenvalue"], enough["eigenvalue"], rtol=1e-3)
@@ -182,24 +189,247 @@ def test_less_memory_gives_the_same_in_smaller_chunks(spec, tmp_path, monkeypatc
 
     monkeypatch.setattr(measurement, "operator", never)
     with pytest.raises(ResourceError, match="one example at a time"):
-        measure(problem, OPTIONS, tmp_path, lambda: False)
+        measure(problem, OPTIONS, tmp_path / "never", lambda: False)
+
+
+def test_memory_that_does_not_suffice_for_the_plan_does_not_end_the_job(
+    spec, tmp_path, monkeypatch, caplog
+):
+    inner = measurement.operator
+
+    def short(problem, options, part="all"):
+        if (options.chunk_size or 40) > 12:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return inner(problem, options, part)
+
+    for module in (measurement, planning):
+        monkeypatch.setattr(module, "operator", short)
+    command = ["spectrum", spec, "--out", str(tmp_path), "--num-steps", "5", "--workers", "1"]
+    assert main(command) == 0
+    assert "out of memory with 40 examples at a time; going on with 20" in caplog.text
+    assert landscape.open_run(tmp_path)["chunk_size"].values.tolist() == [[10]]
+
+
+def test_a_checkpoint_that_is_overwritten_meanwhile_is_not_stored_as_what_it_was(
+    job, checkpoints, tmp_path
+):
+    path = tmp_path / "last.npz"
+    one = dataclasses.replace(job, checkpoints=(str(path), checkpoints[2]))
+    for together in (1, 2):
+        out = tmp_path / f"run-{together}"
+        shutil.copy(checkpoints[0], path)
+        shared = dataclasses.replace(one, together=together)
+        units = make_units(shared)
+        shutil.copy(checkpoints[1], path)
+        with pytest.raises(UnitsFailedError, match="has other parameters than when the job was"):
+            run_job(shared, out, executor=None, units=units)
+        again = run_job(shared, out, executor=None)
+        assert again.sizes["checkpoint"] == 2
+
+
+CHANGING = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helping import scaled
+from landscape.curvature import Problem
+
+WEIGHTS = jnp.array([1.0, 2.0, 3.0])
+
+
+@jax.jit
+def act(h):
+    return jnp.tanh(h * WEIGHTS[None])
+
+
+def loss(w, x):
+    return jnp.mean(act(x @ w) ** 2)
+
+
+def load(path):
+    with np.load(path) as file:
+        return scaled(jnp.asarray(file["w"])), None
+
+
+def problem():
+    x = jax.random.normal(jax.random.key(0), (8, 4))
+    return Problem(loss, jnp.ones((4, 3)), x, load=load)
+"""
+
+
+def test_numbers_in_the_loss_and_what_load_gives_are_looked_at_too(tmp_path, monkeypatch):
+    helper, source = tmp_path / "helping.py", tmp_path / "numbers.py"
+    helper.write_text("def scaled(w):\n    return w\n")
+    source.write_text(CHANGING)
+    np.savez(tmp_path / "0.npz", w=np.ones((4, 3), np.float32))
+    options = Options(num_steps=5, largest=0, smallest=0)
+    one = Job(f"{source}:problem", (str(tmp_path / "0.npz"),), options=options)
+
+    def run():
+        known_problem.cache_clear()
+        sys.modules.pop("helping", None)
+        return run_job(one, tmp_path / "run", executor=None)
+
+    first = run()
+    # Another name of a function inside changes no number.
+    source.write_text(CHANGING.replace("act", "activation"))
+    xr.testing.assert_identical(run(), first)
+    source.write_text(CHANGING.replace("3.0]", "5.0]"))
+    with pytest.raises(InputError, match="a number in it"):
+        run()
+    source.write_text(CHANGING)
+    helper.write_text("def scaled(w):\n    return -2 * w\n")
+    second = run()
+    assert not np.allclose(second["nodes"], first["nodes"], equal_nan=True)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 2
+
+
+STREAMED = """
+import jax
+import jax.numpy as jnp
+
+from landscape.curvature import Problem
+
+
+def loss(w, x):
+    return jnp.mean(jnp.tanh(x @ w) ** 2)
+
+
+X = jax.random.normal(jax.random.key(0), (12, 4))
+
+
+class Stream:
+    def __iter__(self):
+        return iter([X[:8], X[8:]])
+
+
+def problem():
+    return Problem(loss, jnp.ones((4, 3)), Stream())
+
+
+def whole():
+    return Problem(loss, jnp.ones((4, 3)), X)
+"""
+
+
+def test_a_stream_of_batches_gives_what_the_whole_batch_gives(tmp_path):
+    source = tmp_path / "streamed.py"
+    source.write_text(STREAMED)
+    found = []
+    for name in ("problem", "whole"):
+        out = tmp_path / name
+        command = ["spectrum", f"{source}:{name}", "--out", str(out), "--num-steps", "12"]
+        assert main([*command, "--trace-matvecs", "12"]) == 0
+        found.append(landscape.open_run(out))
+    for name in ("loss", "trace", "eigenvalue", "degenerate"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_memory_decides_once_how_a_trace_is_taken(job, tmp_path):
+    options = dataclasses.replace(OPTIONS, trace_matvecs=30, num_steps=10)
+    one = dataclasses.replace(job, checkpoints=job.checkpoints[:1], options=options)
+    first = run_job(one, tmp_path / "run", executor=None)
+    tight = dataclasses.replace(options, memory=10 * 113 * 4)
+    other = dataclasses.replace(one, options=tight)
+    xr.testing.assert_identical(run_job(other, tmp_path / "run", executor=None), first)
+    assert first["trace_method"].values.tolist() == [["hutch++"]]
+    anew = run_job(other, tmp_path / "anew", executor=None)
+    assert anew["trace_method"].values.tolist() == [["hutchinson"]]
+
+
+def test_other_ways_of_writing_a_path_and_a_problem_are_the_same(
+    job, checkpoints, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        shutil.copy(checkpoints[number], f"{number}.npz")
+    source = Path(job.problem.rpartition(":")[0])
+    shutil.copy(source, "mine.py")
+    one = dataclasses.replace(job, problem="mine.py:problem", checkpoints=("0.npz", "1.npz"))
+    run_job(one, tmp_path / "run", executor=None)
+    paths = (str(tmp_path / "0.npz"), str(tmp_path / "1.npz"))
+    for problem in ("./mine.py:problem", f"{tmp_path}/mine.py:problem"):
+        again = dataclasses.replace(one, problem=problem, checkpoints=paths)
+        run_job(again, tmp_path / "run", executor=None)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 2
+    assert list(landscape.open_run("run")["checkpoint"].values) == list(paths)
+
+
+def test_a_damaged_result_is_left_out_of_what_is_opened(whole, tmp_path):
+    shutil.copytree(whole[1], tmp_path / "run")
+    damaged = min((tmp_path / "run" / "units").glob("*.nc"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="it is left out until the job is run again"):
+        found = landscape.open_run(tmp_path / "run")
+    assert found.sizes["checkpoint"] == 3
+
+
+@pytest.mark.parametrize("stage", ["ends", "trace"])
+def test_ends_go_on_after_a_stop_and_traces_begin_anew(spec, tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(kept, "_LONG_SECONDS", 0.0)
+    monkeypatch.setitem(sys.modules["landscape.spectra.trace"]._BLOCK_COLUMNS, "cpu", 1)
+    problem = known_problem(spec)
+    options = dataclasses.replace(OPTIONS, num_steps=10, trace_matvecs=9)
+    looks = []
+    undisturbed = measure(problem, options, tmp_path / "a", lambda: bool(looks.append(1)))
+    # One look in Lanczos, then some at the ends, then one for each product.
+    last = {"ends": 3, "trace": len(looks) - 2}[stage]
+    with pytest.raises(StoppedError):
+        measure(problem, options, tmp_path / "b", stopped_at(last))
+    names = {path.name.partition(".")[0] for path in (tmp_path / "b").iterdir()}
+    assert (
+        names
+        == {
+            "ends": {"part-0-spectrum", "part-0-ends"},
+            "trace": {"part-0-spectrum", "part-0-ends"},
+        }[stage]
+    )
+    assert len(list((tmp_path / "b").glob("part-0-ends.*.nc"))) == (stage == "trace")
+    begun = []
+    inner = measurement.extremal_run
+    monkeypatch.setattr(
+        measurement, "extremal_run", lambda *a, **k: begun.append(inner(*a, **k)) or begun[-1]
+    )
+    again = measure(problem, options, tmp_path / "b", lambda: False)
+    assert len(begun) == (stage == "ends")
+    xr.testing.assert_identical(again, undisturbed)
+
+
+def test_a_layer_called_all_is_refused(tmp_path):
+    source = tmp_path / "named.py"
+    source.write_text(
+        "import jax.numpy as jnp\n"
+        "from landscape.curvature import Problem\n"
+        "def loss(p, x):\n    return jnp.mean((x @ p['all']['w'] + p['z']['w']) ** 2)\n"
+        "def problem():\n"
+        "    params = {'all': {'w': jnp.ones(3)}, 'z': {'w': jnp.ones(())}}\n"
+        "    return Problem(loss, params, jnp.eye(3))\n"
+    )
+    one = Job(f"{source}:problem", options=dataclasses.replace(OPTIONS, layers=True))
+    with pytest.raises(InputError, match=r"a layer of .* is called 'all'"):
+        make_units(one)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_are_done(
     spec, checkpoints, tmp_path, capsys
 ):
-    broken, link, spoiled = (tmp_path / name for name in ("0.npz", "1.npz", "2.npz"))
+    broken, link, spoiled, complex_ = (tmp_path / f"{number}.npz" for number in range(4))
     broken.write_bytes(b"PK broken")
     link.symlink_to(tmp_path / "nowhere.npz")
     with np.load(checkpoints[0]) as file:
         np.savez(spoiled, **{name: np.full_like(array, np.nan) for name, array in file.items()})
+        np.savez(complex_, **{name: array + 1j for name, array in file.items()})
     arguments = [
         "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", str(tmp_path / "*.npz"),
         *checkpoints[:2], "--num-steps", "20", "--workers", "1",
     ]  # fmt: skip
     assert main(arguments) == 3
-    error = capsys.readouterr().err
-    assert "3 of 5 units failed; the others are kept" in error
+    out, error = capsys.readouterr()
+    # What is done is shown all the same.
+    assert "2 checkpoints" in out
+    assert "4 of 6 units failed; the others are kept" in error
+    assert "has the type complex64, which cannot stand for the problem's float32" in error
     assert f"the checkpoint {broken} cannot be read" in error
     assert f"{link}: " in error
     assert f"{spoiled}: the loss is nan" in error

@@ -10,7 +10,7 @@ import pytest
 
 import landscape
 from landscape.analysis.batch import make_units
-from landscape.analysis.measurement import Options
+from landscape.analysis.options import Options
 from landscape.analysis.planning import plan
 from landscape.cli import main
 from landscape.runs import worker_pool
@@ -44,7 +44,7 @@ if port != "0":
 from pathlib import Path
 
 from landscape.analysis.batch import Job, run_job
-from landscape.analysis.measurement import Options
+from landscape.analysis.options import Options
 
 options = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 found = run_job(

@@ -12,7 +12,8 @@ import xarray as xr
 import landscape
 from landscape.analysis import batch, blocks, measurement
 from landscape.analysis.batch import make_units, run_job
-from landscape.analysis.measurement import at_checkpoint, known_problem
+from landscape.analysis.measurement import at_checkpoint, known_problem, ritz_ends
+from landscape.analysis.options import Options
 from landscape.curvature import DiagonalOperator, stack
 from landscape.errors import InputError, StoppedError, UnitsFailedError
 from landscape.runs import read_run_folder
@@ -69,12 +70,17 @@ def test_blocks_are_halved_where_memory_does_not_suffice(job, in_blocks, tmp_pat
     np.testing.assert_allclose(found["degenerate"], in_blocks[0]["degenerate"], atol=1e-4)
 
 
-def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path):
+@pytest.mark.parametrize("how", ["nan", "diverged"])
+def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path, how):
     broken = tmp_path / "broken.npz"
     with np.load(job.checkpoints[0]) as file:
         arrays = dict(file)
-    name = next(iter(arrays))
-    np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
+    if how == "nan":
+        name = next(iter(arrays))
+        np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
+    else:
+        # Numbers that are finite, of a network that has diverged.
+        np.savez(broken, **{name: 1e20 * array for name, array in arrays.items()})
     names = (*job.checkpoints[:2], str(broken), *job.checkpoints[2:])
     mixed = dataclasses.replace(job, checkpoints=names, together=4)
     assert [unit.name for unit in make_units(mixed)] == [
@@ -107,7 +113,7 @@ def test_a_folder_keeps_how_it_was_begun_on_another_machine(job, in_blocks, monk
 
 
 def test_blocks_that_are_done_stay_when_more_checkpoints_come(job, tmp_path, monkeypatch):
-    fewer = dataclasses.replace(job, checkpoints=job.checkpoints[1:3], together=3)
+    fewer = dataclasses.replace(job, checkpoints=job.checkpoints[1:3], together=2)
     first = run_job(fewer, tmp_path / "run", executor=None)
     measured = []
     inner = blocks._part
@@ -116,7 +122,7 @@ def test_blocks_that_are_done_stay_when_more_checkpoints_come(job, tmp_path, mon
         "_part",
         lambda problems, *more: measured.append(len(problems)) or inner(problems, *more),
     )
-    found = run_job(dataclasses.replace(job, together=3), tmp_path / "run", executor=None)
+    found = run_job(dataclasses.replace(job, together=2), tmp_path / "run", executor=None)
     # The first and the last checkpoint, around those that were there.
     assert measured == [2]
     opened = landscape.open_run(tmp_path / "run")
@@ -149,9 +155,18 @@ def test_checkpoints_of_a_block_may_be_moved(job, in_blocks, tmp_path):
 def test_ends_are_counted_from_the_largest_and_from_the_smallest():
     values = jnp.array([-3.0, -1.0, 0.5, 2.0, 5.0])
     family = stack([DiagonalOperator(values), DiagonalOperator(2 * values)])
-    found, errors = blocks._ritz_ends(slq(family, jax.random.key(0), num_steps=5), 2, 2)
-    np.testing.assert_allclose(found, [[5, 2, -1, -3], [10, 4, -2, -6]], atol=1e-4)
-    assert (errors < 1e-3).all()
+    spectrum = slq(family, jax.random.key(0), num_steps=5)
+    for index, expected in enumerate([[5, 2, -1, -3], [10, 4, -2, -6]]):
+        found, errors = ritz_ends(spectrum, (index, 0), Options(largest=2, smallest=2))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert (errors < 1e-3).all()
+
+
+def test_what_is_kept_changes_no_block_that_it_takes_nothing_from():
+    assert list(blocks.blocks_of("aabbaa", 4)) == [(0, 1), (2, 3), (4, 5)]
+    assert list(blocks.blocks_of("aabbaa", 4, [(2, 3)])) == [(0, 1), (2, 3), (4, 5)]
+    assert list(blocks.blocks_of("aaaaaa", 2, [(1, 2)])) == [(0, 3), (1, 2), (4, 5)]
+    assert list(blocks.blocks_of(["a", "", "", "a"], 2, [(0, 3)])) == [(0, 3), (1,), (2,)]
 
 
 def test_parts_that_are_done_are_kept_when_a_block_is_stopped(job, tmp_path, monkeypatch):

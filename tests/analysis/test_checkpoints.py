@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     template = problem()
     path = tmp_path / "other.npz"
     np.savez(path, **flat({"input": template.params["input"]}))
-    with pytest.raises(InputError, match="lacks hidden/bias, hidden/kernel, output"):
+    with pytest.raises(InputError, match=r"lacks hidden/bias, hidden/kernel, .*it has input/"):
         load_checkpoint(path, template)
     wide = problem(model=MLP(3, 5, 2))
     np.savez(path, **flat(wide.params))
@@ -110,6 +110,30 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=r"cannot be read|no checkpoint that can be read"):
             load_checkpoint(tmp_path / name, template)
+
+
+def test_types_stand_for_others_where_nothing_is_lost(tmp_path):
+    template = Problem(lambda p, x: (x @ p["a.w"]).mean(), {"a.w": jnp.ones(2)}, jnp.eye(2))
+    path = tmp_path / "types.npz"
+    for array in (
+        np.array([1, 2]), np.array([True, False]), np.array([1.5, 2]),
+        np.asarray(jnp.array([1.5, 2], jnp.bfloat16)),
+    ):  # fmt: skip
+        np.savez(path, **{"a.w": array})
+        params, _ = load_checkpoint(path, template)
+        np.testing.assert_array_equal(params["a.w"], array.astype(np.float32))
+        assert params["a.w"].dtype == jnp.float32
+    for array in (np.array([1j, 2]), np.array(["a", "b"])):
+        np.savez(path, **{"a.w": array})
+        with pytest.raises(InputError, match=r"has the type .* cannot stand for the problem's"):
+            load_checkpoint(path, template)
+    counted = dataclasses.replace(template, params={"a.w": jnp.ones(2, int)})
+    np.savez(path, **{"a.w": np.array([1.5, 2])})
+    with pytest.raises(InputError, match="has the type float64"):
+        load_checkpoint(path, counted)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty"):
+        load_checkpoint(tmp_path / "empty", template)
 
 
 def test_patterns_are_found_in_order_and_once(tmp_path):

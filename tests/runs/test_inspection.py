@@ -86,6 +86,23 @@ def test_verifying_names_what_is_damaged_foreign_or_twice(folder, result):
     assert "notes.txt: no result of this run" in wrong
     assert "a second result of the same unit" in wrong
     assert "results-all.nc" in wrong
+    # Another run's, whole as it is.
+    (folder.path / "units" / "notes.txt").unlink()
+    foreign = folder.write_unit("c", {"name": "c"}, result(3.0))
+    assert f"{foreign}: was never asked for here" in "\n".join(verify_run(folder.path))
+
+
+def test_a_result_that_is_lost_is_missed_and_a_stray_file_harms_nobody(folder, result):
+    run_units(folder, units(result, "a", "b"))
+    (folder.path / "units" / "notes.nc").write_text("mine")
+    assert len(folder.finished_units()) == 2
+    (folder.path / "units" / "notes.nc").unlink()
+    lost = min((folder.path / "units").glob("*.nc"))
+    lost.unlink()
+    assert "was finished, and is not there" in "\n".join(verify_run(folder.path))
+    assert run_state(folder.path).word == "unfinished"
+    run_units(folder, units(result, "a", "b"))
+    assert verify_run(folder.path) == []
 
 
 def test_rubbish_is_told_and_then_removed(folder, result):
@@ -137,5 +154,5 @@ def test_events_of_all_processes_come_in_order_and_cut_lines_are_left_out(tmp_pa
     second = EventLog(tmp_path)
     second.add("two")
     with second.path.open("a") as stream:
-        stream.write('{"time": 1, "eve')
+        stream.write('3\n{"event": "without a time"}\n{"time": 1, "eve')
     assert [event["event"] for event in read_events(tmp_path)] == ["one", "two"]

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -166,16 +168,57 @@ def test_a_device_that_is_gone_ends_the_run(folder, work, monkeypatch):
     assert unit_names(folder) == []
 
 
-def test_what_others_have_not_claimed_is_done_after_ones_own(folder, work, result):
+def test_what_others_have_not_claimed_is_done_after_ones_own(folder, work, monkeypatch):
     units = [work.unit(name * (k + 1)) for k, name in enumerate("abcde")]
     folder.claims.folder.mkdir(exist_ok=True)
     other = open_run_folder(folder.path, folder.config, resume=True)
     assert other.claims.take(units[1].stem) == "claimed"
-    folder.events.add("failed", unit=units[3].name, error="no")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    failed = {"unit": units[3].name, "stem": units[3].stem, "error": "no"}
+    folder.events.add("failed", **failed, job="7")
     found = run_units(folder, units, own=[2, 4])
-    # Not what another one has, nor what has failed elsewhere; nor is either waited for.
+    # Not what another one has, nor what has failed in this job; nor is either waited for.
     assert work.computed == ["ccc", "eeeee", "a"]
     assert [float(one["loss"][0, 0]) for one in found] == [3.0, 5.0]
+    # Of a job that was submitted again it is tried again.
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    run_units(folder, units, own=[2, 4])
+    assert work.computed == ["ccc", "eeeee", "a", "dddd"]
+
+
+def test_more_units_are_given_out_when_workers_come(folder, work):
+    class Growing(ThreadPoolExecutor):
+        """One place at first, three when the first unit is done; none to begin with."""
+
+        asked = 0
+
+        @property
+        def _max_workers(self):
+            self.asked += 1
+            return 0 if self.asked == 1 else 1 if not work.computed else 3
+
+        @_max_workers.setter
+        def _max_workers(self, value):
+            pass
+
+    together, most = [], []
+
+    def slow(name):
+        def compute(checkpoints, should_stop):
+            together.append(name)
+            most.append(len(together))
+            time.sleep(0.3)
+            together.remove(name)
+            return inner(checkpoints, should_stop)
+
+        unit = work.unit(name)
+        inner = unit.compute
+        return dataclasses.replace(unit, compute=compute)
+
+    with Growing(3) as pool:
+        run_units(folder, [slow(name * 2) for name in "abcdefg"], executor=pool)
+    assert max(most) == 3
+    assert len(work.computed) == 7
 
 
 def test_files_are_called_by_the_kind_and_units_may_be_renamed(folder, work, result):

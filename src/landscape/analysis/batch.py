@@ -3,7 +3,8 @@
 A unit of work is one checkpoint, named by what its result depends on: its parameters, the data, the
 problem's name and the options. A job that is killed, or continued with more checkpoints, does what
 is missing and nothing twice. What the problem's loss computes is written down when a folder is
-made: one that computes something else is refused there.
+made: one that computes something else is refused there. A unit refuses a checkpoint that has become
+another one since it was named.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -25,32 +26,18 @@ import xarray as xr
 
 from landscape.analysis.blocks import ALONE, BlockMeasurement, block_size, blocks_of, kind
 from landscape.analysis.checkpoints import digest
+from landscape.analysis.collected import COMMAND, joined, named
 from landscape.analysis.digests import Digests
-from landscape.analysis.measurement import (
-    MATRICES,
-    Measurement,
-    Options,
-    at_checkpoint,
-    known_problem,
-    operator,
-)
+from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
+from landscape.analysis.measurement import Measurement, at_checkpoint, content, known_problem
+from landscape.analysis.options import MATRICES, WHOLE, Options
+from landscape.analysis.programs import expect_same_loss
 from landscape.curvature import Problem
 from landscape.curvature.memory import device_memory
-from landscape.errors import InputError, StorageError
-from landscape.runs import (
-    RunFolder,
-    StopFlag,
-    Unit,
-    open_run_folder,
-    read_run_folder,
-    run_units,
-)
-from landscape.runs.events import read_events
-from landscape.runs.folder import short_hash
+from landscape.errors import InputError, LandscapeError, StoppedError, StorageError
+from landscape.runs import StopFlag, Unit, open_run_folder, read_run_folder, run_units
 from landscape.runs.together import run_units_together
 from landscape.spectra.schemes import auto_scheme
-
-COMMAND = "spectrum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +80,22 @@ class Job:
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1; got {value}")
-        if not options.eps or min(options.eps) <= 0:
-            raise InputError(f"eps must be positive; got {options.eps}")
+        if options.chunk_size is not None and options.chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1; got {options.chunk_size}")
+        if not options.eps or not all(0 < eps < math.inf for eps in options.eps):
+            raise InputError(f"eps must be positive and finite; got {options.eps}")
+        if len(set(options.eps)) < len(options.eps):
+            raise InputError(f"each eps can be asked for once; got {options.eps}")
         if min(options.largest, options.smallest, options.trace_matvecs) < 0:
             raise InputError("numbers of eigenvalues and products cannot be negative")
+        if options.trace_matvecs == 1:
+            raise InputError(
+                "trace_matvecs must be 0, or at least 2: an error bar takes two probes"
+            )
+        if options.memory is not None and options.memory < 1:
+            raise InputError(f"memory must be positive; got {options.memory} bytes")
+        if not 0 <= options.seed < 2**63:
+            raise InputError(f"seed must be at least 0 and below 2⁶³; got {options.seed}")
         if self.across and self.together > 1:
             raise InputError("all devices work on one checkpoint, or on several together: not both")
 
@@ -137,20 +136,30 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         Numbers of the checkpoints to begin with: processes that begin elsewhere read them once.
     """
     job, problem = settled(job, folder, together=False), known_problem(job.problem)
-    known = Digests(None if folder is None else folder / "digests.json", job.problem)
+    if job.options.layers and WHOLE in layer_names(problem.params):
+        raise InputError(f"a layer of {job.problem} is called {WHOLE!r}, as all of them together")
+    # A load function may have changed, with whatever it calls: what it gives is hashed each time.
+    kept_in = None if folder is None or problem.load is not None else folder / "digests.json"
+    known = Digests(kept_in, job.problem)
     data, options = digest(problem.batch), job.measured
     count = len(job.names)
-    hashes, kinds = [""] * count, [ALONE] * count
+    hashes, kinds, unreadable = [""] * count, [ALONE] * count, [""] * count
     for number in dict.fromkeys([*first, *range(count)]):
         path = job.names[number] if job.checkpoints else ""
         there = functools.partial(at_checkpoint, problem, path, job.params_key)
         try:
-            hashes[number] = known.of(path, functools.partial(_parameters, there))
-            if job.together > 1:
-                kinds[number] = known.of(path, functools.partial(_kind, there), " kind")
-        except (InputError, OSError) as error:
+            hashes[number] = known.of(path, functools.partial(_content, there))
+        except (MemoryError, StoppedError):
+            raise
+        except Exception as error:
             # Its unit will say why, when the others are done too.
-            hashes[number] = f"unreadable {path}: {error}"
+            own = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
+            unreadable[number] = f"{own}{error}"
+            hashes[number] = f"unreadable {path}: {unreadable[number]}"
+        else:
+            if job.together > 1:
+                kind_of_it = functools.partial(_kind, there, job.options)
+                kinds[number] = known.of(path, kind_of_it, f" kind {data}")
     kept = _finished_blocks(folder, hashes) if job.together > 1 and folder is not None else []
     units = []
     spec = _absolute(job.problem)
@@ -158,15 +167,19 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         names = tuple(job.names[number] for number in block)
         inputs: dict[str, Any] = {"problem": job.problem, "data": data, "options": options}
         if len(block) == 1:
-            inputs["parameters"] = hashes[block[0]]
+            (number,) = block
+            inputs["parameters"] = hashes[number]
             path = str(Path(names[0]).absolute()) if job.checkpoints else ""
-            work: Any = Measurement(spec, path, job.params_key, job.options, job.across)
-            if hashes[block[0]].startswith("unreadable "):
-                work = Unreadable(hashes[block[0]])
+            work: Any = Measurement(
+                spec, path, job.params_key, job.options, job.across, hashes[number]
+            )
+            if unreadable[number]:
+                work = Unreadable(unreadable[number])
         else:
-            inputs["parameters"] = [hashes[number] for number in block]
+            expected = tuple(hashes[number] for number in block)
+            inputs["parameters"] = list(expected)
             paths = tuple(str(Path(name).absolute()) for name in names)
-            work = BlockMeasurement(spec, paths, job.params_key, job.options)
+            work = BlockMeasurement(spec, paths, job.params_key, job.options, expected)
         alone = len(block) == 1
         name = names[0] if alone else f"{names[0]} and {len(block) - 1} more"
         parts = () if alone else names
@@ -183,7 +196,7 @@ def _absolute(problem: str) -> str:
 
 def _finished_blocks(folder: Path, hashes: Sequence[str]) -> list[tuple[int, ...]]:
     """Numbers of the checkpoints of each block that is done in a folder."""
-    if not (folder / "config.json").exists():
+    if not os.path.exists(folder / "config.json"):
         return []
     numbers = {one: number for number, one in enumerate(hashes)}
     opened, found = read_run_folder(folder), []
@@ -211,7 +224,7 @@ class Unreadable:
 
     def __call__(self, folder: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Fail."""
-        raise InputError(self.why.partition(": ")[2])
+        raise InputError(self.why)
 
 
 def sharing_memory(job: Job, workers: int) -> Job:
@@ -235,80 +248,61 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
         Whether it is left open how many checkpoints are measured in one program.
     """
     record: Mapping[str, Any] = {}
-    if out is not None and (out / "config.json").exists():
+    if out is not None and os.path.exists(out / "config.json"):
         record = read_run_folder(out).config
-    options = job.options
-    if options.reorthogonalize == "auto":
-        scheme = record.get("options", {}).get("reorthogonalize") or _scheme(job)
-        options = dataclasses.replace(options, reorthogonalize=scheme)
-        job = dataclasses.replace(job, options=options)
+    job = dataclasses.replace(job, problem=_as_recorded(job.problem, record.get("problem", "")))
+    options = _settled_options(job, record.get("options"))
+    job = dataclasses.replace(job, options=options)
     if not together or job.across:
         return job
     if "together" in record:
         return dataclasses.replace(job, together=int(record["together"]))
     if len(job.names) == 1 or jax.default_backend() == "cpu":
         return job
-    op = operator(known_problem(job.problem), options)
+    problem = known_problem(job.problem)
+    op, _ = by_smaller_chunks(problem, options, functools.partial(operator, problem))
     return dataclasses.replace(job, together=block_size(op, options))
 
 
-def _scheme(job: Job) -> str:
-    """What ``reorthogonalize="auto"`` stands for, by the size of the problem's own parameters."""
+def _as_recorded(problem: str, recorded: str) -> str:
+    """The problem as its folder spells it, if it is the same file and function."""
+    return recorded if _absolute(problem) == _absolute(recorded) else problem
+
+
+def _settled_options(job: Job, record: Mapping[str, Any] | None) -> Options:
+    """Numbers that memory decides: those of the folder, or of the problem's own parameters here."""
+    options = job.options
     leaves = [leaf for leaf in jax.tree.leaves(known_problem(job.problem).params) if _is_real(leaf)]
     itemsize = max((np.dtype(jnp.result_type(leaf)).itemsize for leaf in leaves), default=4)
-    devices = jax.device_count() if job.across else 1
-    options = job.options
-    return auto_scheme(
-        sum(map(np.size, leaves)), itemsize, options.num_probes, options.num_steps, options.memory,
-        devices=devices,
-    )  # fmt: skip
+    size = max(sum(map(np.size, leaves)), 1)
+    settled = options.for_size(size, itemsize)
+    if options.reorthogonalize == "auto":
+        scheme = auto_scheme(
+            size, itemsize, options.num_probes, options.num_steps, options.memory,
+            devices=jax.device_count() if job.across else 1,
+        )  # fmt: skip
+        settled = dataclasses.replace(settled, reorthogonalize=scheme)
+    if record is None:
+        return settled
+    automatic = [
+        field.name
+        for field in dataclasses.fields(Options)
+        if field.name in record and getattr(options, field.name) in ("auto", None)
+        and field.name in ("reorthogonalize", "trace_method", "subspace")
+    ]  # fmt: skip
+    return dataclasses.replace(settled, **{name: record[name] for name in automatic})
 
 
 def _is_real(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
-def expect_same_loss(job: Job, folder: RunFolder) -> None:
-    """Refuse a problem whose loss computes something else than when the folder was made.
-
-    It is compared by its program, less what is no number in it; programs of other versions of JAX
-    are not compared.
-
-    Raises
-    ------
-    InputError
-        If it does.
-    """
-    now = {"jax": jax.__version__, "program": _program(known_problem(job.problem))}
-    path = folder.path / "loss.json"
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        folder.write_json(path.name, now)
-        return
-    if before.get("jax") == now["jax"] and before.get("program") != now["program"]:
-        raise InputError(
-            f"the loss of {job.problem} is not the one that the results in {folder.path} are of: "
-            "its program, or a shape of its data, has changed. Choose another --out"
-        )
+def _content(there: Callable[[], Problem]) -> str:
+    return content(there())
 
 
-def _program(problem: Problem) -> str:
-    """A hash of what the loss computes; empty of a stream."""
-    state = () if problem.state is None else (problem.state,)
-    if hasattr(problem.batch, "__next__") or not jax.tree.leaves(problem.batch):
-        return ""
-    text = str(jax.make_jaxpr(problem.loss)(problem.params, *state, problem.batch))
-    return short_hash(re.sub(r" at 0x[0-9a-f]+", "", text).encode())
-
-
-def _parameters(there: Callable[[], Problem]) -> str:
-    problem = there()
-    return digest((problem.params, problem.state))
-
-
-def _kind(there: Callable[[], Problem]) -> str:
-    return kind(there())
+def _kind(there: Callable[[], Problem], options: Options) -> str:
+    return kind(there(), options)
 
 
 def run_job(
@@ -347,7 +341,7 @@ def run_job(
     """
     job = settled(job, out, together=False)
     folder = open_run_folder(out, job.config(), resume=True)
-    expect_same_loss(job, folder)
+    expect_same_loss(job.problem, job.options, folder)
     mine = range(len(job.names))[shard[0] :: shard[1]]
     units = list(make_units(job, out, mine) if units is None else units)
     asked = units[shard[0] :: shard[1]]
@@ -359,93 +353,8 @@ def run_job(
             own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
         )  # fmt: skip
     return joined(
-        [_named(one, unit.parts or (unit.name,)) for unit, one in zip(asked, results, strict=True)]
+        [named(one, unit.parts or (unit.name,)) for unit, one in zip(asked, results, strict=True)]
     )
-
-
-def _named(result: xr.Dataset, checkpoints: Sequence[str]) -> xr.Dataset:
-    """A unit's result, alone or of a block, with the names of its checkpoints."""
-    if "checkpoint" not in result.dims:
-        return result.expand_dims(checkpoint=list(checkpoints))
-    return result.assign_coords(checkpoint=list(checkpoints))
-
-
-def joined(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The results of all units as one, by the names of their checkpoints.
-
-    Checkpoints of networks with other layers have NaN for parts that they do not have.
-    """
-    if not results:
-        return xr.Dataset(coords={"checkpoint": []})
-    return xr.concat(
-        results, "checkpoint", join="outer", data_vars="all", coords="minimal", compat="override"
-    )
-
-
-def open_run(path: Path | str) -> xr.Dataset:
-    """The results of a run folder as one labelled dataset.
-
-    Parameters
-    ----------
-    path
-        A folder of ``landscape spectrum``, finished or not, or a finished one of ``landscape
-        reproduce``.
-
-    Returns
-    -------
-    Of a batch job what is done, by ``checkpoint``. Of an experiment its results; by ``group`` if it
-    has trained networks of several sizes, with NaN where a group has no such entry.
-
-    Raises
-    ------
-    InputError
-        If it is no run folder, or has no results yet.
-    StorageError
-        If a result is not what was written.
-    """
-    folder = read_run_folder(Path(path))
-    if folder.config.get("command") == COMMAND:
-        return joined(_finished(folder))
-    found = {}
-    for file in sorted(folder.path.glob("results*.nc")):
-        dataset = folder.read_dataset(file.name)
-        assert dataset is not None
-        found[file.stem.removeprefix("results").removeprefix("-")] = dataset
-    if not found:
-        raise InputError(f"the run in {folder.path} has no results yet; continue it")
-    if len(found) == 1:
-        return next(iter(found.values()))
-    named = xr.Variable("group", list(found))
-    return xr.concat(list(found.values()), named, join="outer", data_vars="all")
-
-
-def _finished(folder: RunFolder) -> list[xr.Dataset]:
-    """What is done of a job, with the names of the checkpoints, which events have written down.
-
-    Of a name that has been planned more than once, its checkpoint changed, the last plan counts; of
-    a checkpoint in several blocks the last one.
-    """
-    finished = folder.finished_units()
-    stems: dict[str, str] = {}
-    parts: dict[str, list[str]] = {}
-    for event in read_events(folder.path / "events"):
-        if event.get("event") == "planned":
-            parts |= event.get("parts", {})
-            for name, stem in zip(event["names"], event["units"], strict=True):
-                stems.pop(name, None)
-                stems[name] = stem
-    stems = {name: stem for name, stem in stems.items() if stem in finished}
-    found: list[xr.Dataset] = []
-    seen: set[str] = set()
-    # From the last on: for what it holds, others are no more asked.
-    for name, stem in reversed(stems.items()):
-        one = _named(folder.read_unit(finished[stem]), parts.get(name, [name]))
-        mine = [str(checkpoint) for checkpoint in one["checkpoint"].values]
-        new = [place for place, checkpoint in enumerate(mine) if checkpoint not in seen]
-        seen.update(mine)
-        if new:
-            found.append(one.isel(checkpoint=new))
-    return found[::-1]
 
 
 def shard_from(text: str | None) -> tuple[int, int]:
@@ -457,10 +366,13 @@ def shard_from(text: str | None) -> tuple[int, int]:
         If it is not of that form, or i is none of 0 … n − 1.
     """
     if text is None:
-        count = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
-        first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1"))
-        number = int(os.environ.get("SLURM_ARRAY_TASK_ID", str(first)))
+        try:
+            count = max(int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1")), 1)
+            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
+            step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1"))
+            number = int(os.environ.get("SLURM_ARRAY_TASK_ID", str(first)))
+        except ValueError as error:
+            raise InputError(f"SLURM_ARRAY_TASK_… of the environment: {error}") from error
         # Of a list some shards may have two tasks and others none: all end with what is left.
         return (number - first) // max(step, 1) % count, count
     place, slash, total = text.partition("/")
@@ -471,7 +383,7 @@ def shard_from(text: str | None) -> tuple[int, int]:
 
 def count_done(out: Path, units: Sequence[Unit]) -> int:
     """How many of some units are done in a folder, which need not be there yet."""
-    if not (out / "config.json").exists():
+    if not os.path.exists(out / "config.json"):
         return 0
     folder = read_run_folder(out)
     finished = folder.finished_units()

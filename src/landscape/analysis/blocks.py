@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,23 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from landscape.analysis.kept import advanced, kept_or_done
+from landscape.analysis.kept import Interruptible, advanced, kept_or_done
+from landscape.analysis.matrices import by_smaller_chunks, layer_names, loss_of, operator, rank_of
 from landscape.analysis.measurement import (
-    WHOLE,
-    Options,
     at_checkpoint,
+    expect_content,
     known_problem,
     lanczos_of,
-    layer_names,
-    loss_of,
-    operator,
-    rank_of,
+    ritz_ends,
     trace_of,
     with_less_memory,
 )
+from landscape.analysis.options import WHOLE, Options, ranks_of
 from landscape.curvature import LinearOperator, Problem, noise_floor, stack
 from landscape.curvature.memory import device_memory
+from landscape.curvature.streams import is_stream
 from landscape.spectra import (
     Fraction,
-    LanczosSpectrum,
     degenerate_fraction,
     negative_fraction,
 )
@@ -57,6 +56,8 @@ ALONE = ""
 # Of the memory, for vectors and products together.
 _SHARE = 0.5
 
+_logger = logging.getLogger("landscape")
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockMeasurement:
@@ -68,17 +69,23 @@ class BlockMeasurement:
         As for ``Measurement``.
     checkpoints
         Their paths.
+    expected
+        Digests, as for ``Measurement``.
     """
 
     problem: str
     checkpoints: tuple[str, ...]
     params_key: str
     options: Options
+    expected: tuple[str, ...]
 
     def __call__(self, folder: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Measure; ``folder`` is for what survives a kill."""
         problem = known_problem(self.problem)
-        problems = [at_checkpoint(problem, path, self.params_key) for path in self.checkpoints]
+        problems = []
+        for path, expected in zip(self.checkpoints, self.expected, strict=True):
+            problems.append(at_checkpoint(problem, path, self.params_key))
+            expect_content(problems[-1], expected, path)
         return measure_together(problems, self.options, folder, should_stop)
 
 
@@ -132,6 +139,7 @@ def _halved(
     """A part of all, or, where memory does not suffice, of each half; of one as it is alone."""
     if len(problems) == 1:
         found = with_less_memory(problems[0], options, part, place, should_stop, across=False)
+        found["short_of_memory"] = ((), True)
         return found.expand_dims("checkpoint")
     try:
         return _part(problems, options, part, place, should_stop)
@@ -140,11 +148,16 @@ def _halved(
         if not short:
             raise
     middle = len(problems) // 2
+    _logger.warning(
+        "out of memory with %d checkpoints at a time; going on with half", len(problems)
+    )
     halves = [
         _halved(some, options, part, place.with_name(f"{place.name}-{name}"), should_stop)
         for some, name in ((problems[:middle], "first"), (problems[middle:], "second"))
     ]
-    return xr.concat(halves, "checkpoint")
+    found = xr.concat(halves, "checkpoint")
+    found["short_of_memory"] = xr.ones_like(found["short_of_memory"])
+    return found
 
 
 def _part(
@@ -156,6 +169,7 @@ def _part(
 ) -> xr.Dataset:
     members = [operator(problem, options, part) for problem in problems]
     family = stack(members)
+    options = options.for_size(family.shape[0], family.dtype.itemsize)
     keys = jax.random.split(jax.random.key(options.seed), 4)
     floor = np.asarray(noise_floor(family, keys[0]))
     run, steps = lanczos_of(family, keys[1], options)
@@ -169,6 +183,7 @@ def _part(
         "noise_floor": (("checkpoint",), np.asarray(spectrum.noise_floor, float)),
         "matvecs": (("checkpoint",), np.full(many, spectrum.num_matvecs // many)),
         "chunk_size": (("checkpoint",), np.full(many, chunk)),
+        "short_of_memory": (("checkpoint",), np.full(many, False)),
         "certified": (("checkpoint",), np.full(many, spectrum.reorthogonalize != "none")),
         "nodes": (
             ("checkpoint", "node"),
@@ -183,16 +198,18 @@ def _part(
             table[:, known, column] = _ends(measured(spectrum, eps, force=True))[:, known]
         for row, end in enumerate(("", "_lower", "_upper", "_low", "_high")):
             data[name + end] = (("checkpoint", "eps"), table[row])
-    values, errors = _ritz_ends(spectrum, options.largest, options.smallest)
-    ranks = [*range(1, options.largest + 1), *range(-options.smallest, 0)]
+    ranks = ranks_of(options)
     if ranks:
+        pairs = [ritz_ends(spectrum, (index, 0), options) for index in range(many)]
         data["rank"] = ranks
-        data["eigenvalue"] = (("checkpoint", "rank"), values)
-        data["eigenvalue_residual"] = (("checkpoint", "rank"), errors)
+        data["eigenvalue"] = (("checkpoint", "rank"), [values for values, _ in pairs])
+        data["eigenvalue_residual"] = (("checkpoint", "rank"), [errors for _, errors in pairs])
+        data["eigenvalue_status"] = (("checkpoint",), ["ritz"] * many)
     if options.trace_matvecs:
-        found = [trace_of(op, keys[3], options) for op in members]
+        found = [trace_of(Interruptible(op, should_stop), keys[3], options) for op in members]
         data["trace"] = (("checkpoint",), [float(one.value) for one in found])
         data["trace_stderr"] = (("checkpoint",), [float(one.stderr) for one in found])
+        data["trace_method"] = (("checkpoint",), [one.method for one in found])
     return xr.Dataset(data, coords={"eps": list(options.eps)})
 
 
@@ -202,28 +219,21 @@ def _ends(fraction: Fraction) -> np.ndarray:
     return np.stack([np.asarray(value, float) for value in told])
 
 
-def _ritz_ends(
-    spectrum: LanczosSpectrum, largest: int, smallest: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values at both ends with the norms of their residuals, (S, largest + smallest)."""
-    many = spectrum.alphas.shape[0]
-    values = np.full((many, largest + smallest), np.nan)
-    errors = np.full_like(values, np.nan)
-    for index in range(many):
-        nodes, _, residuals = spectrum.ritz((index, 0))
-        above = min(largest, len(nodes))
-        below = min(smallest, len(nodes) - above)
-        for found, row in ((nodes, values[index]), (residuals, errors[index])):
-            row[:above] = found[::-1][:above]
-            if below:
-                row[-below:] = found[:below][::-1]
-    return values, errors
+def kind(problem: Problem, options: Options) -> str:
+    """What checkpoints of one block have in common.
 
-
-def kind(problem: Problem) -> str:
-    """What checkpoints of one block have in common; of one that is not finite ``ALONE``."""
+    ``ALONE`` of one that would spoil the others: whose numbers, or whose loss, are not finite, or
+    which cannot be looked at so far; its own unit says why.
+    """
     leaves, structure = jax.tree.flatten((problem.params, problem.state))
+    if is_stream(problem.batch):
+        return ALONE
     if not all(np.isfinite(np.asarray(leaf, float)).all() for leaf in leaves if _is_real(leaf)):
+        return ALONE
+    loss, _ = by_smaller_chunks(
+        problem, options, lambda with_: loss_of(problem, with_.chunk_size or problem.chunk_size)
+    )
+    if not np.isfinite(loss):
         return ALONE
     shapes = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
     return hashlib.sha256(repr((structure, shapes)).encode()).hexdigest()[:16]
@@ -252,17 +262,22 @@ def blocks_of(
     >>> list(blocks_of(["a", "a", "a", "b", ALONE, ALONE], 2))
     [(0, 1), (2,), (3,), (4,), (5,)]
     """
-    taken = {number for one in kept for number in one}
     blocks: list[list[int]] = []
     for number, mine in enumerate(kinds):
-        if number in taken:
-            continue
         last = blocks[-1] if blocks else []
         if last and mine != ALONE and mine == kinds[last[0]] and len(last) < size:
             last.append(number)
         else:
             blocks.append([number])
-    yield from sorted([*kept, *map(tuple, blocks)])
+    # What is kept takes its numbers out of those blocks, whose rests go together; no other changes.
+    taken = {number for one in kept for number in one}
+    whole = [block for block in blocks if taken.isdisjoint(block)]
+    rests: dict[str, list[int]] = {}
+    for number in (n for block in blocks if block not in whole for n in block if n not in taken):
+        rests.setdefault(kinds[number] or f"{number}", []).append(number)
+    for rest in rests.values():
+        whole += [rest[start : start + size] for start in range(0, len(rest), size)]
+    yield from sorted([*kept, *map(tuple, whole)])
 
 
 def block_size(op: LinearOperator, options: Options) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def find_checkpoints(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        matching = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
+        try:
+            path = Path(pattern).expanduser()
+        except RuntimeError as error:
+            raise InputError(f"there is no checkpoint {pattern}: {error}") from error
+        # Of what cannot be reached it says no.
+        matching = (
+            [str(path)] if os.path.exists(path) else sorted(glob.glob(str(path), recursive=True))
+        )
         if not matching:
-            raise InputError(f"there is no checkpoint {pattern}")
+            raise InputError(f"there is no checkpoint {pattern}, or none that can be reached")
         found.update(dict.fromkeys(map(Path, matching)))
     return list(found)
 
@@ -123,29 +130,33 @@ def _orbax(path: Path) -> dict[str, Any]:
     # As arrays of the host, whatever devices have written it.
     shapes = checkpointer.metadata(place)
     shapes = getattr(shapes, "item_metadata", shapes)
+    if shapes is None:
+        raise InputError(f"the folder {path} holds no checkpoint of Orbax's")
     as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
     tree = checkpointer.restore(place, restore_args=jax.tree.map(lambda _: as_numpy, dict(shapes)))
     return {path_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _filled(template: Any, named: Mapping[str, Any], prefixes: Iterable[str], path: Path) -> Any:
+def _filled(template: Any, named: Mapping[str, Any], prefixes: Sequence[str], path: Path) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    names = [path_name(where) for where, _ in leaves]
+    names = [path_name(where).replace(".", "/") for where, _ in leaves]
     for prefix in prefixes:
         full = [f"{prefix}/{name}".strip("/") for name in names]
         if all(name in named for name in full):
             break
     else:
-        missing = [name for name in names if name not in named]
+        # Of the place where most of them are.
+        best = max(prefixes, key=lambda p: sum(f"{p}/{n}".strip("/") in named for n in names))
+        full = [f"{best}/{name}".strip("/") for name in names]
+        missing = [name for name in full if name not in named]
         raise InputError(
-            f"the checkpoint {path} lacks {', '.join(missing[:5])}"
-            f"{', …' if len(missing) > 5 else ''}; it has {', '.join(sorted(named)[:8])}"
-            f"{', …' if len(named) > 8 else ''}. Say where the parameters are (--params-key), or "
-            "give the problem a load function"
+            f"the checkpoint {path} lacks {_listed(missing, 5)}; it has "
+            f"{_listed(sorted(named), 8) or 'nothing'}. Say where the parameters are "
+            "(--params-key), or give the problem a load function"
         )
     found = []
     for name, (_, leaf) in zip(full, leaves, strict=True):
-        array = np.asarray(named[name])
+        array = _as_type(named[name], jnp.result_type(leaf), name, path)
         if array.shape != np.shape(leaf):
             raise InputError(
                 f"{name} of the checkpoint {path} has shape {array.shape}, but the problem's has "
@@ -153,6 +164,30 @@ def _filled(template: Any, named: Mapping[str, Any], prefixes: Iterable[str], pa
             )
         found.append(jnp.asarray(array, jnp.result_type(leaf)))
     return jax.tree.unflatten(structure, found)
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _as_type(array: Any, wanted: np.dtype, name: str, path: Path) -> np.ndarray:
+    """Numbers that can stand for those of a problem without losing what they are."""
+    array = np.asarray(array)
+    if array.dtype == np.dtype("V2"):
+        # What NumPy's own format makes of bfloat16.
+        array = array.view(jnp.bfloat16)
+    if not 0 <= _level(array.dtype) <= _level(wanted):
+        raise InputError(
+            f"{name} of the checkpoint {path} has the type {array.dtype}, which cannot stand for "
+            f"the problem's {wanted}"
+        )
+    return array
+
+
+def _level(dtype: np.dtype) -> int:
+    """Of booleans, integers, floating and complex numbers: each can stand for the next."""
+    kinds = (np.bool_, np.integer, np.floating, np.complexfloating)
+    return next((level for level, k in enumerate(kinds) if jnp.issubdtype(dtype, k)), -1)
 
 
 def digest(tree: Any) -> str:

@@ -1,6 +1,7 @@
 """What a kill cannot undo within a unit of a batch job.
 
-A long Lanczos run writes its state down from time to time, and a part that is done its results.
+Long runs, of Lanczos and at the ends of a spectrum, write their state down from time to time; what
+is done of a unit is kept too, if it took a while.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from landscape.errors import StoppedError
+from landscape.curvature import LinearOperator
+from landscape.errors import InputError, StoppedError
 from landscape.runs import netcdf_bytes, write_atomically
 from landscape.runs.folder import from_netcdf_bytes, short_hash
 from landscape.runs.together import agreed, of_the_first
-from landscape.spectra import LanczosRun
+from landscape.spectra import EigenPairs, ExtremalRun, LanczosRun
 
 _logger = logging.getLogger("landscape")
 
@@ -30,6 +34,11 @@ _logger = logging.getLogger("landscape")
 _STEPS = 10
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.1
+
+# What takes no longer may be done anew after a kill.
+_LONG_SECONDS = 2.0
+
+T = TypeVar("T")
 
 
 def advanced(
@@ -40,52 +49,130 @@ def advanced(
     if jax.process_count() > 1:
         # Of this host's part.
         path = place.with_suffix(f".{jax.process_index()}.npz")
-    run = _resumed(run, path)
-    saved, cost = time.perf_counter(), 0.0
+    run, saves = _resumed(run, path), _Saves(path)
     while run.num_steps < min(steps, run.state.capacity):
         before = run.num_steps
         run = run.advance(min(before + _STEPS, steps))
         jax.block_until_ready(run.state)
-        stop = should_stop()
-        # Hosts that work together save the same steps.
-        due = agreed(time.perf_counter() - saved > max(_SAVE_SECONDS, cost / _SAVE_SHARE))
-        if (stop or due) and run.num_steps < steps:
-            begun = time.perf_counter()
-            _save(run, path)
-            saved = time.perf_counter()
-            cost = saved - begun
-        if stop and run.num_steps < steps:
-            raise StoppedError("stopped between Lanczos steps")
+        saves.look(run.state, should_stop(), more=run.num_steps < steps)
         if run.num_steps == before:
             break
     return run
 
 
-def _save(run: LanczosRun, path: Path) -> None:
+def found_at_the_ends(run: ExtremalRun, place: Path, should_stop: Callable[[], bool]) -> EigenPairs:
+    """All pairs, going on from what a run before has written down."""
+    path = place.with_suffix(".npz")
+    found = _read_state(run.state, path) if path.exists() else None
+    run = run if found is None else dataclasses.replace(run, state=found)
+    saves = _Saves(path)
+    while not run.done:
+        run = run.advance()
+        saves.look(run.state, should_stop(), more=not run.done)
+    return run.pairs()
+
+
+class _Saves:
+    """When a run's state is written down: from time to time, and before a stop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._saved, self._cost = path, time.perf_counter(), 0.0
+
+    def look(self, state: Any, stop: bool, *, more: bool) -> None:
+        """Between two steps; ``more`` if there are some left.
+
+        Raises
+        ------
+        StoppedError
+            If there are, and a stop was asked for.
+        """
+        since = time.perf_counter() - self._saved
+        # Hosts that work together save the same steps.
+        due = agreed(since > max(_SAVE_SECONDS, self._cost / _SAVE_SHARE))
+        if (stop or due) and more:
+            begun = time.perf_counter()
+            _save(state, self._path)
+            self._saved = time.perf_counter()
+            self._cost = self._saved - begun
+        if stop and more:
+            raise StoppedError("stopped between steps")
+
+
+class Interruptible(LinearOperator):
+    """An operator that looks whether to stop before each product; driven from the host.
+
+    Parameters
+    ----------
+    op
+        Whose products these are.
+    should_stop
+        What is asked.
+    """
+
+    def __init__(self, op: LinearOperator, should_stop: Callable[[], bool]) -> None:
+        self._op, self._should_stop = op, should_stop
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As the operator's."""
+        return self._op.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As the operator's."""
+        return self._op.dtype
+
+    @property
+    def traceable(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def traceable_parts(self) -> tuple[LinearOperator, ...]:
+        """As the operator's."""
+        return self._op.traceable_parts
+
+    def _matmat(self, vectors: jax.Array) -> jax.Array:
+        if self._should_stop():
+            raise StoppedError("stopped between products")
+        return self._op.matmat(vectors)
+
+    def _products(self) -> Callable[[jax.Array], jax.Array]:
+        raise InputError("products that can be stopped are driven from the host")
+
+
+def _save(state: Any, path: Path) -> None:
     stream = io.BytesIO()
-    pieces = [piece for leaf in jax.tree.leaves(run.state) for piece in _pieces(leaf)]
+    pieces = [piece for leaf in jax.tree.leaves(state) for piece in _pieces(leaf)]
     np.savez(stream, *map(np.asarray, pieces))
     write_atomically(path, stream.getvalue())
 
 
-def _pieces(leaf: jax.Array) -> list[jax.Array]:
+def _pieces(leaf: Any) -> list[Any]:
     """What this host has of an array that is spread over several; else the array."""
-    if leaf.is_fully_addressable:
-        return [leaf]
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return [_numbers(leaf)]
     return [shard.data for shard in leaf.addressable_shards]
+
+
+def _numbers(leaf: Any) -> Any:
+    """A random key as its numbers; all else as it is."""
+    key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if key else leaf
 
 
 def _resumed(run: LanczosRun, path: Path) -> LanczosRun:
     """The run as it was written down; as it is if that cannot be read or does not fit."""
-    found = _read_state(run, path) if path.exists() else None
-    begun = -1 if found is None else found.num_steps
+    found = _read_state(run.state, path) if path.exists() else None
+    resumed = run if found is None else dataclasses.replace(run, state=found)
+    begun = -1 if found is None else resumed.num_steps
     # Hosts that work together go on together, from the same step.
     same = agreed(begun == of_the_first(begun), everywhere=True)
-    return found if found is not None and same else run
+    return resumed if same else run
 
 
-def _read_state(run: LanczosRun, path: Path) -> LanczosRun | None:
-    leaves, structure = jax.tree.flatten(run.state)
+def _read_state(state: T, path: Path) -> T | None:
+    leaves, structure = jax.tree.flatten(state)
     try:
         with np.load(path, allow_pickle=False) as file:
             kept = iter([file[f"arr_{number}"] for number in range(len(file.files))])
@@ -94,13 +181,13 @@ def _read_state(run: LanczosRun, path: Path) -> LanczosRun | None:
         _logger.warning("the state %s cannot be used (%s); its run begins anew", path, error)
         path.unlink(missing_ok=True)
         return None
-    return dataclasses.replace(run, state=jax.tree.unflatten(structure, arrays))
+    return jax.tree.unflatten(structure, arrays)
 
 
-def _filled(leaf: jax.Array, kept: Iterator[np.ndarray]) -> jax.Array:
+def _filled(leaf: Any, kept: Iterator[np.ndarray]) -> Any:
     """An array like this one, of what was written down of it."""
 
-    def fitting(old: jax.Array) -> np.ndarray:
+    def fitting(old: Any) -> np.ndarray:
         new = next(kept)
         if new.shape != old.shape or new.dtype != old.dtype:
             raise ValueError(
@@ -108,6 +195,12 @@ def _filled(leaf: jax.Array, kept: Iterator[np.ndarray]) -> jax.Array:
             )
         return new
 
+    numbers = _numbers(leaf)
+    if not isinstance(leaf, jax.Array):
+        return fitting(leaf)
+    if numbers is not leaf:
+        bits = jnp.asarray(fitting(numbers))
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
     if leaf.is_fully_addressable:
         return jax.device_put(fitting(leaf), leaf.sharding)
     shards = [jax.device_put(fitting(s.data), s.device) for s in leaf.addressable_shards]
@@ -115,11 +208,16 @@ def _filled(leaf: jax.Array, kept: Iterator[np.ndarray]) -> jax.Array:
 
 
 def kept_or_done(place: Path, compute: Callable[[Path], xr.Dataset], *, keep: bool) -> xr.Dataset:
-    """A part that was finished before a kill, or the part as it is computed now, and kept."""
+    """What was finished before a kill, or what is computed now.
+
+    It is kept if it took a while, or if that is asked for.
+    """
     done = _kept_part(place)
     # Hosts that work together do what one of them does not see.
     if agreed(done is None):
+        begun = time.perf_counter()
         done = compute(place)
+        keep = keep or time.perf_counter() - begun > _LONG_SECONDS
         if keep and jax.process_index() == 0:
             content = netcdf_bytes(done, classic=True)
             write_atomically(place.with_name(f"{place.name}.{short_hash(content)}.nc"), content)

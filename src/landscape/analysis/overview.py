@@ -36,10 +36,24 @@ def summary(found: xr.Dataset) -> Page:
         head,
         rows[:_SHOWN],
         f"Shares with their {_kind_of_bounds(found)} bounds; — where ε is below the noise floor."
+        + _of_memory(found)
         + (f" {len(rows) - _SHOWN:,} more rows are in the run folder." * (len(rows) > _SHOWN)),
     )
     return Page(
         "Spectra of checkpoints", [f"{found.sizes['checkpoint']:,} checkpoints."], [table], []
+    )
+
+
+def _of_memory(found: xr.Dataset) -> str:
+    """Which rows were measured by smaller pieces than was asked for."""
+    if "short_of_memory" not in found:
+        return ""
+    short = (found["short_of_memory"] == 1).any("part")
+    if not bool(short.any()):
+        return ""
+    return (
+        f" Memory was short for {int(short.sum()):,} of them, which were taken by smaller chunks: "
+        "these agree with others to about 10⁻⁶ relative, not to the bit."
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,16 +16,12 @@ import numpy as np
 
 from landscape.analysis.batch import Job
 from landscape.analysis.blocks import product_bytes
-from landscape.analysis.measurement import (
-    at_checkpoint,
-    known_problem,
-    lanczos_of,
-    layer_names,
-    operator,
-)
+from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
+from landscape.analysis.measurement import at_checkpoint, known_problem, lanczos_of
+from landscape.analysis.options import Options
 from landscape.curvature import LinearOperator, Problem, data_mesh, place, stack
 from landscape.curvature.memory import device_memory, readable
-from landscape.errors import InputError, ResourceError
+from landscape.errors import ResourceError, StoppedError
 from landscape.runs import Unit
 from landscape.runs.progress import in_words
 from landscape.spectra.schemes import lanczos_bytes
@@ -36,6 +34,8 @@ _TRIALS_TOGETHER = 3
 
 # Products that the ends of a spectrum and the noise floor usually take.
 _END_MATVECS, _FLOOR_MATVECS = 60, 20
+
+_logger = logging.getLogger("landscape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,10 @@ class Plan:
             f"({self.workers} × {readable(self.memory)}) of {readable(device_memory())}"
         )
         if np.isfinite(self.seconds):
-            yield f"about {in_words(self.seconds)} with {self.workers} at a time"
+            yield (
+                f"about {in_words(self.seconds)} with {self.workers} at a time, and what compiling "
+                "takes once"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +155,8 @@ def plan(
     ResourceError
         If a worker process died when it tried.
     """
-    options = job.options
-    problem, op = _at_the_first(job)
+    problem, op, options = _at_the_first(job)
+    job = dataclasses.replace(job, options=options)
     size = op.shape[0]
     parts = [size]
     if options.layers:
@@ -208,8 +211,7 @@ def try_out(job: Job) -> Trial:
 
 
 def _tried(job: Job) -> Trial:
-    options = job.options
-    _, op = _at_the_first(job)
+    _, op, options = _at_the_first(job)
     if job.together > 1:
         op = stack([op] * min(job.together, len(job.names)))
     elif job.across:
@@ -247,13 +249,22 @@ def _peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _at_the_first(job: Job) -> tuple[Problem, LinearOperator]:
-    """The problem at the first checkpoint that can be measured; units say why others cannot."""
+def _at_the_first(job: Job) -> tuple[Problem, LinearOperator, Options]:
+    """The problem at the first checkpoint that can be measured; units say why others cannot.
+
+    With the operator, and the options with which memory suffices for it.
+    """
     problem = known_problem(job.problem)
+
+    def there(problem: Problem) -> tuple[Problem, LinearOperator, Options]:
+        make = functools.partial(operator, problem)
+        return problem, *by_smaller_chunks(problem, job.options, make)
+
     for checkpoint in job.checkpoints:
         try:
-            there = at_checkpoint(problem, checkpoint, job.params_key)
-            return there, operator(there, job.options)
-        except InputError:
-            continue
-    return problem, operator(problem, job.options)
+            return there(at_checkpoint(problem, checkpoint, job.params_key))
+        except (MemoryError, ResourceError, StoppedError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            _logger.debug("%s cannot be measured", checkpoint, exc_info=error)
+    return there(problem)

@@ -146,12 +146,18 @@ class Spectrum:
 
     def run(self, console: Any) -> None:
         """Plan, measure, and print a summary."""
+        import math
+        import os
+
         from landscape.analysis import batch
         from landscape.analysis.checkpoints import find_checkpoints
+        from landscape.analysis.collected import open_run
+        from landscape.analysis.options import Options
         from landscape.analysis.overview import summary
         from landscape.analysis.planning import plan
         from landscape.analysis.problems import call
-        from landscape.errors import InputError
+        from landscape.analysis.programs import expect_same_loss
+        from landscape.errors import InputError, ResourceError, UnitsFailedError
         from landscape.runs import (
             default_workers,
             executor,
@@ -159,10 +165,16 @@ class Spectrum:
             progress,
             stop_on_signals,
         )
+        from landscape.runs.folder import look_into
+        from landscape.runs.together import of_the_first
 
         joining = (self.coordinator, self.num_hosts, self.host)
         if not self.distributed and any(value is not None for value in joining):
             raise InputError("--coordinator, --num-hosts and --host join hosts: add --distributed")
+        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
+            raise InputError(f"--memory-gb must be positive; got {self.memory_gb}")
+        if self.scheduler is not None and self.executor != "dask":
+            raise InputError("--scheduler is of Dask: add --executor dask")
         if self.distributed:
             import jax
 
@@ -180,7 +192,7 @@ class Spectrum:
             self.problem,
             tuple(map(str, find_checkpoints(self.checkpoint))),
             self.params_key,
-            batch.Options(
+            Options(
                 matrix=self.matrix,
                 eps=self.eps,
                 num_steps=self.num_steps,
@@ -203,20 +215,27 @@ class Spectrum:
         if workers > 1 and self.executor == "processes":
             job = batch.sharing_memory(job, workers)
         job = batch.settled(job, self.out, together=self.together is None)
-        if not self.dry_run:
-            # What is written there later, is written into a run folder.
-            folder = open_run_folder(self.out, job.config(), resume=True)
-            batch.expect_same_loss(job, folder)
-        there = (self.out / "config.json").exists()
+        there = os.path.exists(self.out / "config.json")
+        if there or not self.dry_run:
+            # What is written there later, is written into a run folder; a plan looks only.
+            open_folder = functools.partial(open_run_folder, resume=True)
+            folder = (look_into if self.dry_run else open_folder)(self.out, job.config())
+            expect_same_loss(job.problem, job.options, folder)
         first = range(len(job.names))[shard[0] :: shard[1]]
         units = batch.make_units(job, self.out if there and not self.dry_run else None, first)
         mine = units[shard[0] :: shard[1]]
         done = batch.count_done(self.out, mine)
-        workers = max(1, min(workers, len(mine) - done))
+        if across:
+            # What one host sees in the folder, another may not see yet.
+            done = of_the_first(done)
+        # A task whose own units are done helps with those of others.
+        workers = max(1, min(workers, len(units) - batch.count_done(self.out, units)))
         scheduler: Any = self.scheduler
         if scheduler and "://" not in scheduler and not Path(scheduler).is_file():
-            scheduler = functools.partial(call, scheduler)
-        with stop_on_signals() as stop, ExitStack() as stack:
+            _, colon, name = scheduler.rpartition(":")
+            if colon and not name.isdecimal():
+                scheduler = functools.partial(call, scheduler)
+        with ExitStack() as stack:
             here = self.executor == "processes"
             pool = stack.enter_context(executor("processes", workers)) if here else None
             planned = plan(job, mine, done, workers, pool=pool)
@@ -228,11 +247,20 @@ class Spectrum:
             if not here:
                 # A cluster is not asked for before the plan is shown.
                 pool = stack.enter_context(executor(self.executor, workers, scheduler))
-            with progress(console, f"{len(mine)} spectra", len(mine)) as report:
+            # Until now a signal ends the command at once: there was nothing to be kept.
+            stop = stack.enter_context(stop_on_signals())
+            report = stack.enter_context(progress(console, f"{len(units)} spectra", len(units)))
+            try:
                 found = batch.run_job(
                     job, self.out, executor=pool, should_stop=stop, report=report, shard=shard,
                     units=units,
                 )  # fmt: skip
+            except (UnitsFailedError, ResourceError):
+                stack.close()
+                found = open_run(self.out)
+                if found.sizes["checkpoint"]:
+                    summary(found).show(console)
+                raise
         summary(found).show(console)
         console.print(
             f"results: {self.out}; landscape.open_run({str(self.out)!r}) opens them",

@@ -88,8 +88,8 @@ class RunsVerify:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         if wrong:
             raise StorageError(
-                f"{len(wrong)} files of {self.folder} are not what they should be; run it again, "
-                "and damaged results are set aside and made anew"
+                f"{len(wrong)} files of {self.folder} are not what they should be; damaged and "
+                "missing results are made anew when it is run again"
             )
         count = len(run_state(self.folder).finished)
         console.print(f"{self.folder}: {count:,} results, all as they were written")

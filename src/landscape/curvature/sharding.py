@@ -13,7 +13,7 @@ Numbers differ from those of one device by rounding: sums are taken in another o
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ from landscape.curvature.preconditions import expect_positive
 from landscape.errors import InputError
 
 PROBES, DATA = "probes", "data"
+
+T = TypeVar("T")
 
 
 def data_mesh(devices: Any = None, *, probes: int = 1) -> Mesh:
@@ -83,20 +85,40 @@ def place(op: LinearOperator, mesh: Mesh) -> LinearOperator:
     """
     if DATA not in mesh.axis_names:
         raise InputError(f"the mesh has to have an axis {DATA!r}; it has {mesh.axis_names}")
-    everywhere = NamedSharding(mesh, PartitionSpec())
     if not isinstance(op, BatchOperator):
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), op)
-    count, devices = num_examples(op.batch), mesh.shape[DATA]
-    for name, number in (("examples", count), ("examples of a chunk", op.chunk_size)):
-        if number is not None and number % devices:
-            raise InputError(
-                f"{number} {name} cannot be split among {devices} devices: take a multiple of them"
-            )
-    split = NamedSharding(mesh, PartitionSpec(DATA))
-    batch = jax.tree.map(lambda leaf: jax.device_put(leaf, split), op.batch)
-    rest = dataclasses.replace(op, batch=())
-    rest = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), rest)
+        return replicate(op, mesh)
+    batch = split_examples(op.batch, mesh)
+    if op.chunk_size is not None:
+        _expect_multiple(op.chunk_size, "examples of a chunk", mesh)
+    rest: Any = replicate(dataclasses.replace(op, batch=()), mesh)
     return dataclasses.replace(rest, batch=batch)
+
+
+def split_examples(batch: T, mesh: Mesh) -> T:
+    """A batch whose examples are shared out among the devices of a mesh.
+
+    Raises
+    ------
+    InputError
+        If their number is no multiple of the devices'.
+    """
+    _expect_multiple(num_examples(batch), "examples", mesh)
+    split = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, split), batch)
+
+
+def replicate(tree: T, mesh: Mesh) -> T:
+    """A pytree that is whole on each device of a mesh."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
+
+
+def _expect_multiple(number: int, name: str, mesh: Mesh) -> None:
+    devices = mesh.shape[DATA]
+    if number % devices:
+        raise InputError(
+            f"{number} {name} cannot be split among {devices} devices: take a multiple of them"
+        )
 
 
 def mesh_of(op: LinearOperator) -> Mesh | None:

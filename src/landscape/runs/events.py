@@ -6,6 +6,7 @@ puts them in order.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -44,13 +45,16 @@ class EventLog:
             If the folder cannot be written.
         """
         told = {"time": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid()}
-        line = json.dumps({**told, "event": event, **fields}) + "\n"
+        line = (json.dumps({**told, "event": event, **fields}) + "\n").encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One write at the end of the file: whole, or not there.
             descriptor = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
             try:
-                os.write(descriptor, line.encode())
+                if os.write(descriptor, line) < len(line):
+                    # The next one shall not be glued to it.
+                    os.write(descriptor, b"\n")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -60,13 +64,19 @@ class EventLog:
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """All events of all processes, in the order of their times.
 
-    Lines that a full disk or a kill has cut are left out.
+    Lines that a full disk or a kill has cut, and files that cannot be read, are left out.
     """
     found = []
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(errors="replace").splitlines():
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
             try:
-                found.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
                 continue
-    return sorted(found, key=lambda event: event.get("time", 0.0))
+            if isinstance(event, dict) and isinstance(event.get("time"), int | float):
+                found.append(event)
+    return sorted(found, key=lambda event: event["time"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from landscape.errors import InputError
+from landscape.errors import InputError, ResourceError
 from landscape.runs.folder import RunFolder
 from landscape.runs.units import Unit, work
 from landscape.runs.workers import worker_pool
+
+_logger = logging.getLogger("landscape")
 
 
 class DevicePool(ThreadPoolExecutor):
@@ -76,11 +79,16 @@ class DaskPool(Executor):
         self._client, self._tasks = client, client.get_executor(retries=0)
         self._name = f"landscape-stop-{uuid.uuid4().hex}"
         self._event = Event(self._name, client=client)
+        self._told = False
 
     @property
     def _max_workers(self) -> int:
-        """Units at a time; while a cluster has no workers yet, one."""
-        return max(1, sum(self._client.nthreads().values()))
+        """Units at a time: none while a cluster has no workers yet, which is told once."""
+        places = sum(self._client.nthreads().values())
+        if not places and not self._told:
+            self._told = True
+            _logger.warning("no worker of the Dask cluster is there yet; waiting for the first")
+        return places
 
     def ask_to_stop(self) -> None:
         """Units in work stop at their next safe points; those that wait do not begin."""
@@ -143,7 +151,13 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
     if scheduler is not None:
         scheduler = scheduler() if callable(scheduler) else scheduler
         is_file = isinstance(scheduler, str) and Path(scheduler).is_file()
-        with Client(scheduler_file=scheduler) if is_file else Client(scheduler) as client:
+        try:
+            client = Client(scheduler_file=scheduler) if is_file else Client(scheduler)
+        except (OSError, ValueError) as error:
+            raise ResourceError(
+                f"the Dask scheduler {scheduler} cannot be reached: {error}"
+            ) from error
+        with client:
             yield DaskPool(client)
         return
     with (

@@ -42,7 +42,10 @@ from landscape.runs.events import EventLog
 
 FORMAT = 3
 # Raised by hand when the same inputs give other numbers; part of every unit's name.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
+
+# A unit's file: name, hash of the inputs, hash of the content.
+UNIT_NAME = re.compile(r"[A-Za-z0-9-]+\.[0-9a-f]{16}\.[0-9a-f]{16}\.nc")
 
 # The attribute of a unit's file with what its name is a hash of.
 _INPUTS = "landscape_unit"
@@ -89,6 +92,8 @@ class RunFolder:
         """The files of all finished units, by their names and the hashes of their inputs."""
         found: dict[str, Path] = {}
         for path in sorted((self.path / "units").glob("*.nc")):
+            if UNIT_NAME.fullmatch(path.name) is None:
+                continue
             found.setdefault(path.name.rsplit(".", 2)[0], path)
         return found
 
@@ -274,6 +279,18 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
         except OSError as error:
             raise StorageError(f"cannot make {path / name}: {error.strerror}") from error
     return RunFolder(path, config, _read_config(path)["environments"])
+
+
+def look_into(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    """Open a run folder that is there, and leave it as it is.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it was made with another configuration.
+    """
+    _expect_config(path, json.loads(json.dumps(config)))
+    return read_run_folder(path)
 
 
 def read_run_folder(path: Path) -> RunFolder:

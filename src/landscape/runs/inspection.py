@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,12 @@ from landscape.errors import InputError, StorageError
 from landscape.runs.claims import Claim
 from landscape.runs.events import read_events
 from landscape.runs.folder import (
+    UNIT_NAME,
     DamagedError,
     RunFolder,
     places_of_strays,
     read_run_folder,
 )
-
-# A unit's file: name, hash of the inputs, hash of the content.
-_UNIT = re.compile(r"[A-Za-z0-9-]+\.[0-9a-f]{16}\.[0-9a-f]{16}\.nc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +84,18 @@ def run_state(path: Path) -> RunState:
     last = None
     for event in read_events(path / "events"):
         last = event.get("time", last)
-        if event.get("event") == "planned":
+        if event.get("event") == "planned" and {"names", "units"} <= event.keys():
             # What a name was planned with before, its new inputs have taken the place of.
             planned.update(zip(event["names"], event["units"], strict=True))
         if event.get("event") == "failed":
             failed[event["unit"]] = event["error"]
         elif event.get("event") == "finished":
             failed.pop(event["unit"], None)
+    # What a name stands for now may have been done under another.
+    done = folder.finished_units()
+    failed = {name: why for name, why in failed.items() if planned.get(name) not in done}
     wanted = tuple(dict.fromkeys(planned.values()))
-    every = folder.finished_units()
-    finished = tuple(stem for stem in every if stem in wanted) if wanted else tuple(every)
+    finished = tuple(stem for stem in done if stem in wanted) if wanted else tuple(done)
     return RunState(
         path=path,
         config=dict(folder.config),
@@ -147,11 +146,13 @@ def verify_run(path: Path) -> list[str]:
 
 def _problems(folder: RunFolder) -> Iterator[str]:
     seen: dict[str, Path] = {}
+    plans = [e for e in read_events(folder.path / "events") if e.get("event") == "planned"]
+    ever = {stem for plan in plans for stem in plan.get("units", ())}
     for file in sorted((folder.path / "units").glob("*")):
         if file.name.startswith(".writing-"):
             continue
-        if not _UNIT.fullmatch(file.name):
-            yield f"{file}: no result of this run"
+        if not UNIT_NAME.fullmatch(file.name):
+            yield f"{file}: no result of this run; remove it"
             continue
         try:
             folder.read_unit(file)
@@ -160,17 +161,35 @@ def _problems(folder: RunFolder) -> Iterator[str]:
         except (StorageError, OSError, ValueError) as error:
             yield f"{file}: cannot be read ({error})"
         stem = file.name.rsplit(".", 2)[0]
+        if ever and stem not in ever:
+            yield f"{file}: was never asked for here; remove it"
         if stem in seen:
             yield (
                 f"{file}: a second result of the same unit as {seen[stem].name}; landscape runs gc "
                 "removes it"
             )
         seen.setdefault(stem, file)
+    for stem in sorted(_said_to_be_finished(folder) - seen.keys()):
+        yield f"{folder.path / 'units' / stem}: was finished, and is not there; run it again"
     for file in sorted(folder.path.glob("results*.nc")):
         try:
             folder.read_dataset(file.name)
         except StorageError as error:
             yield f"{file}: {error}"
+
+
+def _said_to_be_finished(folder: RunFolder) -> set[str]:
+    """Units of the last plan whose end was written down, and that were not set aside since."""
+    planned: dict[str, str] = {}
+    found: set[str] = set()
+    for event in read_events(folder.path / "events"):
+        if event.get("event") == "planned":
+            planned.update(zip(event["names"], event["units"], strict=True))
+        elif event.get("event") == "finished" and event.get("unit") in planned:
+            found.add(planned[event["unit"]])
+        elif event.get("event") == "set aside":
+            found.discard(planned.get(event.get("unit", ""), ""))
+    return found & set(planned.values())
 
 
 @dataclasses.dataclass(frozen=True)

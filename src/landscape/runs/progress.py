@@ -95,6 +95,7 @@ def progress(console: Any, title: str, total: int) -> Iterator[Any]:
             said = now
             left = (total - done) * now / max(done - before, 1)
             told = "" if done == total else f", about {in_words(left)} left"
-            console.print(f"  {done}/{total} done after {in_words(now)}{told} (last: {name})")
+            said_now = f"  {done}/{total} done after {in_words(now)}{told} (last: {name})"
+            console.print(said_now, markup=False)
 
     yield line

@@ -19,7 +19,6 @@ import xarray as xr
 from jax.experimental import multihost_utils
 
 from landscape.errors import (
-    InputError,
     ResourceError,
     StoppedError,
     StorageError,
@@ -90,11 +89,17 @@ def run_units_together(
                             _do(folder, unit, stop)
                         except StoppedError as error:
                             raise _stopped(done, len(units)) from error
-                        except InputError as error:
+                        except (StorageError, jax.errors.JaxRuntimeError):
+                            raise
+                        except Exception as error:
+                            if "Gloo" in str(error):
+                                raise
                             # Of what all have read: it is the same on each.
                             failures[unit.name] = error
                             if first:
-                                folder.events.add("failed", unit=unit.name, error=str(error))
+                                folder.events.add(
+                                    "failed", unit=unit.name, stem=unit.stem, error=str(error)
+                                )
                             continue
                         finally:
                             if first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +148,10 @@ def run_units(
             except Exception as error:
                 tally.failures[name] = error
                 _logger.debug("unit %s failed", name, exc_info=error)
-                folder.events.add("failed", unit=name, error=f"{type(error).__name__}: {error}")
+                folder.events.add(
+                    "failed", unit=name, stem=tally.stems[index],
+                    error=f"{type(error).__name__}: {error}", **_job(),
+                )  # fmt: skip
             else:
                 if tally.keep(index, path):
                     tally.say(index)
@@ -214,11 +218,8 @@ class _Tally:
         others = [index for index in range(len(units)) if index not in self.own]
         self.open = [*own, *others]
         self.failures: dict[str, Exception] = {}
+        self._others, self._begun = bool(others), time.time()
         self._left_alone: set[str] = set()
-        if others:
-            events = read_events(folder.path / "events")
-            last = {event["unit"]: event["event"] for event in events if "unit" in event}
-            self._left_alone = {name for name, event in last.items() if event == "failed"}
 
     @property
     def done(self) -> int:
@@ -261,9 +262,13 @@ class _Tally:
     def take(self) -> int | None:
         """Claim an open unit; None if others have them all."""
         latest = self.folder.claims.latest()
+        if self._others and not any(
+            index in self.own and self.units[index].name not in self.failures for index in self.open
+        ):
+            self._look_for_failures()
         for index in list(self.open):
             stem, unit = self.stems[index], self.units[index]
-            alone = index not in self.own and unit.name in self._left_alone
+            alone = index not in self.own and stem in self._left_alone
             if unit.name in self.failures or alone:
                 continue
             how = self.folder.claims.take(stem, latest)
@@ -278,6 +283,21 @@ class _Tally:
             return index
         return None
 
+    def _look_for_failures(self) -> None:
+        """What others have failed with, in this job: since it began, or under its number."""
+        for event in read_events(self.folder.path / "events"):
+            if event.get("event") != "failed" or "stem" not in event:
+                continue
+            ours = "job" in event and {"job": event["job"]} == _job()
+            if ours or event.get("time", 0.0) >= self._begun:
+                self._left_alone.add(event["stem"])
+
+
+def _job() -> dict[str, str]:
+    """The number of the array of tasks that this process is one of, if Slurm says so."""
+    number = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return {"job": number} if number else {}
+
 
 def _outcomes(
     tally: _Tally, executor: Executor | None, should_stop: Callable[[], bool]
@@ -285,7 +305,6 @@ def _outcomes(
     """Index of each unit as it ends, and a function that gives its file or raises its error."""
     folder, units = tally.folder, tally.units
     pending: dict[Future[Path], int] = {}
-    places = 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
     # What others do is looked at seldom while nothing happens here.
     look, pause = 0.0, POLL_SECONDS
     try:
@@ -293,6 +312,8 @@ def _outcomes(
             if should_stop():
                 getattr(executor, "ask_to_stop", lambda: None)()
             if time.monotonic() >= look:
+                # Workers of a cluster come, and go.
+                places = 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
                 while len(pending) < places and not should_stop():
                     tally.read_finished(say=True)
                     index = tally.take()

@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, gettempdir
 from types import FrameType
 from typing import Any, TypeVar
 
+from landscape._temporary import stale, temporary_prefix
 from landscape._xla import computes_sums_wrongly
 
 # How often a run looks whether it was asked to stop while its workers are busy, and each of them
@@ -28,6 +31,9 @@ POLL_SECONDS = 0.2
 # Of what NumPy and SciPy are built on: with two threads in each of two processes on two cores small
 # decompositions take ten to forty times as long.
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+# What folders of compiled programs are called, of which a process that is killed leaves its own.
+_CACHE = "landscape-programs-"
 
 # How many looks a terminated worker stays after its last unit, so that the outcome is sent.
 _IDLE_POLLS = 5
@@ -62,7 +68,12 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("spawn")
     stop, end = context.Event(), context.Event()
-    with TemporaryDirectory(prefix="landscape-") as cache, _environment(_worker_settings(cache)):
+    for left in stale(Path(gettempdir()), _CACHE):
+        rmtree(left, ignore_errors=True)
+    with (
+        TemporaryDirectory(prefix=temporary_prefix(_CACHE)) as cache,
+        _environment(_worker_settings(cache)),
+    ):
         pool = _WorkerPool(
             workers,
             mp_context=context,

@@ -4,7 +4,12 @@ from landscape.spectra.adaptive import ResolvedFraction, resolve_fraction
 from landscape.spectra.curves import distribution_function, fraction_curve
 from landscape.spectra.dense import dense_spectrum
 from landscape.spectra.densities import asinh_density, density
-from landscape.spectra.extremal import EigenPairs, extremal_eigenpairs
+from landscape.spectra.extremal import (
+    EigenPairs,
+    ExtremalRun,
+    extremal_eigenpairs,
+    extremal_run,
+)
 from landscape.spectra.fractions import (
     Fraction,
     degenerate_fraction,
@@ -20,6 +25,7 @@ from landscape.spectra.trace import Estimate, diagonal, frobenius_norm, trace
 __all__ = [
     "EigenPairs",
     "Estimate",
+    "ExtremalRun",
     "Fraction",
     "LanczosRun",
     "LanczosSpectrum",
@@ -35,6 +41,7 @@ __all__ = [
     "diagonal",
     "distribution_function",
     "extremal_eigenpairs",
+    "extremal_run",
     "fit_mixture",
     "fraction_between",
     "fraction_curve",

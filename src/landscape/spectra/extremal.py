@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,12 +151,194 @@ def extremal_eigenpairs(
     >>> pairs.values.round(2).tolist()
     [99.0, 98.0, -3.0]
     """
+    run = extremal_run(
+        op, key, num_largest=num_largest, num_smallest=num_smallest,
+        num_by_magnitude=num_by_magnitude, tol=tol, max_matvecs=max_matvecs, subspace=subspace,
+        verify=verify,
+    )  # fmt: skip
+    while not run.done:
+        run = run.advance()
+    return run.pairs()
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class ExtremalState:
+    """What an ``ExtremalRun`` goes on from: arrays alone, to be kept and put back.
+
+    Attributes
+    ----------
+    space
+        The basis in construction, and the projection.
+    first, filled
+        Of its vectors: how many were kept at the last restart, and how many there are.
+    spent
+        Products so far.
+    verified
+        Whether steps from a fresh vector have found nothing new.
+    before_fresh
+        The wanted Ritz values before those steps; NaN while there are none.
+    """
+
+    space: _Space
+    first: np.ndarray
+    filled: np.ndarray
+    spent: np.ndarray
+    verified: np.ndarray
+    before_fresh: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtremalRun:
+    """Eigenpairs at the ends in the making; made by ``extremal_run``.
+
+    Attributes
+    ----------
+    op
+        The operator.
+    state
+        What it goes on from: replace it to resume a run that was begun alike.
+    largest, smallest, magnitude, tol, max_matvecs, room, verify
+        What was asked for.
+    done
+        Whether ``pairs`` can be taken.
+    """
+
+    op: LinearOperator
+    state: ExtremalState
+    largest: int
+    smallest: int
+    magnitude: int
+    tol: float
+    max_matvecs: int
+    room: int
+    verify: bool
+    done: bool = False
+    _found: Any = dataclasses.field(default=None, repr=False)
+
+    def advance(self) -> ExtremalRun:
+        """Some steps more, and a restart if the basis is full; this run's own state is given up.
+
+        Raises
+        ------
+        InputError
+            As ``extremal_eigenpairs``.
+        """
+        op, state, room = self.op, self.state, self.room
+        first, filled, spent = int(state.first), int(state.filled), int(state.spent)
+        verified, before_fresh = bool(state.verified), state.before_fresh
+        anew = bool(np.isfinite(before_fresh).all())
+        count = self.largest + self.smallest + self.magnitude
+        wanted = partial(
+            _choose, largest=self.largest, smallest=self.smallest, magnitude=self.magnitude
+        )
+        stride = max(_FEWEST_STEPS, room // _LOOKS)
+        # A fresh start is given all the steps that there is room for.
+        stop = room if anew else min(max(filled, count) + stride, room)
+        space = _extend(op, state.space, stop)
+        spent, filled = spent + stop - filled, stop
+        projection = np.asarray(space.projection, float)[: filled + 1, :filled]
+        if not np.isfinite(projection).all():
+            raise InputError("a product with the operator is NaN or infinite")
+        upper = np.triu(projection[:filled])
+        expect_range(np.abs(upper).max(), op)
+        _expect_symmetric(projection, first, float(space.scale), _rounding(op))
+        theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
+        residuals = np.abs(projection[filled, filled - 1] * s[-1])
+        chosen = wanted(theta, 0)
+        small = self.tol * np.abs(theta).max()
+        enough = residuals[chosen] <= small
+        if anew:
+            # Nothing new came in, or it is no better than what was there.
+            verified = bool((np.abs(theta[chosen] - before_fresh) <= small).all())
+        none = np.full(count, np.nan)
+        fresh = bool(enough.all())
+
+        def later(space: _Space, first: int, filled: int, before: np.ndarray) -> ExtremalState:
+            one, two, three, four = map(np.asarray, (first, filled, spent, verified))
+            return ExtremalState(space, one, two, three, four, before)
+
+        finished = fresh and (verified or not self.verify or filled == room == op.shape[0])
+        if finished or ((fresh or filled == room) and spent >= self.max_matvecs):
+            found = (theta, s, chosen, enough, small)
+            ended = later(space, first, filled, none)
+            return dataclasses.replace(self, state=ended, done=True, _found=found)
+        if not fresh and filled < room:
+            return dataclasses.replace(self, state=later(space, first, filled, none))
+        # Neighbours of the wanted pairs are kept too: they keep convergence fast.
+        kept = chosen if fresh else wanted(theta, (room - count) // 3)
+        space = _restart(space, _filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
+        if fresh:
+            space, none = _start_anew(space, op.shape[0]), theta[chosen]
+        return dataclasses.replace(self, state=later(space, len(kept), len(kept), none))
+
+    def pairs(self) -> EigenPairs:
+        """What was found, when it is done."""
+        if not self.done:
+            raise InputError("the run is not done: call advance until it is")
+        op, state = self.op, self.state
+        theta, s, chosen, enough, small = self._found
+        chosen = chosen[np.argsort(-theta[chosen])]
+        coordinates = _filled_up(s[:, chosen], self.room, op)
+        vectors = rows_of(_combine(state.space.block, coordinates), op.shape[0])[0]
+        values, norms = _residuals(op, vectors)
+        if enough.all():
+            off = np.maximum(norms, np.abs(values - theta[chosen]))
+            _expect_agreement(off.max(), small, float(state.space.scale), _rounding(op))
+        order = np.argsort(-values)
+        status = "max_matvecs"
+        if enough.all():
+            status = "unverified"
+            if state.verified or state.filled == op.shape[0]:
+                status = "converged" if (norms <= small).all() else "rounding"
+        return EigenPairs(
+            values=values[order],
+            vectors=vectors[order].T,
+            residual_norms=norms[order],
+            status=status,
+            num_matvecs=int(state.spent) + len(chosen),
+        )
+
+
+def extremal_run(
+    op: LinearOperator,
+    key: Array,
+    *,
+    num_largest: int = 0,
+    num_smallest: int = 0,
+    num_by_magnitude: int = 0,
+    tol: float = 1e-4,
+    max_matvecs: int = 2000,
+    subspace: int | None = None,
+    verify: bool = True,
+) -> ExtremalRun:
+    """Eigenpairs at the ends, by a run that can be stopped, kept and resumed.
+
+    Parameters
+    ----------
+    op, key, num_largest, num_smallest, num_by_magnitude, tol, max_matvecs, subspace, verify
+        As for ``extremal_eigenpairs``.
+
+    Raises
+    ------
+    InputError, ResourceError
+        As ``extremal_eigenpairs``.
+
+    Examples
+    --------
+    >>> from landscape.curvature import DiagonalOperator
+    >>> run = extremal_run(DiagonalOperator(jnp.arange(9.0)), jax.random.key(0), num_largest=1)
+    >>> while not run.done:
+    ...     run = run.advance()
+    >>> run.pairs().values.round(4).tolist()
+    [8.0]
+    """
     expect_single(op)
     expect_key(key)
     expect_integer(
         num_largest=num_largest, num_smallest=num_smallest, num_by_magnitude=num_by_magnitude
     )
-    size, unit = op.shape[0], float(jnp.finfo(op.dtype).eps) / 2
+    size = op.shape[0]
     count = num_largest + num_smallest + num_by_magnitude
     if min(num_largest, num_smallest, num_by_magnitude) < 0 or not 1 <= count <= size:
         raise InputError(f"between 1 and P = {size} eigenpairs can be asked for; got {count}")
@@ -171,65 +354,18 @@ def extremal_eigenpairs(
     if room <= count and room < size:
         raise InputError(f"subspace must exceed the number of pairs, {count}; got {subspace}")
     _check_memory(op, room + 1 + count)
-    stride = max(_FEWEST_STEPS, room // _LOOKS)
-    wanted = partial(
-        _choose, largest=num_largest, smallest=num_smallest, magnitude=num_by_magnitude
+    zero = np.asarray(0)
+    state = ExtremalState(
+        _begin(op, key, room), zero, zero, zero, np.asarray(False), np.full(count, np.nan)
     )
-    tol = max(tol, 4 * unit)
-    space = _begin(op, key, room)
-    first, filled, spent, verified, before_fresh = 0, 0, 0, False, None
-    while True:
-        # A fresh start is given all the steps that there is room for.
-        stop = room if before_fresh is not None else min(max(filled, count) + stride, room)
-        space = _extend(op, space, stop)
-        spent, filled = spent + stop - filled, stop
-        projection = np.asarray(space.projection, float)[: filled + 1, :filled]
-        if not np.isfinite(projection).all():
-            raise InputError("a product with the operator is NaN or infinite")
-        upper = np.triu(projection[:filled])
-        expect_range(np.abs(upper).max(), op)
-        _expect_symmetric(projection, first, float(space.scale), unit)
-        theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
-        residuals = np.abs(projection[filled, filled - 1] * s[-1])
-        chosen = wanted(theta, 0)
-        small = tol * np.abs(theta).max()
-        enough = residuals[chosen] <= small
-        if before_fresh is not None:
-            # Nothing new came in, or it is no better than what was there.
-            verified = bool((np.abs(theta[chosen] - before_fresh) <= small).all())
-            before_fresh = None
-        fresh = bool(enough.all())
-        if fresh and (verified or not verify or filled == size):
-            break
-        if not fresh and filled < room:
-            continue
-        if spent >= max_matvecs:
-            break
-        # Neighbours of the wanted pairs are kept too: they keep convergence fast.
-        kept = chosen if fresh else wanted(theta, (room - count) // 3)
-        space = _restart(space, _filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
-        first = filled = len(kept)
-        if fresh:
-            space, before_fresh = _start_anew(space, size), theta[chosen]
-    chosen = chosen[np.argsort(-theta[chosen])]
-    vectors = rows_of(_combine(space.block, _filled_up(s[:, chosen], room, op)), size)[0]
-    values, norms = _residuals(op, vectors)
-    if enough.all():
-        off = np.maximum(norms, np.abs(values - theta[chosen]))
-        _expect_agreement(off.max(), small, float(space.scale), unit)
-    order = np.argsort(-values)
-    status = "max_matvecs"
-    if enough.all():
-        status = "unverified"
-        if verified or filled == size:
-            status = "converged" if (norms <= small).all() else "rounding"
-    return EigenPairs(
-        values=values[order],
-        vectors=vectors[order].T,
-        residual_norms=norms[order],
-        status=status,
-        num_matvecs=spent + count,
-    )
+    return ExtremalRun(
+        op, state, num_largest, num_smallest, num_by_magnitude, max(tol, 4 * _rounding(op)),
+        max_matvecs, room, verify,
+    )  # fmt: skip
+
+
+def _rounding(op: LinearOperator) -> float:
+    return float(jnp.finfo(op.dtype).eps) / 2
 
 
 def _expect_symmetric(projection: np.ndarray, first: int, scale: float, unit: float) -> None:
