@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from landscape.curvature import hessian, noise_floor
 from landscape.data import Dataset, load
 from landscape.degeneracy import activity_gradient_norms, measures
-from landscape.experiments.scales import Group
+from landscape.experiments.scales import Group, training_split
 from landscape.experiments.variants import STANDARD, Variant
 from landscape.models import MLP
 from landscape.models.mlp import NORM_MOMENTUM
@@ -163,7 +163,7 @@ def calibrated(model: MLP, params: Any, state: Any, inputs: jax.Array) -> Any:
 
 def prepare(dataset: str, group: Group) -> Dataset:
     """The data of a group: fixed stratified subset, pooled, standardised."""
-    data = load(dataset)
+    data = load(dataset, training_split(dataset, group.num_images))
     if group.num_images is not None and group.num_images < data.num_examples:
         data = data.subset(group.num_images, _SUBSET_SEED)
     if group.pooled is not None:

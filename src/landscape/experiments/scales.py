@@ -192,6 +192,24 @@ def make_scale(
     return dataclasses.replace(scale, accuracy=accuracy, fractions=fractions)
 
 
+def training_split(dataset: str, num_images: int | None) -> str:
+    """The smallest part of the training images that is published apart and has enough of them.
+
+    Parameters
+    ----------
+    dataset
+        Its name.
+    num_images
+        How many are enough; None stands for all.
+    """
+    enough = [
+        split
+        for split in find_source(dataset).splits
+        if split.name != "test" and num_images is not None and split.num_examples >= num_images
+    ]
+    return min(enough, key=lambda split: split.num_examples).name if enough else "train"
+
+
 def scale_from_json(record: Mapping[str, Any]) -> Scale:
     """A scale from its JSON form, as a run folder records it."""
     return Scale(
@@ -223,6 +241,12 @@ def _fewer(count: int) -> list[str]:
         f"{count:,} images instead of {_STANDARD_IMAGES:,}, batches of {round(count / 100)} (1 % "
         "of the images, as in the standard protocol)"
     ]
+
+
+def _part(source: Source, count: int) -> list[str]:
+    """Of what part of the training images the subset is, if not of all."""
+    split = training_split(source.name, count)
+    return [] if split == "train" else [f"the images of {split}, which is published apart"]
 
 
 def _side(source: Source) -> tuple[int | None, list[str]]:
@@ -271,12 +295,12 @@ def _laptop(source: Source, depth: int) -> Scale:
     )  # fmt: skip
     pooled = Group(
         name="pooled", width=32, pooled=8, block=3, spectrum_epochs=(0, 50, 100),
-        spectrum_images=(None,), num_steps=(50, 100, 600), kept_epochs=every,
+        spectrum_images=(None,), num_steps=(50, 100, 1500), kept_epochs=every,
         **common,  # type: ignore[arg-type]
     )  # fmt: skip
     return Scale(
         "laptop", wide, pooled,
-        (*_fewer(count), *pooled_first,
+        (*_fewer(count), *_part(source, count), *pooled_first,
          "fractions are judged on networks of width 32 on images pooled to 8×8, where there is "
          "enough data; those of the wide networks are shown against N, without a verdict"),
     )  # fmt: skip
