@@ -10,7 +10,7 @@ processes at once, each with one checkpoint in memory, again and again.
 from __future__ import annotations
 
 import argparse
-import resource
+import json
 import subprocess
 import sys
 import tempfile
@@ -48,6 +48,16 @@ def problem():
     params = MODEL.init(jax.random.key(0), images[:1])["params"]
     return Problem(softmax_cross_entropy(MODEL), params, (images, labels), {}, model=MODEL)
 '''
+
+
+# Seconds of computing and the most kibibytes of a process, of a command and all of its processes.
+_TOLD = """
+import json, resource, subprocess, sys
+
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+found = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([found.ru_utime + found.ru_stime, found.ru_maxrss]))
+"""
 
 
 def prepare(folder: Path, count: int) -> str:
@@ -105,15 +115,16 @@ def job(problem: str, folder: Path, options: argparse.Namespace) -> dict[str, An
         "--largest", "0", "--smallest", "0",
         "--workers", str(options.workers), "--out", str(out),
     ]  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    # A process of its own between: of all that it waited for it tells, and this one had others.
+    told = subprocess.run(
+        [sys.executable, "-c", _TOLD, *command], check=True, stdout=subprocess.PIPE
+    ).stdout
     wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent, peak = json.loads(told)
     events = read_events(out / "events")
     finished = np.sort([event["time"] for event in events if event["event"] == "finished"])
     plan = next(event for event in events if event["event"] == "estimated")
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     # From when every worker has finished one: without starting, compiling and hashing.
     steady = finished[options.workers - 1 :]
     return {
@@ -124,7 +135,7 @@ def job(problem: str, folder: Path, options: argparse.Namespace) -> dict[str, An
         "seconds_after_the_plan": float(finished[-1] - plan["time"]),
         "planned_bytes": plan["memory"],
         # Of the largest process.
-        "peak_bytes": 1024 * after.ru_maxrss,
+        "peak_bytes": 1024 * peak,
     }
 
 
