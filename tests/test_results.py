@@ -6,9 +6,13 @@ import json
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import landscape
 from landscape.analysis import analyze
@@ -68,6 +72,7 @@ def every_result():
         "deflated spectrum": slq(op, KEY, num_steps=8, deflate=2),
         "fraction": degenerate_fraction(spectrum, 1e-2),
         "fractions of a family": degenerate_fraction(family, 1e-2),
+        "relative fractions of a family": degenerate_fraction(family, 1e-2, relative_to="norm"),
         "fraction that was counted": degenerate_fraction(dense_spectrum(op), 1e-2),
         "curve": fraction_curve(spectrum, np.geomspace(1e-3, 1, 7)),
         "curves of a family": fraction_curve(family, np.geomspace(1e-3, 1, 7)),
@@ -110,7 +115,8 @@ def results():
 
 NAMES = (
     "dense spectrum", "Lanczos spectrum", "Lanczos spectra of a family", "deflated spectrum",
-    "fraction", "fractions of a family", "fraction that was counted", "curve",
+    "fraction", "fractions of a family", "relative fractions of a family",
+    "fraction that was counted", "curve",
     "curves of a family", "resolved fraction", "moments", "mixture", "eigenpairs", "trace",
     "diagonal", "rank", "rank by Lanczos", "rank of a matrix", "measures", "elimination",
     "overlap", "dependence", "measures of several", "directions", "check", "budget", "analysis",
@@ -172,6 +178,50 @@ def test_it_shows_itself_with_a_table_and_a_picture(results, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_draws_itself_on_axes_that_are_given_once_and_twice(results, name):
+    before, style = pyplot.get_fignums(), dict(matplotlib.rcParams)
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    assert results[name].plot(ax=ax) is ax
+    figure.canvas.draw()
+    assert ax.get_xlabel() or ax.get_ylabel()
+    expect_inside(figure)
+    limits = [sorted(ax.get_xlim()), sorted(ax.get_ylim())]
+    assert results[name].plot(ax) is ax
+    figure.canvas.draw()
+    for (low, high), (left, right) in zip(
+        limits, [sorted(ax.get_xlim()), sorted(ax.get_ylim())], strict=True
+    ):
+        assert left <= low
+        assert right >= high
+    labels = ax.get_legend().get_texts() if ax.get_legend() else []
+    texts = [text.get_text() for text in labels]
+    if name == "budget":
+        assert len(set(texts)) == len(texts)
+        assert len(ax.get_yticks()) == 2
+    assert pyplot.get_fignums() == before
+    assert dict(matplotlib.rcParams) == style
+    new = results[name].plot()
+    assert new is pyplot.gca()
+    pyplot.close(new.figure)
+
+
+def expect_inside(figure):
+    """No letter leaves the canvas."""
+    box = figure.bbox
+    for ax in figure.axes:
+        legend = ax.get_legend().get_texts() if ax.get_legend() else []
+        for text in (ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts, *legend):
+            if text.get_text().strip():
+                extent = text.get_window_extent()
+                assert extent.x0 >= box.x0 - 1, text
+                assert extent.x1 <= box.x1 + 1, text
+                assert extent.y0 >= box.y0 - 1, text
+                assert extent.y1 <= box.y1 + 1, text
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_labels_survive_netcdf(results, name, tmp_path):
     dataset = results[name].to_xarray()
     assert isinstance(dataset, xr.Dataset)
@@ -196,6 +246,9 @@ def test_axes_have_the_names_of_the_docstrings(results):
     }
     for (result, name), expected in dims.items():
         assert results[result].to_xarray()[name].dims == expected, (result, name)
+    relative = results["relative fractions of a family"].to_xarray()
+    assert relative["upper_end"].dims == relative["estimate"].dims == ("network",)
+    np.testing.assert_allclose(relative["upper_end"], [0.02, 0.02], rtol=0.02)
     curve = results["curve"].to_xarray()
     np.testing.assert_allclose(curve["upper_end"], np.geomspace(1e-3, 1, 7))
 
@@ -263,6 +316,13 @@ def test_a_newer_file_says_so(results, tmp_path):
     rewritten(path, lambda told: told.update(format=99, version="9.0"))
     with pytest.raises(InputError, match=r"saved by landscape 9\.0, which is newer"):
         landscape.load(path)
+
+
+def test_the_ending_of_a_file_may_be_left_out_and_a_folder_is_refused(results, tmp_path):
+    results["trace"].save(tmp_path / "one")
+    same(results["trace"], landscape.load(tmp_path / "one"))
+    with pytest.raises(InputError, match="is a folder"):
+        results["trace"].save(tmp_path)
 
 
 def test_a_file_that_cannot_be_written_is_a_storage_error(results, tmp_path):

@@ -60,7 +60,9 @@ class Result:
         """
         arrays: dict[str, Any] = {}
         told = {"format": FORMAT, "version": __version__, "result": _taken_apart(self, "", arrays)}
-        path = Path(path)
+        path = Path(path).expanduser()
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the name of a file")
         if path.suffix != ".npz":
             path = path.with_name(f"{path.name}.npz")
         temporary = path.with_name(temporary_prefix() + uuid.uuid4().hex)
@@ -93,6 +95,25 @@ class Result:
                 variables[name] = (dims, value)
         return xarray.Dataset(variables, attrs=attributes)
 
+    def plot(self, ax: Any | None = None) -> Any:
+        """Draw it, as in a notebook.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes; new ones of a new pyplot figure by default.
+
+        Returns
+        -------
+        The axes. The functions of ``landscape.plots`` take options too.
+
+        Raises
+        ------
+        InputError
+            If there is nothing to draw.
+        """
+        return importlib.import_module("landscape.report.results").drawn(self, ax)
+
     def _repr_html_(self) -> str:
         return str(importlib.import_module("landscape.report.results").fragment(self))
 
@@ -103,7 +124,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path
-        A file that the ``save`` of a result has written.
+        A file that the ``save`` of a result has written; ``.npz`` may be left out.
 
     Returns
     -------
@@ -123,7 +144,10 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> landscape.load(found.save(tempfile.mkdtemp() + "/trace"))
     Estimate(3 ± 0.0e+00, exact, 3 products)
     """
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file() and path.with_name(f"{path.name}.npz").is_file():
+        path = path.with_name(f"{path.name}.npz")
+    if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -103,6 +103,20 @@ class Analysis(Result):
             f"{self.eps:g} of 0 [{low:.1f}, {high:.1f}]"
         )
 
+    def plot(self, ax: Any | None = None) -> Any:
+        """Draw the spectral density; ``page`` has all pictures.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes; new ones by default.
+
+        Returns
+        -------
+        The axes.
+        """
+        return plot_spectrum(self.spectrum, eps=self.eps, ax=ax)
+
     def _repr_html_(self) -> str:
         return self.page().to_fragment()
 
@@ -133,6 +147,8 @@ class Analysis(Result):
         many = f"N = {self.num_examples:,} examples" if self.num_examples else "a stream of batches"
         text = f"The Hessian of the loss over {many} at P = {self.num_parameters:,} parameters: "
         text += f"{self._share()} (95 % confidence)."
+        if self.degenerate is not None and self.degenerate.hint:
+            text += " The bounds are wide; more steps narrow them (num_steps)."
         if self.budget is not None:
             text += f" {self.budget.summary()}."
         return text

@@ -57,7 +57,9 @@ class Overlap(Result):
         told = f"mean correlation of incoming weights {jnp.mean(self.mean_correlation):+.4f}"
         if not np.ndim(self.mean_correlation):
             for layer, i, j, cosine in self.closest(1):
-                told += f", closest units {i} and {j} of layer {layer}, cosine {cosine:.4f}"
+                told += (
+                    f", closest units {i} and {j} of layer {layer} (from 0), cosine {cosine:.4f}"
+                )
         return f"Overlap({len(self.cosines)} layers: {told})"
 
     def closest(self, count: int = 10) -> list[tuple[int, int, int, float]]:

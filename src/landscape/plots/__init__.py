@@ -17,8 +17,10 @@ from landscape.plots.results import (
     plot_mixture,
     plot_moments,
     plot_rank,
+    plot_shares,
     plot_spectrum,
     plot_training,
+    plot_values,
 )
 from landscape.plots.style import look, mean_interval
 
@@ -38,7 +40,9 @@ __all__ = [
     "plot_mixture",
     "plot_moments",
     "plot_rank",
+    "plot_shares",
     "plot_spectrum",
     "plot_through_training",
     "plot_training",
+    "plot_values",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from landscape.degeneracy.budget import CAUSES, Budget
-from landscape.plots.style import new_axes, tidy
+from landscape.errors import InputError
+from landscape.plots.style import new_axes, rows_before, tidy
 
 # A family of colours for each link of the chain: within a unit, within a layer, across layers, the
 # readout; grey for what is left, white for want of data. Hatches tell neighbours apart in print.
@@ -48,10 +49,13 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
     """
     if isinstance(budgets, Budget):
         budgets = {"": budgets}
+    if not budgets:
+        raise InputError("there is nothing to draw")
     ax = tidy(new_axes(ax))
+    before = rows_before(ax)
     flat = all(budget.nearly_flat is not None for budget in budgets.values())
-    named: set[str] = set()
-    for place, budget in enumerate(budgets.values()):
+    named: set[str] = set(ax.get_legend_handles_labels()[1])
+    for place, budget in enumerate(budgets.values(), len(before)):
         left = 0.0
         for cause in CAUSES:
             share = 100 * budget.counts[cause] / budget.num_parameters
@@ -94,13 +98,16 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
             named.add(label)
         if flat and budget.nearly_flat is not None:
             share = 100 * float(budget.nearly_flat.estimate)
-            label = f"Hessian within {budget.eps:g} of 0" if not place else "_flat"
+            label = f"Hessian within {budget.eps:g} of 0"
+            label = "_" * (label in named) + label
+            named.add(label)
             ax.barh(place + 0.36, share, 0.16, color="none", edgecolor="0.2", label=label)
-    ax.set_yticks(range(len(budgets)), list(budgets))
-    if list(budgets) == [""]:
-        ax.set_yticks([])
-    ax.invert_yaxis()
-    ax.set_xlabel("null directions of the Gauss–Newton matrix (% of P)")
+    names = [*before, *budgets]
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=3 if any(names) else 0)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    # From the left edge on: beside a legend there is little room.
+    ax.set_xlabel("null directions\nof the Gauss–Newton matrix (% of P)", loc="left")
     handles, labels = ax.get_legend_handles_labels()
     # In the order of the chain, whatever network had a cause first; the Hessian's share last.
     places = {cause: place for place, cause in enumerate(CAUSES)}

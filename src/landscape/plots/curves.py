@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.plots.style import look, mean_interval, new_axes, tidy
+from landscape.errors import InputError
+from landscape.plots.style import look, mean_interval, new_axes, tidy, widen
+from landscape.spectra import Fraction
 
 
 def plot_through_training(
@@ -92,25 +94,29 @@ def plot_fractions(
 
 
 def plot_fraction_curve(
-    estimate: xr.DataArray,
-    lower: xr.DataArray,
-    upper: xr.DataArray,
+    estimate: xr.DataArray | Fraction,
+    lower: xr.DataArray | None = None,
+    upper: xr.DataArray | None = None,
     *,
     ax: Any | None = None,
     noise_floor: float | None = None,
+    label: str = "",
 ) -> Any:
     """Draw f(ε), the share of eigenvalues within ε of zero, against ε, between certified bounds.
 
     Parameters
     ----------
     estimate
-        Dimensions architecture, seed, eps; fractions of 1. NaN where it is not resolved.
+        From ``fraction_curve``; or with dimensions architecture, seed, eps: fractions of 1, NaN
+        where they are not resolved.
     lower, upper
-        Certified bounds, same dimensions; NaN where nothing is known.
+        Of the latter, certified bounds, same dimensions; NaN where nothing is known.
     ax
         Matplotlib axes; new ones by default.
     noise_floor
         Below this ε eigenvalues are rounding; that side is shaded.
+    label
+        Of a curve: for a legend, and of the look of an architecture of that name.
 
     Returns
     -------
@@ -118,9 +124,14 @@ def plot_fraction_curve(
     seeds of the bounds.
     """
     ax = tidy(new_axes(ax))
+    if isinstance(estimate, Fraction):
+        estimate, lower, upper = labelled_curve(estimate, label)
+    if lower is None or upper is None:
+        raise InputError("bounds are needed: give lower and upper, or what fraction_curve gives")
+    fresh, before = not ax.has_data(), len(ax.lines)
     epsilons = estimate["eps"].values
     for index, name in enumerate(str(name) for name in estimate["architecture"].values):
-        style = look(name, index)
+        style = look(name, index + before)
         middle, low, high = (
             100 * array.isel(architecture=index).transpose("seed", "eps").values.mean(0)
             for array in (estimate, lower, upper)
@@ -130,7 +141,7 @@ def plot_fraction_curve(
     ax.set_xscale("log")
     if noise_floor is not None and noise_floor > epsilons[0]:
         ax.axvspan(epsilons[0], noise_floor, color="0.85", zorder=0, label="below the noise floor")
-    ax.set_xlim(epsilons[0], epsilons[-1])
+    widen(ax, fresh, (epsilons[0], epsilons[-1]))
     ax.set_ylim(0, 100)
     ax.set_xlabel("ε")
     ax.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
@@ -158,22 +169,44 @@ def plot_density(
     The axes. The mean over seeds, on a logarithmic ordinate.
     """
     ax = tidy(new_axes(ax))
+    fresh, before = not ax.has_data(), len(ax.lines)
     grid = results["eigenvalue"].values
     for index, name in enumerate(str(name) for name in results["architecture"].values):
-        style = look(name, index)
+        style = look(name, index + before)
         mean = results.isel(architecture=index).mean("seed").values
         ax.plot(grid, mean, color=style.color, linestyle=style.linestyle, label=name)
     ax.set_xscale("asinh", linear_width=linear_width, base=10)
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3)
     ax.axvspan(-eps, eps, color="0.85", zorder=0)
-    places = asinh_ticks(linear_width, float(grid.min()), float(grid.max()))
+    widen(ax, fresh, (float(grid.min()), float(grid.max())))
+    places = asinh_ticks(linear_width, *ax.get_xlim())
     ax.set_xticks(places, [power(place) for place in places])
     ax.minorticks_off()
-    ax.set_xlim(grid.min(), grid.max())
     ax.set_xlabel("eigenvalue λ")
     ax.set_ylabel("share per unit of asinh(λ/ε)")
     return ax
+
+
+def labelled_curve(curve: Fraction, label: str) -> list[xr.DataArray]:
+    """Estimate and bounds of a curve as of one architecture; networks of a family as its seeds.
+
+    Raises
+    ------
+    InputError
+        If it is no curve, or none of ε.
+    """
+    epsilons = np.asarray(curve.interval[1], float)
+    if not curve.curve or not (np.isfinite(epsilons).all() and (epsilons > 0).all()):
+        raise InputError("f(ε) is drawn of what fraction_curve gives")
+    return [labelled(v, "eps", epsilons, label) for v in (curve.estimate, curve.lower, curve.upper)]
+
+
+def labelled(values: np.ndarray, dim: str, points: np.ndarray, label: str) -> xr.DataArray:
+    """One architecture; networks of a family as its seeds."""
+    rows = np.asarray(values).reshape(1, -1, len(points))
+    coords = {"architecture": [label], "seed": np.arange(rows.shape[1]), dim: points}
+    return xr.DataArray(rows, dims=("architecture", "seed", dim), coords=coords)
 
 
 def asinh_ticks(linear_width: float, low: float, high: float) -> list[float]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from landscape.degeneracy import (
     Check,
@@ -17,26 +16,40 @@ from landscape.degeneracy import (
     Overlap,
     Rank,
 )
-from landscape.plots.curves import asinh_ticks, plot_density, plot_fraction_curve, power
-from landscape.plots.style import look, new_axes, tidy
+from landscape.errors import InputError
+from landscape.plots.curves import (
+    asinh_ticks,
+    labelled,
+    plot_density,
+    plot_fraction_curve,
+    power,
+)
+from landscape.plots.style import look, new_axes, rows_before, tidy, widen
 from landscape.spectra import (
     EigenPairs,
     Estimate,
     Fraction,
     MixtureFit,
     Moments,
+    ResolvedFraction,
     Spectrum,
     asinh_density,
     fraction_curve,
 )
 from landscape.training import TrainingRun
 
+# Of series that are no architectures, one after the other.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+# What intervals are drawn of.
+_SHARE, _ESTIMATE = "share of the eigenvalues (%)", "estimate"
+
 # Standard deviation of the smoothing, in units of asinh(λ/ε).
 BANDWIDTH = 0.25
 
 
 def plot_spectrum(
-    spectrum: Spectrum,
+    spectrum: Spectrum | ResolvedFraction,
     *,
     eps: float = 1e-3,
     bandwidth: float = BANDWIDTH,
@@ -48,7 +61,7 @@ def plot_spectrum(
     Parameters
     ----------
     spectrum
-        Dense or Lanczos; of a family the mean is drawn.
+        Dense or Lanczos, or what ``resolve_fraction`` gives; of a family the mean is drawn.
     eps
         Where the abscissa turns from linear to logarithmic; the band |λ| ≤ ε is shaded.
     bandwidth
@@ -62,22 +75,28 @@ def plot_spectrum(
     -------
     The axes.
     """
+    if isinstance(spectrum, ResolvedFraction):
+        spectrum = spectrum.spectrum
+    if not eps > 0:
+        raise InputError(f"eps must be positive; got {eps!r}")
     grid = asinh_grid(float(np.abs(spectrum.nodes).max()), eps)
     mass = asinh_density(spectrum, grid, linear_width=eps, bandwidth=bandwidth)
-    return plot_density(
-        _labelled(mass, "eigenvalue", grid, label), linear_width=eps, eps=eps, ax=ax
-    )
+    return plot_density(labelled(mass, "eigenvalue", grid, label), linear_width=eps, eps=eps, ax=ax)
 
 
 def plot_fraction_of_eps(
-    spectrum: Spectrum, *, eps: float | None = None, label: str = "", ax: Any | None = None
+    spectrum: Spectrum | ResolvedFraction,
+    *,
+    eps: float | None = None,
+    label: str = "",
+    ax: Any | None = None,
 ) -> Any:
     """Draw f(ε), the share of the eigenvalues within ε of zero, between certified bounds.
 
     Parameters
     ----------
     spectrum
-        Dense or Lanczos; of a family the means are drawn.
+        Dense or Lanczos, or what ``resolve_fraction`` gives; of a family the means are drawn.
     eps
         An ε to mark.
     label
@@ -89,27 +108,94 @@ def plot_fraction_of_eps(
     -------
     The axes; ε from the noise floor up, what is below it shaded.
     """
+    if isinstance(spectrum, ResolvedFraction):
+        spectrum = spectrum.spectrum
+    ax = tidy(new_axes(ax))
+    fresh = not ax.has_data()
     floor = float(np.max(spectrum.noise_floor))
     top = float(np.abs(spectrum.nodes).max())
     lowest = max(floor, 1e-9 * top, 1e-30)
     epsilons = np.geomspace(lowest, 2 * max(top, lowest))
-    shares = fraction_curve(spectrum, epsilons)
-    arrays = [
-        _labelled(values, "eps", epsilons, label)
-        for values in (shares.estimate, shares.lower, shares.upper)
-    ]
-    ax = plot_fraction_curve(*arrays, ax=ax)
+    ax = plot_fraction_curve(fraction_curve(spectrum, epsilons), ax=ax, label=label)
     if floor > 0:
         # Shares of an ε below it are refused: a decade of it is shown.
         ax.axvspan(floor / 10, floor, color="0.85", zorder=0, label="below the noise floor")
-        ax.set_xlim(left=floor / 10)
+        widen(ax, fresh, (floor / 10, epsilons[-1]))
     if eps is not None:
         ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
     return ax
 
 
+def plot_shares(fraction: Fraction, *, label: str = "", ax: Any | None = None) -> Any:
+    """Draw shares of many intervals as a curve, or those of many networks as marks.
+
+    Parameters
+    ----------
+    fraction
+        From ``fraction_curve``, ``distribution_function``, or of a family.
+    label
+        For a legend, and of the look of an architecture of that name.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: shares in percent. Bands, or light bars, are the certified bounds; of the curves of a
+    family means are drawn.
+    """
+    if np.ndim(fraction.estimate) == 0:
+        return plot_intervals({label: fraction}, ax=ax)
+    ax = tidy(new_axes(ax))
+    style = look(label, len(ax.lines))
+    arrays = (fraction.estimate, fraction.lower, fraction.upper)
+    if fraction.curve:
+        ends = np.asarray(fraction.interval[1], float)
+        middle, low, high = (100 * np.reshape(x, (-1, len(ends))).mean(0) for x in arrays)
+        ax.plot(ends, middle, color=style.color, linestyle=style.linestyle, label=label or None)
+        ax.fill_between(ends, low, high, color=style.color, alpha=0.2, linewidth=0)
+        if np.all(ends > 0):
+            ax.set_xscale("log")
+        ax.set_xlabel("upper end of the interval")
+    else:
+        middle, low, high = (100 * np.ravel(x) for x in arrays)
+        places = np.arange(len(middle))
+        ax.bar(places, high - low, 0.6, low, color=style.color, alpha=0.25, linewidth=0)
+        ax.plot(places, middle, style.marker, color=style.color, markersize=3, label=label or None)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel("network")
+    ax.set_ylabel("share of the eigenvalues (%)")
+    return ax
+
+
+def plot_values(estimate: Estimate, *, ax: Any | None = None) -> Any:
+    """Draw how the entries of an estimated vector are distributed, such as a diagonal's.
+
+    Parameters
+    ----------
+    estimate
+        From ``diagonal``.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes: a histogram, its counts on a logarithmic scale.
+    """
+    ax = tidy(new_axes(ax))
+    ax.hist(np.ravel(estimate.value), bins=60, color=look("residual").color, alpha=0.8)
+    ax.set_yscale("log")
+    ax.set_xlabel("value of an entry")
+    ax.set_ylabel("entries")
+    return ax
+
+
 def plot_intervals(
-    results: Mapping[str, Fraction | Estimate] | Fraction | Estimate, *, ax: Any | None = None
+    results: Mapping[str, Fraction | ResolvedFraction | Estimate]
+    | Fraction
+    | ResolvedFraction
+    | Estimate,
+    *,
+    ax: Any | None = None,
 ) -> Any:
     """Draw numbers with what is known of them, one below the other.
 
@@ -127,8 +213,16 @@ def plot_intervals(
     """
     if not isinstance(results, Mapping):
         results = {"": results}
+    if not results:
+        raise InputError("there is nothing to draw")
     ax = tidy(new_axes(ax))
-    for place, (name, one) in enumerate(results.items()):
+    names = rows_before(ax)
+    kinds = {ax.get_xlabel()} if names else set()
+    for place, (name, one) in enumerate(results.items(), len(names)):
+        one = one.fraction if isinstance(one, ResolvedFraction) else one
+        if np.ndim(one.estimate if isinstance(one, Fraction) else one.value):
+            raise InputError("an interval is drawn of one number; plot_shares takes many")
+        kinds.add(_SHARE if isinstance(one, Fraction) else _ESTIMATE)
         style = look(name, place)
         low, high = (float(end) for end in one.confidence_interval())
         if isinstance(one, Fraction):
@@ -141,12 +235,11 @@ def plot_intervals(
             middle, place, xerr=[[max(middle - low, 0)], [max(high - middle, 0)]],
             color=style.color, marker=style.marker, capsize=4,
         )  # fmt: skip
-    ax.set_yticks(range(len(results)), list(results))
-    if list(results) == [""]:
-        ax.set_yticks([])
-    ax.set_ylim(len(results) - 0.5, -0.5)
-    if all(isinstance(one, Fraction) for one in results.values()):
-        ax.set_xlabel("share of the eigenvalues (%)")
+    names += list(results)
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=3 if any(names) else 0)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel(kinds.pop() if len(kinds) == 1 else "shares in %, and estimates")
     return ax
 
 
@@ -165,9 +258,16 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
     The axes, largest first; logarithmic on both sides of zero if they differ by much.
     """
     ax = tidy(new_axes(ax))
+    fresh = not ax.has_data()
     values, places = np.asarray(pairs.values), np.arange(1, len(pairs.values) + 1)
     ax.errorbar(
-        places, values, pairs.residual_norms, color="#0072B2", marker="o", linestyle="", capsize=4
+        places,
+        values,
+        pairs.residual_norms,
+        color=_COLORS[len(ax.containers) % len(_COLORS)],
+        marker="o",
+        linestyle="",
+        capsize=4,
     )
     ax.axhline(0, color="0.3", linewidth=0.8)
     size = np.abs(values[values != 0])
@@ -178,8 +278,8 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
         ticks = asinh_ticks(width / 10, low, high)
         ax.set_yticks(ticks, [power(tick) for tick in ticks])
         ax.minorticks_off()
-        ax.set_ylim(low, high)
-    ax.set_xticks(places)
+        widen(ax, fresh, y=(low, high))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("eigenvalues, largest first")
     ax.set_ylabel("λ")
     return ax
@@ -204,6 +304,7 @@ def plot_mixture(
     The axes: share per unit of asinh(λ/σ). A component that is a point is a dotted line.
     """
     ax = tidy(new_axes(ax))
+    fresh = not ax.has_data()
     from scipy.stats import norm, skewnorm
 
     reach = abs(fit.location) + 6 * max(fit.scale, fit.sigma)
@@ -228,7 +329,7 @@ def plot_mixture(
     ticks = asinh_ticks(fit.sigma, float(grid.min()), float(grid.max()))
     ax.set_xticks(ticks, [power(tick) for tick in ticks])
     ax.minorticks_off()
-    ax.set_xlim(grid.min(), grid.max())
+    widen(ax, fresh, (float(grid.min()), float(grid.max())))
     ax.set_yscale("log")
     # Room for the legend above the curves.
     ax.set_ylim(1e-4, 30)
@@ -297,6 +398,7 @@ def plot_rank(rank: Rank, *, ax: Any | None = None) -> Any:
         )  # fmt: skip
         ax.set_xlim(0, min(rank.shape))
         ax.set_yticks([])
+        ax.set_ylabel("matrices" if len(middle) > 1 else "")
         ax.set_xlabel(f"singular values above {rank.rtol:g} σ₁")
         return ax
     values = rank.singular_values.reshape(-1, rank.singular_values.shape[-1])
@@ -352,7 +454,9 @@ def plot_measures(
             marker=style.marker, label=name,
         )  # fmt: skip
     ax.set_ylim(-0.03, 1.03)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("hidden layer")
+    ax.set_ylabel("1: the singularity is reached")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -373,6 +477,8 @@ def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | No
     """
     ax = tidy(new_axes(ax))
     checks = [checks] if isinstance(checks, Check) else list(checks)
+    if not checks:
+        raise InputError("there is nothing to draw")
     for place, check in enumerate(checks):
         for shift, name, norms in (
             (-0.15, "plain", check.gauss_newton_norms),
@@ -414,8 +520,7 @@ def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
     ax.set_xlim(0, family.vectors.shape[1])
     ax.set_ylim(len(family) - 0.5, -0.5)
     ax.set_xlabel("parameter")
-    ax.set_ylabel("direction")
-    ax.set_title(family.cause)
+    ax.set_ylabel(f"direction ({family.cause})")
     return ax
 
 
@@ -435,7 +540,8 @@ def plot_training(run: TrainingRun, *, ax: Any | None = None) -> Any:
     """
     ax = tidy(new_axes(ax))
     rows = run.accuracy.reshape(-1, len(run.epochs))
-    ax.plot(run.epochs, 100 * rows.T, color="#0072B2", linewidth=1 if len(rows) > 1 else 1.5)
+    color = _COLORS[len(ax.lines) % len(_COLORS)]
+    ax.plot(run.epochs, 100 * rows.T, color=color, linewidth=1 if len(rows) > 1 else 1.5)
     ax.set_xlabel("epoch")
     ax.set_ylabel("training accuracy (%)")
     return ax
@@ -445,13 +551,6 @@ def asinh_grid(reach: float, linear_width: float) -> np.ndarray:
     """Points for a density, evenly spaced in asinh(λ/width), to twice the reach."""
     end = np.arcsinh(2 * max(reach, linear_width) / linear_width)
     return np.asarray(linear_width * np.sinh(np.linspace(-end, end, 401)))
-
-
-def _labelled(values: np.ndarray, dim: str, points: np.ndarray, label: str) -> xr.DataArray:
-    """One architecture; networks of a family as its seeds."""
-    rows = np.asarray(values).reshape(1, -1, len(points))
-    coords = {"architecture": [label], "seed": np.arange(rows.shape[1]), dim: points}
-    return xr.DataArray(rows, dims=("architecture", "seed", dim), coords=coords)
 
 
 def _nearest_cosines(cosines: np.ndarray) -> float:

@@ -57,6 +57,32 @@ def new_axes(ax: Any | None) -> Any:
     return pyplot.subplots(figsize=(5, 3.5), layout="constrained")[1]
 
 
+def widen(ax: Any, fresh: bool, x: Any = None, y: Any = None) -> None:
+    """Set the limits of axes, or, if something was drawn on them before, widen them.
+
+    Parameters
+    ----------
+    ax
+        Matplotlib axes.
+    fresh
+        Whether nothing was.
+    x, y
+        (low, high), or None to leave them.
+    """
+    for limits, get, put in ((x, ax.get_xlim, ax.set_xlim), (y, ax.get_ylim, ax.set_ylim)):
+        if limits is None:
+            continue
+        if not fresh:
+            old = sorted(get())
+            limits = min(old[0], limits[0]), max(old[1], limits[1])
+        put(*limits)
+
+
+def rows_before(ax: Any) -> list[str]:
+    """Names of the rows that horizontal bars have been drawn at before."""
+    return [text.get_text() for text in ax.get_yticklabels()] if ax.has_data() else []
+
+
 def tidy(ax: Any) -> Any:
     """Light grid, no box on the right and top."""
     ax.grid(True, color="0.9", linewidth=0.6)

@@ -22,6 +22,8 @@ from landscape.degeneracy import (
     Overlap,
     Rank,
 )
+from landscape.errors import InputError
+from landscape.plots.style import new_axes
 from landscape.spectra import (
     EigenPairs,
     Estimate,
@@ -70,6 +72,31 @@ def fragment(result: Any) -> str:
         '<div style="display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start">'
         f'<table style="{_TABLE}"><tbody>{cells}</tbody></table>{picture}</div></div>'
     )
+
+
+def drawn(result: Any, ax: Any | None = None) -> Any:
+    """The figure of a result on axes of one's own.
+
+    Parameters
+    ----------
+    result
+        Any public result.
+    ax
+        Matplotlib axes; new ones by default.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to draw.
+    """
+    _, _, draw = view(result)
+    if draw is None:
+        raise InputError(f"there is nothing to draw of {result!r}")
+    return draw(new_axes(ax))
 
 
 def _picture(draw: Draw, title: str) -> str:
@@ -134,8 +161,9 @@ def _(result: Fraction) -> tuple[str, Rows, Draw]:
         rows = [
             ("shares", f"{np.size(result.estimate):,}, mean {middle}"),
             ("width of the bounds", f"at most {np.max(result.width):.4f}"),
+            *_hint(result),
         ]
-        return title, rows, lambda ax: _draw_shares(result, ax)
+        return title, rows, lambda ax: plots.plot_shares(result, ax=ax)
     return title, _fraction_rows(result), lambda ax: plots.plot_intervals(result, ax=ax)
 
 
@@ -149,27 +177,12 @@ def _fraction_rows(share: Fraction) -> Rows:
         ("95 % confidence", f"[{low:.4f}, {high:.4f}]"),
         ("noise floor", f"{float(share.noise_floor):.1e}"),
         ("of", f"{share.num_parameters:,} eigenvalues, {_count(share.num_probes, 'probe')}"),
+        *_hint(share),
     ]
 
 
-def _draw_shares(share: Fraction, ax: Any) -> Any:
-    """A curve if the ends are one for each; else one mark for each network."""
-    rows = 100 * np.asarray(share.estimate).reshape(-1, np.shape(share.estimate)[-1])
-    high = np.asarray(share.interval[1], float)
-    if high.ndim == 1 and len(high) == rows.shape[1] and np.all(np.isfinite(high)):
-        ax.plot(high, rows.T, color="#0072B2")
-        if np.all(high > 0):
-            ax.set_xscale("log")
-        ax.set_xlabel("upper end of the interval")
-    else:
-        values = rows.ravel()
-        lower, upper = (100 * np.ravel(end) for end in (share.lower, share.upper))
-        places = np.arange(len(values))
-        ax.bar(places, upper - lower, 0.6, lower, color="#0072B2", alpha=0.25, linewidth=0)
-        ax.plot(places, values, "o", color="#0072B2", markersize=3)
-        ax.set_xlabel("network")
-    ax.set_ylabel("share of the eigenvalues (%)")
-    return ax
+def _hint(share: Fraction) -> Rows:
+    return [("", share.hint)] if share.hint else []
 
 
 @view.register
@@ -234,7 +247,7 @@ def _(result: Estimate) -> tuple[str, Rows, Draw]:
             ("standard error of each", f"{np.sqrt(np.mean(result.stderr**2)):.1e}"),
             ("how", how),
         ]
-        return "Estimate", rows, lambda ax: _histogram(result.value, ax)
+        return "Estimate", rows, lambda ax: plots.plot_values(result, ax=ax)
     low, high = (float(end) for end in result.confidence_interval())
     rows = [
         ("value", f"{float(result.value):.6g} ± {float(result.stderr):.1e}"),
@@ -242,14 +255,6 @@ def _(result: Estimate) -> tuple[str, Rows, Draw]:
         ("how", how),
     ]
     return "Estimate", rows, lambda ax: plots.plot_intervals(result, ax=ax)
-
-
-def _histogram(values: np.ndarray, ax: Any) -> Any:
-    ax.hist(values.ravel(), bins=60, color="#0072B2")
-    ax.set_yscale("log")
-    ax.set_xlabel("value")
-    ax.set_ylabel("entries")
-    return ax
 
 
 @view.register
@@ -307,7 +312,7 @@ def _(result: Overlap) -> tuple[str, Rows, Draw]:
     rows = [("mean correlation of weights", f"{np.mean(result.mean_correlation):+.4f}")]
     if not np.ndim(result.mean_correlation):
         rows += [
-            (f"layer {layer + 1}, units {i} and {j}", f"cosine {cosine:.4f}")
+            (f"layer {layer} (from 0), units {i} and {j}", f"cosine {cosine:.4f}")
             for layer, i, j, cosine in result.closest(3)
         ]
     return "Overlap", rows, lambda ax: plots.plot_measures(result, ax=ax)
@@ -371,11 +376,12 @@ def _(result: Trajectory) -> tuple[str, Rows, Draw]:
         ("level reached at t", reached),
     ]
 
-    def draw(ax: Any) -> None:
+    def draw(ax: Any) -> Any:
         ax.plot(result.times, result.energies)
         if result.energies.min() > 0:
             ax.set_yscale("log")
         ax.set(xlabel="t", ylabel="energy")
+        return ax
 
     return "Gradient flow", rows, draw
 
@@ -387,9 +393,10 @@ def _(result: Coordinates) -> tuple[str, Rows, Draw]:
         for name, values in (("v", result.v), ("z", result.z), ("h", result.h))
     ]
 
-    def draw(ax: Any) -> None:
-        ax.plot(result.z, result.h)
-        ax.plot(result.z[:1], result.h[:1], "o")
+    def draw(ax: Any) -> Any:
+        (line,) = ax.plot(result.z, result.h)
+        ax.plot(result.z[:1], result.h[:1], "o", color=line.get_color())
         ax.set(xlabel="z", ylabel="h")
+        return ax
 
     return "Two units, as seen from their singularities", rows, draw

@@ -82,9 +82,9 @@ def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
     """Shares in each of n intervals."""
     estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
     if isinstance(spectrum, SpectralMeasure):
-        return make_fraction(spectrum, estimate, estimate, estimate, (low, high))
+        return make_fraction(spectrum, estimate, estimate, estimate, (low, high), curve=True)
     bounds = separation_mass_bounds(spectrum, low, high)
-    return make_fraction(spectrum, np.clip(estimate, 0, 1), *bounds, (low, high))
+    return make_fraction(spectrum, np.clip(estimate, 0, 1), *bounds, (low, high), curve=True)
 
 
 def _pooled_counts(

@@ -341,7 +341,10 @@ def extremal_run(
     size = op.shape[0]
     count = num_largest + num_smallest + num_by_magnitude
     if min(num_largest, num_smallest, num_by_magnitude) < 0 or not 1 <= count <= size:
-        raise InputError(f"between 1 and P = {size} eigenpairs can be asked for; got {count}")
+        raise InputError(
+            f"between 1 and P = {size} eigenpairs can be asked for, by num_largest, "
+            f"num_smallest or num_by_magnitude; got {count}"
+        )
     if num_by_magnitude and count > num_by_magnitude:
         raise InputError("num_by_magnitude cannot be asked for with num_largest or num_smallest")
     room = min(2 * count + 20 if subspace is None else subspace, size)

@@ -63,6 +63,8 @@ class Fraction(Result):
     known, num_known
         Among the eigenvalues known one by one (deflated): (*batch,) how many lie inside, and how
         many there are.
+    curve
+        Whether the last axis is of intervals, as of ``fraction_curve``, and not of networks.
     """
 
     estimate: Float[np.ndarray, "*batch"]
@@ -77,6 +79,7 @@ class Fraction(Result):
     num_probes: int
     known: Int[np.ndarray, "*batch"]
     num_known: int
+    curve: bool = False
 
     _apart = ("interval",)
 
@@ -84,6 +87,12 @@ class Fraction(Result):
     def width(self) -> Float[np.ndarray, "*batch"]:
         """Distance between the bounds."""
         return np.asarray(self.upper - self.lower)
+
+    @property
+    def hint(self) -> str:
+        """What to do about bounds that say little; empty if they do not."""
+        wide = bool(np.max(self.width) > _OPEN)
+        return "more steps narrow the bounds: resolve_fraction" if wide else ""
 
     def confidence_interval(
         self, level: float = 0.95
@@ -124,16 +133,24 @@ class Fraction(Result):
         return low, high
 
     def to_xarray(self) -> Any:
-        """As an ``xarray.Dataset``; of a curve the last axis is ``interval``, with its ends."""
+        """As an ``xarray.Dataset``, with the ends: of a curve along its axis ``interval``."""
         dataset = super().to_xarray()
         low, high = (np.asarray(end, float) for end in self.interval)
         if not low.ndim and not high.ndim:
             return dataset.assign_attrs(interval=[float(low), float(high)])
-        low, high = np.broadcast_arrays(low, high)
-        *networks, last = dataset["estimate"].dims
-        names = {last: "interval"} | ({networks[0]: "network"} if len(networks) == 1 else {})
-        ends = {"lower_end": ("interval", low), "upper_end": ("interval", high)}
-        return dataset.rename_dims(names).assign_coords(ends)
+        dims = dataset["estimate"].dims
+        if self.curve:
+            *networks, last = dims
+            names = {last: "interval"} | ({networks[0]: "network"} if len(networks) == 1 else {})
+            dataset, along = dataset.rename_dims(names), ("interval",)
+        else:
+            along = dims
+        shape = tuple(dataset.sizes[dim] for dim in along)
+        ends = {
+            name: (along, np.broadcast_to(end, shape))
+            for name, end in (("lower_end", low), ("upper_end", high))
+        }
+        return dataset.assign_coords(ends)
 
     def __repr__(self) -> str:
         if np.ndim(self.estimate):
@@ -145,8 +162,7 @@ class Fraction(Result):
         kind = "certified" if self.certified else "empirical"
         low, high = self.confidence_interval()
         probes = f"{self.num_probes} probe{'s' if self.num_probes > 1 else ''}"
-        wide = float(self.upper - self.lower) > _OPEN
-        hint = "; more steps narrow it: resolve_fraction" if wide else ""
+        hint = f"; {self.hint}" if self.hint else ""
         return (
             f"Fraction({what}, {kind} [{self.lower:.4f}, {self.upper:.4f}] for the {probes}, "
             f"95% confidence [{low:.4f}, {high:.4f}]; interval ends ±{self.noise_floor:.1e}, "
@@ -295,7 +311,13 @@ def _expect_one_each(spectrum: Spectrum, value: np.ndarray, name: str) -> None:
 
 
 def make_fraction(
-    spectrum: Spectrum, estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray, interval: Any
+    spectrum: Spectrum,
+    estimate: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    interval: Any,
+    *,
+    curve: bool = False,
 ) -> Fraction:
     """A fraction with its standard error and noise floor."""
     if isinstance(spectrum, SpectralMeasure):
@@ -323,6 +345,7 @@ def make_fraction(
         num_probes=num_probes,
         known=known_inside(spectrum, interval[0], interval[1], estimate),
         num_known=num_known,
+        curve=curve,
     )
 
 

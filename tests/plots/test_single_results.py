@@ -1,0 +1,111 @@
+"""Pictures of single results: what is drawn is what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from landscape.curvature import DiagonalOperator, stack
+from landscape.errors import InputError
+from landscape.plots import (
+    plot_budgets,
+    plot_checks,
+    plot_fraction_curve,
+    plot_fraction_of_eps,
+    plot_intervals,
+    plot_shares,
+    plot_spectrum,
+)
+from landscape.spectra import (
+    degenerate_fraction,
+    dense_spectrum,
+    distribution_function,
+    fraction_curve,
+    resolve_fraction,
+    slq,
+    trace,
+)
+
+KEY = jax.random.key(0)
+
+
+def operator(scale=1.0):
+    values = np.concatenate([np.zeros(20), np.linspace(-0.5, 2, 30)])
+    return DiagonalOperator(jnp.asarray(scale * values, jnp.float32))
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+def test_two_spectra_on_one_pair_of_axes_differ_and_both_are_whole(ax):
+    wide, narrow = (slq(operator(scale), KEY, num_steps=20) for scale in (10.0, 0.1))
+    plot_spectrum(wide, label="wide", ax=ax)
+    limits = ax.get_xlim()
+    plot_spectrum(narrow, label="narrow", ax=ax)
+    assert ax.get_xlim() == limits
+    colors = [line.get_color() for line in ax.lines]
+    assert len(set(colors)) == len(colors) == 2
+
+
+def test_curves_of_two_spectra_differ(ax):
+    for scale in (1.0, 0.01):
+        plot_fraction_of_eps(slq(operator(scale), KEY, num_steps=20), label=f"{scale}", ax=ax)
+    assert len({line.get_color() for line in ax.lines}) == 2
+    low, high = ax.get_xlim()
+    assert high == pytest.approx(4, rel=1e-3)
+    assert low < 1e-7
+
+
+def test_f_of_eps_is_drawn_of_what_fraction_curve_gives(ax):
+    epsilons = np.geomspace(1e-3, 1, 9)
+    curve = fraction_curve(dense_spectrum(operator()), epsilons)
+    plot_fraction_curve(curve, ax=ax)
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), epsilons)
+    np.testing.assert_allclose(line.get_ydata(), 100 * curve.estimate)
+    with pytest.raises(InputError, match="fraction_curve gives"):
+        plot_fraction_curve(degenerate_fraction(dense_spectrum(operator()), 1e-2), ax=ax)
+
+
+def test_shares_of_networks_are_marks_and_of_intervals_a_line(ax):
+    family = slq(stack([operator(), operator(3.0)]), KEY, num_steps=20)
+    shares = degenerate_fraction(family, 1e-2, relative_to="norm")
+    plot_shares(shares, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), 100 * shares.estimate)
+    assert ax.get_xlabel() == "network"
+    other = Figure().add_subplot()
+    points = np.linspace(-1, 3, 5)
+    plot_shares(distribution_function(dense_spectrum(operator()), points), ax=other)
+    np.testing.assert_allclose(other.lines[0].get_xdata(), points)
+    assert other.get_xscale() == "linear"
+
+
+def test_intervals_stand_below_one_another_also_in_two_calls(ax):
+    spectrum = slq(operator(), KEY, num_steps=20)
+    plot_intervals({"a": degenerate_fraction(spectrum, 1e-2)}, ax=ax)
+    plot_intervals({"b": degenerate_fraction(spectrum, 1e-1)}, ax=ax)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    assert [bar.get_y() + bar.get_height() / 2 for bar in ax.patches] == [0, 1]
+    assert "share" in ax.get_xlabel()
+    plot_intervals({"trace": trace(operator(), KEY, num_matvecs=12)}, ax=ax)
+    assert ax.get_xlabel() == "shares in %, and estimates"
+
+
+def test_what_resolve_fraction_gives_is_drawn_by_all(ax):
+    found = resolve_fraction(operator(), KEY, eps=1e-2, width=0.2, max_steps=30)
+    for draw in (plot_spectrum, plot_fraction_of_eps, plot_intervals):
+        assert draw(found, ax=Figure().add_subplot()).has_data()
+
+
+def test_nothing_to_draw_and_other_things_are_refused(ax):
+    for draw, nothing in ((plot_intervals, {}), (plot_budgets, {}), (plot_checks, [])):
+        with pytest.raises(InputError, match="nothing to draw"):
+            draw(nothing, ax=ax)
+    spectrum = slq(operator(), KEY, num_steps=9)
+    with pytest.raises(InputError, match="eps must be positive"):
+        plot_spectrum(spectrum, eps=0, ax=ax)
+    with pytest.raises(InputError, match="plot_shares takes many"):
+        plot_intervals(fraction_curve(spectrum, np.geomspace(1e-2, 1, 4)), ax=ax)
