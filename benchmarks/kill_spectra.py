@@ -174,7 +174,8 @@ def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> Non
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=delay)
         if process.poll() is not None:
-            sys.exit(f"kills: start {number} ended by itself with code {process.returncode}")
+            code = process.returncode
+            sys.exit(f"kills: start {number} ended by itself with code {code}: {complaint(out)}")
         kill(process)
         moment = f"after {time.perf_counter() - started:.1f} s"
         print(f"  kill {number:3d} {moment}: {done(out)} units done", flush=True)

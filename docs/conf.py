@@ -91,6 +91,29 @@ def write_reference() -> None:
         (HERE / "api" / f"{room}.rst").write_text("\n".join(lines))
 
 
+def write_package_page() -> None:
+    """What is in no room: the package's own functions, and its errors."""
+    errors = importlib.import_module("landscape.errors")
+    names = [n for n in vars(errors) if n.endswith("Error")]
+    lines = [
+        "landscape",
+        "=========",
+        "",
+        "The package's own functions, and the errors it raises.",
+        "",
+    ]
+    for module, listed in (("landscape", ["load", "open_run"]), ("landscape.errors", names)):
+        lines += [
+            f".. currentmodule:: {module}",
+            "",
+            ".. autosummary::",
+            "   :toctree: generated",
+            "",
+        ]
+        lines += [*(f"   {name}" for name in listed), ""]
+    (HERE / "api" / "package.rst").write_text("\n".join(lines))
+
+
 def copy_notebooks() -> None:
     """Sphinx reads what is below this folder."""
     place = HERE / "tutorials"
@@ -118,4 +141,5 @@ def setup(app) -> None:
 
 
 write_reference()
+write_package_page()
 copy_notebooks()

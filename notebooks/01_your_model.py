@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -28,7 +30,7 @@ import importlib.util
 import subprocess
 import sys
 
-SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 
 
 def jax_there_is():
@@ -42,8 +44,10 @@ def jax_there_is():
 
 before = jax_there_is()
 if importlib.util.find_spec("landscape") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
-assert before is None or jax_there_is() == before
+    # Held to the version that is there, pip refuses rather than replace it.
+    held = [] if before is None else [f"jax=={before[1]}"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
+assert before is None or jax_there_is() == before, f"JAX was {before}, and now is {jax_there_is()}"
 print("JAX:", *jax_there_is())
 
 # %% [markdown]

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -25,7 +27,7 @@ import importlib.util
 import subprocess
 import sys
 
-SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 if importlib.util.find_spec("landscape") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
 

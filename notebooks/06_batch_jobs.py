@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -25,7 +27,7 @@ import importlib.util
 import subprocess
 import sys
 
-SOURCE = "landscape-jax[notebook] @ git+https://github.com/landscape-jax/landscape"
+SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 if importlib.util.find_spec("landscape") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
 
@@ -116,8 +118,12 @@ command = [
 
 def show(*arguments):
     """Run the command, print what it says."""
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-    print(done.stdout[-2500:], done.stderr[-500:], sep="")
+    # Notebooks ask for colours; this goes through a pipe.
+    plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env={**plain, "NO_COLOR": "1"}
+    )
+    print(done.stdout, done.stderr, sep="")
     print("exit code", done.returncode)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from landscape.cli import main
+from landscape.cli.commands import parse
 from landscape.curvature import DiagonalOperator
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -81,3 +82,23 @@ def test_the_commands_and_blocks_of_batch_jobs_run(tmp_path, monkeypatch):
     for block in blocks(DOCS / "jobs.md", "python"):
         exec(block, names)
     assert names["found"].sizes["checkpoint"] == 2
+
+
+COMMANDS = sorted(
+    {
+        line.partition(" #")[0].strip()
+        for page in (DOCS.parent / "README.md", *DOCS.glob("*.md"), *DOCS.glob("howto/*.md"))
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+        if line.startswith("landscape ")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_that_is_shown_is_one(line):
+    assert parse(shlex.split(line)[1:])
+
+
+def test_commands_are_shown():
+    assert {line.split()[1] for line in COMMANDS} >= {"reproduce", "analyze", "spectrum", "data"}

@@ -34,11 +34,11 @@ _ROOMS = (
 # Public names of the package itself, and where they are.
 _NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.collected"}
 
-__all__ = ["__version__", "load", "open_run", *_ROOMS]
+__all__ = ["__version__", "errors", "load", "open_run", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in (*_ROOMS, "errors"):
         return importlib.import_module(f"landscape.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)

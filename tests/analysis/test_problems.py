@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from landscape.analysis import load_problem
+from landscape.cli import main
 from landscape.errors import InputError, StoppedError
 from landscape.experiments.reproduce import Request, reproduce
 from landscape.experiments.scales import make_scale
@@ -163,3 +164,24 @@ def test_networks_that_a_run_does_not_have_are_refused(run, network, message):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError):
         load_problem(str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["analyze", "spectrum"])
+def test_a_mistake_in_the_loss_is_not_called_one_of_this_package(command, tmp_path, capsys):
+    source = tmp_path / "wrong.py"
+    source.write_text(
+        "import jax.numpy as jnp\n"
+        "from landscape.curvature import Problem\n"
+        "def loss(w, x):\n    return jnp.mean(x @ w)\n"
+        "def problem():\n    return Problem(loss, jnp.ones(3), jnp.eye(3), {})\n"
+        "def shapes():\n    return Problem(loss, jnp.ones(4), jnp.eye(3))\n"
+    )
+    for name, told in (
+        ("problem", "called with (params, state, batch), fails"),
+        ("shapes", "line 4"),
+    ):
+        arguments = [command, f"{source}:{name}", "--out", str(tmp_path / name)]
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "bug" not in error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import traceback
+from typing import Any
 
 import jax
 
 from landscape.analysis.measurement import known_problem
 from landscape.analysis.options import Options
-from landscape.curvature import hessian
+from landscape.curvature import Problem, hessian
 from landscape.curvature.programs import fingerprint
 from landscape.curvature.streams import first_batch, is_stream
 from landscape.degeneracy.describe import logits_function, opened
@@ -50,28 +52,51 @@ def expect_same_loss(spec: str, options: Options, folder: RunFolder) -> None:
         )
 
 
-def _program(spec: str, options: Options) -> str:
-    """A hash of what the loss, and the model if it is asked for, compute."""
-    problem = known_problem(spec)
+def traced_loss(problem: Problem, name: str) -> Any:
+    """The program of a problem's loss.
+
+    Parameters
+    ----------
+    problem
+        Whose loss it is.
+    name
+        For people.
+
+    Raises
+    ------
+    InputError
+        If the loss fails, with where and why: it is not this package's fault.
+    """
     state = () if problem.state is None else (problem.state,)
     batch = first_batch(problem.batch) if is_stream(problem.batch) else problem.batch
-    make = jax.make_jaxpr
     try:
-        op = hessian(problem.loss, problem.params, batch, state=problem.state, check=False)
-        programs = [
-            make(problem.loss)(problem.params, *state, batch),
-            make(lambda op, v: op.matvec(v))(op, jax.ShapeDtypeStruct(op.shape[:1], op.dtype)),
-        ]
-        if problem.weight is not None:
-            programs.append(make(problem.weight)(batch))
-        if problem.model is not None and (options.rank or options.matrix != "hessian"):
-            model, opened_state = opened(problem.model, problem.state)
-            arguments = (problem.params, opened_state or {}, batch[0])
-            programs.append(make(logits_function(model))(*arguments))
+        return jax.make_jaxpr(problem.loss)(problem.params, *state, batch)
     except LandscapeError:
         raise
     except Exception as error:
+        given = "params, state, batch" if state else "params, batch"
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if "site-packages" not in frame.filename]
+        where = f" in {theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
+        told = str(error).strip().splitlines() or [""]
         raise InputError(
-            f"the loss of {spec} fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"the loss of {name}, called with ({given}), fails{where}: "
+            f"{type(error).__name__}: {told[0]}"
         ) from error
+
+
+def _program(spec: str, options: Options) -> str:
+    """A hash of what the loss, and the model if it is asked for, compute."""
+    problem = known_problem(spec)
+    batch = first_batch(problem.batch) if is_stream(problem.batch) else problem.batch
+    make = jax.make_jaxpr
+    programs = [traced_loss(problem, spec)]
+    op = hessian(problem.loss, problem.params, batch, state=problem.state, check=False)
+    vector = jax.ShapeDtypeStruct(op.shape[:1], op.dtype)
+    programs.append(make(lambda op, v: op.matvec(v))(op, vector))
+    if problem.weight is not None:
+        programs.append(make(problem.weight)(batch))
+    if problem.model is not None and (options.rank or options.matrix != "hessian"):
+        model, state = opened(problem.model, problem.state)
+        programs.append(make(logits_function(model))(problem.params, state or {}, batch[0]))
     return fingerprint(*programs)

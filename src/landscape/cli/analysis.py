@@ -45,11 +45,13 @@ class Analyze:
         import json
 
         from landscape.analysis import analyze, load_problem
+        from landscape.analysis.programs import traced_loss
         from landscape.runs import write_atomically
 
         problem = load_problem(self.problem, self.network)
         if not problem.name:
             problem = dataclasses.replace(problem, name=self.problem)
+        traced_loss(problem, self.problem)
         found = analyze(
             problem, eps=self.eps, num_steps=self.num_steps, causes=self.causes, seed=self.seed
         )
