@@ -106,6 +106,6 @@ def test_nothing_to_draw_and_other_things_are_refused(ax):
             draw(nothing, ax=ax)
     spectrum = slq(operator(), KEY, num_steps=9)
     with pytest.raises(InputError, match="eps must be positive"):
-        plot_spectrum(spectrum, eps=0, ax=ax)
+        plot_spectrum(spectrum, eps=0.0, ax=ax)
     with pytest.raises(InputError, match="plot_shares takes many"):
         plot_intervals(fraction_curve(spectrum, np.geomspace(1e-2, 1, 4)), ax=ax)
