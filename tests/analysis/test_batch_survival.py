@@ -1,6 +1,7 @@
 """Batch jobs that are stopped, damaged, changed or short of memory."""
 
 import dataclasses
+import json
 import os
 import shutil
 import sys
@@ -17,8 +18,10 @@ from landscape.analysis.batch import Job, make_units, run_job
 from landscape.analysis.measurement import known_problem, measure
 from landscape.analysis.options import Options
 from landscape.analysis.overview import summary
+from landscape.analysis.programs import expect_same_loss
 from landscape.cli import main
 from landscape.errors import InputError, ResourceError, StoppedError, UnitsFailedError
+from landscape.runs import open_run_folder
 from landscape.runs.events import read_events
 from landscape.spectra import extremal_run, trace
 
@@ -434,3 +437,58 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_are_done(
     assert f"{link}: " in error
     assert f"{spoiled}: the loss is nan" in error
     assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 2
+
+
+def test_what_was_kept_by_other_chunks_is_told(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "_LONG_SECONDS", 0.0)
+    problem = known_problem(spec)
+    inner = measurement.operator
+
+    def short(problem, options, part="all"):
+        if (options.chunk_size or 40) > 12:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return inner(problem, options, part)
+
+    monkeypatch.setattr(measurement, "operator", short)
+    with pytest.raises(StoppedError):
+        # After the spectrum, at the ends.
+        measure(problem, OPTIONS, tmp_path, stopped_at(4))
+    assert list(tmp_path.glob("part-0-spectrum.*.nc"))
+    monkeypatch.setattr(measurement, "operator", inner)
+    found = measure(problem, OPTIONS, tmp_path, lambda: False)
+    assert found["chunk_size"].values.tolist() == [10]
+    assert found["short_of_memory"].values.tolist() == [True]
+
+
+def test_another_kind_of_device_does_not_make_another_loss(spec, tmp_path, monkeypatch):
+    folder = open_run_folder(tmp_path / "run", {"command": "spectrum"}, resume=True)
+    expect_same_loss(spec, OPTIONS, folder)
+    (mine,) = json.loads((folder.path / "loss.json").read_text()).values()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    expect_same_loss(spec, OPTIONS, folder, keep=False)
+    assert len(json.loads((folder.path / "loss.json").read_text())) == 1
+    expect_same_loss(spec, OPTIONS, folder)
+    known = json.loads((folder.path / "loss.json").read_text())
+    assert len(known) == 2
+    (folder.path / "loss.json").write_text(json.dumps(dict.fromkeys(known, "another")))
+    with pytest.raises(InputError, match="is not the one"):
+        expect_same_loss(spec, OPTIONS, folder)
+    assert len(mine) == 16
+
+
+def test_a_problem_that_is_another_each_time_says_so(tmp_path):
+    source = tmp_path / "drawn.py"
+    source.write_text(
+        "import jax.numpy as jnp\nimport numpy as np\n"
+        "from landscape.curvature import Problem\n"
+        "def loss(w, x):\n    return jnp.mean(jnp.tanh(x @ w) ** 2)\n"
+        "def problem():\n"
+        "    w = jnp.asarray(np.random.default_rng().normal(size=3))\n"
+        "    return Problem(loss, w, jnp.eye(3))\n"
+    )
+    one = Job(f"{source}:problem", options=dataclasses.replace(OPTIONS, num_steps=3))
+    run_job(one, tmp_path / "run", executor=None)
+    units = make_units(one)
+    known_problem.cache_clear()
+    with pytest.raises(UnitsFailedError, match="gives other parameters each time"):
+        run_job(one, tmp_path / "again", executor=None, units=units)

@@ -188,3 +188,12 @@ def test_parts_that_are_done_are_kept_when_a_block_is_stopped(job, tmp_path, mon
     assert measured == ["all", "hidden", "input", "input", "output"]
     whole = blocks.measure_together(problems, options, tmp_path / "b", lambda: False)
     xr.testing.assert_identical(found, whole)
+
+
+def test_a_checkpoint_that_cannot_be_looked_at_is_left_alone(job, monkeypatch):
+    def failing(problem, options):
+        raise TypeError("shapes")
+
+    monkeypatch.setattr(batch, "kind", failing)
+    units = make_units(dataclasses.replace(job, together=4))
+    assert [unit.name for unit in units] == list(job.checkpoints)

@@ -89,7 +89,7 @@ def test_verifying_names_what_is_damaged_foreign_or_twice(folder, result):
     # Another run's, whole as it is.
     (folder.path / "units" / "notes.txt").unlink()
     foreign = folder.write_unit("c", {"name": "c"}, result(3.0))
-    assert f"{foreign}: was never asked for here" in "\n".join(verify_run(folder.path))
+    assert f"{foreign}: of no unit that was asked for here" in "\n".join(verify_run(folder.path))
 
 
 def test_a_result_that_is_lost_is_missed_and_a_stray_file_harms_nobody(folder, result):

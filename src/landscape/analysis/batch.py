@@ -29,7 +29,13 @@ from landscape.analysis.checkpoints import digest
 from landscape.analysis.collected import COMMAND, joined, named
 from landscape.analysis.digests import Digests
 from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
-from landscape.analysis.measurement import Measurement, at_checkpoint, content, known_problem
+from landscape.analysis.measurement import (
+    Measurement,
+    absolute,
+    at_checkpoint,
+    content,
+    known_problem,
+)
 from landscape.analysis.options import MATRICES, WHOLE, Options
 from landscape.analysis.programs import expect_same_loss
 from landscape.curvature import Problem
@@ -162,7 +168,7 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
                 kinds[number] = known.of(path, kind_of_it, f" kind {data}")
     kept = _finished_blocks(folder, hashes) if job.together > 1 and folder is not None else []
     units = []
-    spec = _absolute(job.problem)
+    spec = absolute(job.problem)
     for block in blocks_of(kinds, job.together, kept):
         names = tuple(job.names[number] for number in block)
         inputs: dict[str, Any] = {"problem": job.problem, "data": data, "options": options}
@@ -186,12 +192,6 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         units.append(Unit(name, json.loads(json.dumps(inputs)), work, COMMAND, parts))
     known.write()
     return units
-
-
-def _absolute(problem: str) -> str:
-    """The problem for a process with another working folder, if it is in a file."""
-    source, _, function = problem.rpartition(":")
-    return f"{Path(source).absolute()}:{function}" if Path(source).is_file() else problem
 
 
 def _finished_blocks(folder: Path, hashes: Sequence[str]) -> list[tuple[int, ...]]:
@@ -266,7 +266,7 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
 
 def _as_recorded(problem: str, recorded: str) -> str:
     """The problem as its folder spells it, if it is the same file and function."""
-    return recorded if _absolute(problem) == _absolute(recorded) else problem
+    return recorded if absolute(problem) == absolute(recorded) else problem
 
 
 def _settled_options(job: Job, record: Mapping[str, Any] | None) -> Options:
@@ -302,7 +302,13 @@ def _content(there: Callable[[], Problem]) -> str:
 
 
 def _kind(there: Callable[[], Problem], options: Options) -> str:
-    return kind(there(), options)
+    try:
+        return kind(there(), options)
+    except StoppedError:
+        raise
+    except Exception:
+        # Its unit will say why.
+        return ALONE
 
 
 def run_job(

@@ -87,9 +87,9 @@ def _finished(folder: RunFolder) -> list[xr.Dataset]:
         if event.get("event") == "planned":
             parts |= event.get("parts", {})
             planned = dict(zip(event["names"], event["units"], strict=True))
-            again = set(planned.values())
-            # The same checkpoints by other names, and other checkpoints by the same names.
-            stems = {name: stem for name, stem in stems.items() if stem not in again}
+            again = {(stem, Path(name).name) for name, stem in planned.items()}
+            # The same files by other paths, and other checkpoints by the same names.
+            stems = {n: stem for n, stem in stems.items() if (stem, Path(n).name) not in again}
             for name, stem in planned.items():
                 stems.pop(name, None)
                 stems[name] = stem

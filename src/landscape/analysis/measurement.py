@@ -37,7 +37,8 @@ from landscape.curvature import LinearOperator, Problem, data_mesh, noise_floor
 from landscape.curvature import place as placed
 from landscape.curvature.sharding import replicate, split_examples
 from landscape.curvature.streams import is_stream
-from landscape.errors import InputError
+from landscape.errors import InputError, ResourceError
+from landscape.runs.together import agreed
 from landscape.spectra import (
     Estimate,
     Fraction,
@@ -91,8 +92,15 @@ class Measurement:
 
 @functools.lru_cache(maxsize=4)
 def known_problem(spec: str) -> Problem:
-    """``load_problem``, once in a process."""
-    return load_problem(spec)
+    """``load_problem``, once in a process, however its file is written."""
+    place = absolute(spec)
+    return load_problem(spec) if place == spec else known_problem(place)
+
+
+def absolute(spec: str) -> str:
+    """The problem for a process with another working folder, if it is in a file."""
+    source, _, function = spec.rpartition(":")
+    return f"{Path(source).absolute()}:{function}" if Path(source).is_file() else spec
 
 
 def at_checkpoint(problem: Problem, checkpoint: str, params_key: str = "") -> Problem:
@@ -116,10 +124,12 @@ def expect_content(problem: Problem, expected: str, checkpoint: str) -> None:
     InputError
         If they are not.
     """
-    if expected and content(problem) != expected:
+    # What one of several hosts sees, all say.
+    if expected and agreed(content(problem) != expected):
         raise InputError(
-            f"{checkpoint or 'the problem'} has other parameters than when the job was planned; "
-            "run again"
+            f"{checkpoint} has other parameters than when the job was planned; run again"
+            if checkpoint
+            else "the problem's function gives other parameters each time that it is called"
         )
 
 
@@ -162,9 +172,11 @@ def measure(
     undivided = problem
     if across:
         problem = _spread(problem)
+    # What is done together is another number, and has names of its own.
+    kind = "spread" if across else "part"
     found = [
         kept_or_done(
-            folder / f"part-{number}",
+            folder / f"{kind}-{number}",
             functools.partial(
                 with_less_memory, problem, options, part, should_stop=should_stop, across=across
             ),
@@ -173,7 +185,8 @@ def measure(
         for number, part in enumerate(parts)
     ]
     result = xr.concat(found, xr.Variable("part", list(parts)))
-    result["loss"] = ((), loss_of(problem, int(result["chunk_size"].max()) or None))
+    chunk = int(result["chunk_size"].max()) or None
+    result["loss"] = ((), _loss(problem, dataclasses.replace(options, chunk_size=chunk), across))
     if options.rank:
         rank = kept_or_done(folder / "rank", lambda _: xr.Dataset(rank_of(undivided)), keep=False)
         result = result.assign(rank)
@@ -190,12 +203,17 @@ def with_less_memory(
 ) -> xr.Dataset:
     """A part, by chunks of half as many examples each time that memory does not suffice."""
     if across:
-        return _part(problem, options, part, place, should_stop, across=True)
-    found, used = by_smaller_chunks(
-        problem, options, lambda with_: _part(problem, with_, part, place, should_stop)
+        return _part(problem, options, options, part, place, should_stop, across=True)
+    found, _ = by_smaller_chunks(
+        problem, options, lambda with_: _part(problem, options, with_, part, place, should_stop)
     )
-    found["short_of_memory"] = ((), used.chunk_size != options.chunk_size)
     return found
+
+
+def _loss(problem: Problem, options: Options, across: bool) -> float:
+    if across:
+        return loss_of(problem, options.chunk_size)
+    return by_smaller_chunks(problem, options, lambda o: loss_of(problem, o.chunk_size))[0]
 
 
 def _spread(problem: Problem) -> Problem:
@@ -212,6 +230,7 @@ def _spread(problem: Problem) -> Problem:
 
 def _part(
     problem: Problem,
+    asked: Options,
     options: Options,
     part: str,
     place: Path,
@@ -229,8 +248,6 @@ def _part(
         run, steps = lanczos_of(op, keys[1], options)
         found = advanced(run, steps, place, should_stop).spectrum(noise_floor=floor)
         data = _of_spectrum(found, op.shape[0], options)
-        data["chunk_size"] = ((), options.chunk_size or problem.chunk_size or 0)
-        data["short_of_memory"] = ((), False)
         if across and ranks:
             # No device would hold the vectors of a basis of its own.
             values, errors = ritz_ends(found, (0,), options)
@@ -264,11 +281,23 @@ def _part(
         stages["ends"] = ends
     if options.trace_matvecs:
         stages["trace"] = traced
+    chunk = options.chunk_size or problem.chunk_size or 0
+    how = {"chunk_size": chunk, "short_of_memory": options.chunk_size != asked.chunk_size}
+
+    def told(stage: Callable[[Path], xr.Dataset], there: Path) -> xr.Dataset:
+        return stage(there).assign(how)
+
     found = [
-        kept_or_done(place.with_name(f"{place.name}-{name}"), stage, keep=False)
+        kept_or_done(
+            place.with_name(f"{place.name}-{name}"), functools.partial(told, stage), keep=False
+        )
         for name, stage in stages.items()
     ]
-    result = xr.merge(found)
+    # A stage that was kept may have been taken by other chunks: the smallest is told.
+    chunks = [int(one["chunk_size"]) for one in found if int(one["chunk_size"])]
+    result = xr.merge([one.drop_vars(list(how)) for one in found])
+    result["chunk_size"] = ((), min(chunks, default=0))
+    result["short_of_memory"] = ((), any(bool(one["short_of_memory"]) for one in found))
     return result.assign_coords(rank=ranks) if ranks else result
 
 
@@ -329,9 +358,12 @@ def lanczos_of(op: LinearOperator, key: Array, options: Options) -> tuple[Lanczo
 
 
 def trace_of(op: LinearOperator, key: Array, options: Options) -> Estimate:
-    """The trace."""
+    """The trace; by Hutchinson's method where this machine does not hold what Hutch++ keeps."""
     budget = min(options.trace_matvecs, op.shape[0])
-    return trace(op, key, num_matvecs=budget, method=options.trace_method)
+    try:
+        return trace(op, key, num_matvecs=budget, method=options.trace_method)
+    except ResourceError:
+        return trace(op, key, num_matvecs=budget, method="hutchinson")
 
 
 def _ends(fraction: Fraction) -> list[float]:

@@ -77,10 +77,9 @@ class Options:
             few = self.trace_matvecs < _LEAST_HUTCHPP
             method = "hutchinson" if kept > memory or few else "hutch++"
         count = self.largest + self.smallest
-        if count and subspace is None and self.memory is not None:
-            fitting = self.memory // (size * itemsize) - 1 - count
-            if fitting < 2 * count + _SUBSPACE:
-                subspace = max(fitting, count + _LEAST_SUBSPACE)
+        if count and subspace is None:
+            fitting = memory // (size * itemsize) - 1 - count
+            subspace = min(2 * count + _SUBSPACE, max(fitting, count + _LEAST_SUBSPACE))
         return dataclasses.replace(self, trace_method=method, subspace=subspace)
 
 

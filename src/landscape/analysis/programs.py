@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from landscape.analysis.measurement import known_problem
 from landscape.analysis.options import Options
-from landscape.curvature import Problem, hessian
+from landscape.curvature import Problem
 from landscape.curvature.programs import fingerprint
 from landscape.curvature.streams import first_batch, is_stream
 from landscape.degeneracy.describe import logits_function, opened
@@ -18,11 +21,11 @@ from landscape.errors import InputError, LandscapeError
 from landscape.runs import RunFolder
 
 
-def expect_same_loss(spec: str, options: Options, folder: RunFolder) -> None:
+def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bool = True) -> None:
     """Refuse a problem whose loss computes something else than when the folder was made.
 
-    Its program is compared with all numbers in it, and that of its products with vectors, in which
-    derivatives are; of other versions of JAX they are not.
+    Its program is compared with all numbers in it, and that of its second derivative along a
+    direction; with those of the same version of JAX on the same kind of device alone.
 
     Parameters
     ----------
@@ -32,24 +35,27 @@ def expect_same_loss(spec: str, options: Options, folder: RunFolder) -> None:
         What is measured.
     folder
         Where it is written down.
+    keep
+        Whether to write it down if it is not.
 
     Raises
     ------
     InputError
         If it does, or if it fails.
     """
-    now = {"jax": jax.__version__, "program": _program(spec, options)}
+    where, now = f"jax {jax.__version__}, {jax.default_backend()}", _program(spec, options)
     path = folder.path / "loss.json"
     try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        folder.write_json(path.name, now)
-        return
-    if before.get("jax") == now["jax"] and before.get("program") != now["program"]:
+        known = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    if known.get(where, now) != now:
         raise InputError(
             f"the loss of {spec} is not the one that the results in {folder.path} are of: "
             "its program, a number in it, or a shape of its data has changed. Choose another --out"
         )
+    if keep and where not in known:
+        folder.write_json(path.name, {**known, where: now})
 
 
 def traced_loss(problem: Problem, name: str) -> Any:
@@ -68,35 +74,61 @@ def traced_loss(problem: Problem, name: str) -> Any:
         If the loss fails, with where and why: it is not this package's fault.
     """
     state = () if problem.state is None else (problem.state,)
-    batch = first_batch(problem.batch) if is_stream(problem.batch) else problem.batch
+    return _traced(
+        problem.loss, (problem.params, *state, _one_batch(problem)), f"the loss of {name}"
+    )
+
+
+def _one_batch(problem: Problem) -> Any:
+    return first_batch(problem.batch) if is_stream(problem.batch) else problem.batch
+
+
+def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], what: str) -> Any:
+    """A program of a user's function; a failure is told as theirs, with its line."""
     try:
-        return jax.make_jaxpr(problem.loss)(problem.params, *state, batch)
+        return jax.make_jaxpr(function)(*arguments)
     except LandscapeError:
         raise
     except Exception as error:
-        given = "params, state, batch" if state else "params, batch"
+        given = {2: "params, batch", 3: "params, state, batch"}.get(len(arguments), "batch")
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if "site-packages" not in frame.filename]
         where = f" in {theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
         told = str(error).strip().splitlines() or [""]
         raise InputError(
-            f"the loss of {name}, called with ({given}), fails{where}: "
-            f"{type(error).__name__}: {told[0]}"
+            f"{what}, called with ({given}), fails{where}: {type(error).__name__}: {told[0]}"
         ) from error
 
 
 def _program(spec: str, options: Options) -> str:
     """A hash of what the loss, and the model if it is asked for, compute."""
     problem = known_problem(spec)
-    batch = first_batch(problem.batch) if is_stream(problem.batch) else problem.batch
-    make = jax.make_jaxpr
+    batch = _one_batch(problem)
+    state = () if problem.state is None else (problem.state,)
     programs = [traced_loss(problem, spec)]
-    op = hessian(problem.loss, problem.params, batch, state=problem.state, check=False)
-    vector = jax.ShapeDtypeStruct(op.shape[:1], op.dtype)
-    programs.append(make(lambda op, v: op.matvec(v))(op, vector))
+    leaves, structure = jax.tree.flatten(problem.params)
+    real = [place for place, leaf in enumerate(leaves) if _is_real(leaf)]
+
+    def loss(chosen: list[Any]) -> Any:
+        merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
+        return problem.loss(jax.tree.unflatten(structure, merged.values()), *state, batch)
+
+    def along(chosen: list[Any], direction: list[Any]) -> Any:
+        return jax.jvp(jax.grad(loss), (chosen,), (direction,))[1]
+
+    chosen = [jnp.asarray(leaves[place]) for place in real]
+    # What cannot be differentiated twice says so at its first product.
+    with contextlib.suppress(InputError):
+        programs.append(_traced(along, (chosen, chosen), f"the second derivative of {spec}"))
     if problem.weight is not None:
-        programs.append(make(problem.weight)(batch))
-    if problem.model is not None and (options.rank or options.matrix != "hessian"):
-        model, state = opened(problem.model, problem.state)
-        programs.append(make(logits_function(model))(problem.params, state or {}, batch[0]))
+        programs.append(_traced(problem.weight, (batch,), f"the weight of {spec}"))
+    pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if problem.model is not None and pair and (options.rank or options.matrix != "hessian"):
+        model, opened_state = opened(problem.model, problem.state)
+        arguments = (problem.params, opened_state or {}, batch[0])
+        programs.append(_traced(logits_function(model), arguments, f"the model of {spec}"))
     return fingerprint(*programs)
+
+
+def _is_real(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))

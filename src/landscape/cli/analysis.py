@@ -148,6 +148,7 @@ class Spectrum:
 
     def run(self, console: Any) -> None:
         """Plan, measure, and print a summary."""
+        import contextlib
         import math
         import os
 
@@ -159,7 +160,7 @@ class Spectrum:
         from landscape.analysis.planning import plan
         from landscape.analysis.problems import call
         from landscape.analysis.programs import expect_same_loss
-        from landscape.errors import InputError, ResourceError, UnitsFailedError
+        from landscape.errors import InputError, LandscapeError, ResourceError, UnitsFailedError
         from landscape.runs import (
             default_workers,
             executor,
@@ -222,7 +223,7 @@ class Spectrum:
             # What is written there later, is written into a run folder; a plan looks only.
             open_folder = functools.partial(open_run_folder, resume=True)
             folder = (look_into if self.dry_run else open_folder)(self.out, job.config())
-            expect_same_loss(job.problem, job.options, folder)
+            expect_same_loss(job.problem, job.options, folder, keep=not self.dry_run)
         first = range(len(job.names))[shard[0] :: shard[1]]
         units = batch.make_units(job, self.out if there and not self.dry_run else None, first)
         mine = units[shard[0] :: shard[1]]
@@ -246,11 +247,11 @@ class Spectrum:
             if self.dry_run:
                 return
             folder.events.add("estimated", **planned.event())
+            # Until now a signal ends the command at once: there was nothing to be kept.
+            stop = stack.enter_context(stop_on_signals())
             if not here:
                 # A cluster is not asked for before the plan is shown.
                 pool = stack.enter_context(executor(self.executor, workers, scheduler))
-            # Until now a signal ends the command at once: there was nothing to be kept.
-            stop = stack.enter_context(stop_on_signals())
             report = stack.enter_context(progress(console, f"{len(units)} spectra", len(units)))
             try:
                 found = batch.run_job(
@@ -259,9 +260,10 @@ class Spectrum:
                 )  # fmt: skip
             except (UnitsFailedError, ResourceError):
                 stack.close()
-                found = open_run(self.out)
-                if found.sizes["checkpoint"]:
-                    summary(found).show(console)
+                with contextlib.suppress(LandscapeError):
+                    found = open_run(self.out)
+                    if found.sizes["checkpoint"]:
+                        summary(found).show(console)
                 raise
         summary(found).show(console)
         console.print(

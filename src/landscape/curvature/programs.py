@@ -89,6 +89,9 @@ def _told(value: Any) -> Iterator[bytes]:
         for key in sorted(value, key=str):
             yield str(key).encode()
             yield from _told(value[key])
+    elif isinstance(value, set | frozenset):
+        # In an order of their own in each process.
+        yield from sorted(b" ".join(_told(one)) for one in value)
     elif isinstance(value, tuple | list):
         yield f"{len(value)} of them".encode()
         for one in value:

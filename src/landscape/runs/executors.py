@@ -14,7 +14,7 @@ from typing import Any
 
 from landscape.errors import InputError, ResourceError
 from landscape.runs.folder import RunFolder
-from landscape.runs.units import Unit, work
+from landscape.runs.units import LostError, Unit, work
 from landscape.runs.workers import worker_pool
 
 _logger = logging.getLogger("landscape")
@@ -84,7 +84,10 @@ class DaskPool(Executor):
     @property
     def _max_workers(self) -> int:
         """Units at a time: none while a cluster has no workers yet, which is told once."""
-        places = sum(self._client.nthreads().values())
+        try:
+            places = sum(self._client.nthreads().values())
+        except OSError as error:
+            raise LostError(f"the Dask scheduler is gone: {error}") from error
         if not places and not self._told:
             self._told = True
             _logger.warning("no worker of the Dask cluster is there yet; waiting for the first")

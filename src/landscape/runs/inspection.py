@@ -162,7 +162,7 @@ def _problems(folder: RunFolder) -> Iterator[str]:
             yield f"{file}: cannot be read ({error})"
         stem = file.name.rsplit(".", 2)[0]
         if ever and stem not in ever:
-            yield f"{file}: was never asked for here; remove it"
+            yield f"{file}: of no unit that was asked for here, as far as the events tell"
         if stem in seen:
             yield (
                 f"{file}: a second result of the same unit as {seen[stem].name}; landscape runs gc "
@@ -184,11 +184,11 @@ def _said_to_be_finished(folder: RunFolder) -> set[str]:
     found: set[str] = set()
     for event in read_events(folder.path / "events"):
         if event.get("event") == "planned":
-            planned.update(zip(event["names"], event["units"], strict=True))
-        elif event.get("event") == "finished" and event.get("unit") in planned:
-            found.add(planned[event["unit"]])
+            planned.update(zip(event.get("names", ()), event.get("units", ()), strict=False))
+        elif event.get("event") == "finished":
+            found.add(event.get("stem", ""))
         elif event.get("event") == "set aside":
-            found.discard(planned.get(event.get("unit", ""), ""))
+            found.discard(event.get("stem", ""))
     return found & set(planned.values())
 
 

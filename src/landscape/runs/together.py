@@ -19,6 +19,7 @@ import xarray as xr
 from jax.experimental import multihost_utils
 
 from landscape.errors import (
+    InputError,
     ResourceError,
     StoppedError,
     StorageError,
@@ -89,11 +90,7 @@ def run_units_together(
                             _do(folder, unit, stop)
                         except StoppedError as error:
                             raise _stopped(done, len(units)) from error
-                        except (StorageError, jax.errors.JaxRuntimeError):
-                            raise
-                        except Exception as error:
-                            if "Gloo" in str(error):
-                                raise
+                        except InputError as error:
                             # Of what all have read: it is the same on each.
                             failures[unit.name] = error
                             if first:
@@ -124,7 +121,7 @@ def _do(folder: RunFolder, unit: Unit, stop: Callable[[], bool]) -> None:
     if jax.process_index() == 0:
         folder.write_unit(unit.label, unit.inputs, result)
         seconds = round(time.perf_counter() - begun, 3)
-        folder.events.add("finished", unit=unit.name, seconds=seconds)
+        folder.events.add("finished", unit=unit.name, stem=unit.stem, seconds=seconds)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 

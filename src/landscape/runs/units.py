@@ -191,7 +191,7 @@ def read_or_set_aside(folder: RunFolder, unit: Unit, path: Path) -> xr.Dataset |
             raise
         place = folder.set_aside(path)
         _logger.warning("%s; it is now %s, and the unit is done again", error, place)
-        folder.events.add("set aside", unit=unit.name, file=str(place))
+        folder.events.add("set aside", unit=unit.name, stem=unit.stem, file=str(place))
         return None
 
 
@@ -373,7 +373,8 @@ def work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Path
             raise
         raise found from error
     path = folder.write_unit(unit.label, unit.inputs, result)
-    folder.events.add("finished", unit=unit.name, seconds=round(time.perf_counter() - begun, 3))
+    seconds = round(time.perf_counter() - begun, 3)
+    folder.events.add("finished", unit=unit.name, stem=unit.stem, seconds=seconds)
     # What is done needs none.
     shutil.rmtree(checkpoints, ignore_errors=True)
     return path
