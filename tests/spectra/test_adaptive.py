@@ -138,5 +138,5 @@ def test_a_width_that_rounding_exceeds_is_refused():
 
 def test_bounds_that_say_little_tell_what_narrows_them():
     few, many = (slq(bulk(), jax.random.key(0), num_steps=m) for m in (3, 120))
-    assert "more steps narrow it: resolve_fraction" in repr(degenerate_fraction(few, 1e-3))
+    assert "more steps narrow the bounds: resolve_fraction" in repr(degenerate_fraction(few, 1e-3))
     assert "resolve_fraction" not in repr(degenerate_fraction(many, 1e-3))
