@@ -396,6 +396,8 @@ def test_ends_go_on_after_a_stop_and_traces_begin_anew(spec, tmp_path, stage, mo
     )
     again = measure(problem, options, tmp_path / "b", lambda: False)
     assert len(begun) == (stage == "ends")
+    # One basis at a time.
+    assert all(run.state.space.block.is_deleted() for run in begun)
     xr.testing.assert_identical(again, undisturbed)
 
 

@@ -190,10 +190,25 @@ def test_parts_that_are_done_are_kept_when_a_block_is_stopped(job, tmp_path, mon
     xr.testing.assert_identical(found, whole)
 
 
-def test_a_checkpoint_that_cannot_be_looked_at_is_left_alone(job, monkeypatch):
+def test_a_checkpoint_that_cannot_be_looked_at_is_left_alone_until_it_can(
+    job, tmp_path, monkeypatch
+):
     def failing(problem, options):
         raise TypeError("shapes")
 
-    monkeypatch.setattr(batch, "kind", failing)
-    units = make_units(dataclasses.replace(job, together=4))
+    together = dataclasses.replace(job, together=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "kind", failing)
+        units = make_units(together, tmp_path)
     assert [unit.name for unit in units] == list(job.checkpoints)
+    (unit,) = make_units(together, tmp_path)
+    assert unit.parts == job.checkpoints
+
+
+def test_a_device_without_memory_is_not_taken_for_a_broken_checkpoint(job, monkeypatch):
+    def short(problem):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(batch, "content", short)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        make_units(job)

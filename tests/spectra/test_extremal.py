@@ -9,7 +9,7 @@ from landscape._pytrees import pytree
 from landscape.curvature import DenseOperator, DiagonalOperator, stack
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError, ResourceError
-from landscape.spectra import extremal, extremal_eigenpairs
+from landscape.spectra import extremal, extremal_eigenpairs, restarts
 
 
 def matrix_of(values, seed=0):
@@ -59,10 +59,10 @@ def test_memory_is_bounded_however_long_it_takes(x64, monkeypatch):
     """An edge that converges slowly: many restarts, never more than M + 1 rows."""
     values = np.r_[np.linspace(0, 1, 600), 1.02]
     seen = []
-    original = extremal._restart
+    original = extremal.restart
     monkeypatch.setattr(
         extremal,
-        "_restart",
+        "restart",
         lambda space, *rest: seen.append(space.block.shape) or original(space, *rest),
     )
     op = DiagonalOperator(jnp.asarray(values))
@@ -134,9 +134,9 @@ def test_an_operator_driven_from_the_host_gives_the_same_pairs(x64):
 def test_another_operator_of_the_same_shape_does_not_recompile():
     options = {"num_largest": 1, "subspace": 9}
     extremal_eigenpairs(DiagonalOperator(jnp.arange(31.0)), jax.random.key(0), **options)
-    before = extremal._extend_compiled._cache_size()
+    before = restarts._extend_compiled._cache_size()
     extremal_eigenpairs(DiagonalOperator(jnp.arange(31.0) ** 2), jax.random.key(1), **options)
-    assert extremal._extend_compiled._cache_size() == before
+    assert restarts._extend_compiled._cache_size() == before
 
 
 def wrong_together(diagonal):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,8 @@ from landscape.errors import InputError, LandscapeError, StoppedError, StorageEr
 from landscape.runs import StopFlag, Unit, open_run_folder, read_run_folder, run_units
 from landscape.runs.together import run_units_together
 from landscape.spectra.schemes import auto_scheme
+
+_logger = logging.getLogger("landscape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,17 +158,25 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         there = functools.partial(at_checkpoint, problem, path, job.params_key)
         try:
             hashes[number] = known.of(path, functools.partial(_content, there))
-        except (MemoryError, StoppedError):
+        except (MemoryError, StoppedError, jax.errors.JaxRuntimeError):
+            # Of the machine, and not of the checkpoint.
             raise
         except Exception as error:
-            # Its unit will say why, when the others are done too.
+            # Whatever else, of a file or of a user's function: its unit will say why,
+            # when the others are done too.
             own = "" if isinstance(error, LandscapeError) else f"{type(error).__name__}: "
             unreadable[number] = f"{own}{error}"
             hashes[number] = f"unreadable {path}: {unreadable[number]}"
         else:
             if job.together > 1:
                 kind_of_it = functools.partial(_kind, there, job.options)
-                kinds[number] = known.of(path, kind_of_it, f" kind {data}")
+                try:
+                    kinds[number] = known.of(path, kind_of_it, f" kind {data}")
+                except StoppedError:
+                    raise
+                except Exception as error:
+                    # It goes alone, and its unit says why; that is not written down.
+                    _logger.debug("%s cannot be looked at", path, exc_info=error)
     kept = _finished_blocks(folder, hashes) if job.together > 1 and folder is not None else []
     units = []
     spec = absolute(job.problem)
@@ -302,13 +313,7 @@ def _content(there: Callable[[], Problem]) -> str:
 
 
 def _kind(there: Callable[[], Problem], options: Options) -> str:
-    try:
-        return kind(there(), options)
-    except StoppedError:
-        raise
-    except Exception:
-        # Its unit will say why.
-        return ALONE
+    return kind(there(), options)
 
 
 def run_job(

@@ -64,7 +64,10 @@ def found_at_the_ends(run: ExtremalRun, place: Path, should_stop: Callable[[], b
     """All pairs, going on from what a run before has written down."""
     path = place.with_suffix(".npz")
     found = _read_state(run.state, path) if path.exists() else None
-    run = run if found is None else dataclasses.replace(run, state=found)
+    if found is not None:
+        # The basis that was made for it is of no more use, and as large.
+        run.state.space.block.delete()
+        run = dataclasses.replace(run, state=found)
     saves = _Saves(path)
     while not run.done:
         run = run.advance()

@@ -7,19 +7,21 @@ from landscape.plots.curves import (
     plot_fractions,
     plot_through_training,
 )
-from landscape.plots.results import (
+from landscape.plots.networks import (
     plot_checks,
     plot_directions,
+    plot_measures,
+    plot_training,
+)
+from landscape.plots.results import (
     plot_eigenpairs,
     plot_fraction_of_eps,
     plot_intervals,
-    plot_measures,
     plot_mixture,
     plot_moments,
     plot_rank,
     plot_shares,
     plot_spectrum,
-    plot_training,
     plot_values,
 )
 from landscape.plots.style import look, mean_interval

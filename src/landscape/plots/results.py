@@ -1,4 +1,4 @@
-"""Pictures of single results: a spectrum, a share, eigenvalues, a rank, the units of a network."""
+"""Pictures of single results: a spectrum, a share, eigenvalues, moments, a rank."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Any
 import numpy as np
 
 from landscape.degeneracy import (
-    Check,
-    DirectionFamily,
-    Elimination,
-    LinearDependence,
-    Measures,
-    Overlap,
     Rank,
 )
 from landscape.errors import InputError
@@ -24,7 +18,7 @@ from landscape.plots.curves import (
     plot_fraction_curve,
     power,
 )
-from landscape.plots.style import look, new_axes, rows_before, tidy, widen
+from landscape.plots.style import COLORS, look, new_axes, rows_before, tidy, widen
 from landscape.spectra import (
     EigenPairs,
     Estimate,
@@ -36,10 +30,6 @@ from landscape.spectra import (
     asinh_density,
     fraction_curve,
 )
-from landscape.training import TrainingRun
-
-# Of series that are no architectures, one after the other.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 # What intervals are drawn of.
 _SHARE, _ESTIMATE = "share of the eigenvalues (%)", "estimate"
@@ -264,7 +254,7 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
         places,
         values,
         pairs.residual_norms,
-        color=_COLORS[len(ax.containers) % len(_COLORS)],
+        color=COLORS[len(ax.containers) % len(COLORS)],
         marker="o",
         linestyle="",
         capsize=4,
@@ -414,149 +404,7 @@ def plot_rank(rank: Rank, *, ax: Any | None = None) -> Any:
     return ax
 
 
-def plot_measures(
-    found: Measures | Elimination | Overlap | LinearDependence, *, ax: Any | None = None
-) -> Any:
-    """Draw how near each layer is to each singularity, in numbers that are 1 when it is reached.
-
-    Parameters
-    ----------
-    found
-        From ``measures``, or one of its parts; of a family the means are drawn.
-    ax
-        Matplotlib axes; new ones by default.
-
-    Returns
-    -------
-    The axes: probability of a zero response (elimination), each unit's largest cosine with another,
-    mean over units (overlap), and the share of the variance in the largest eigenvalues (linear
-    dependence).
-    """
-    ax = tidy(new_axes(ax))
-    parts = (
-        (found.elimination, found.overlap, found.dependence)
-        if isinstance(found, Measures)
-        else (found,)
-    )
-    for part in parts:
-        if isinstance(part, Elimination):
-            rows = [float(np.mean(one)) for one in part.zero_probability]
-            name, style = "zero responses", look("plain")
-        elif isinstance(part, Overlap):
-            rows = [_nearest_cosines(np.asarray(one)) for one in part.cosines]
-            name, style = "cosine with the nearest unit", look("residual")
-        else:
-            shares = np.asarray(part.top_share)
-            rows = list(shares.reshape(-1, shares.shape[-1]).mean(0))
-            name, style = "variance in the largest eigenvalues", look("hyper-residual")
-        ax.plot(
-            np.arange(1, len(rows) + 1), rows, color=style.color, linestyle=style.linestyle,
-            marker=style.marker, label=name,
-        )  # fmt: skip
-    ax.set_ylim(-0.03, 1.03)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel("hidden layer")
-    ax.set_ylabel("1: the singularity is reached")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
-
-
-def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | None = None) -> Any:
-    """Draw what the Gauss–Newton matrix and the Hessian make of null directions.
-
-    Parameters
-    ----------
-    checks
-        From ``check_directions``, one or several.
-    ax
-        Matplotlib axes; new ones by default.
-
-    Returns
-    -------
-    The axes: ‖Gd‖ and ‖Hd‖ over the length that a random direction's image has, by cause.
-    """
-    ax = tidy(new_axes(ax))
-    checks = [checks] if isinstance(checks, Check) else list(checks)
-    if not checks:
-        raise InputError("there is nothing to draw")
-    for place, check in enumerate(checks):
-        for shift, name, norms in (
-            (-0.15, "plain", check.gauss_newton_norms),
-            (0.15, "residual", check.hessian_norms),
-        ):
-            style = look(name)
-            sizes = np.maximum(np.asarray(norms) / max(check.scale, 1e-300), 1e-18)
-            matrix = "‖Gd‖" if name == "plain" else "‖Hd‖"
-            ax.plot(
-                np.full(len(sizes), place + shift), sizes, style.marker, color=style.color,
-                markersize=3, alpha=0.6, label=f"{matrix}" if not place else None,
-            )  # fmt: skip
-    ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
-    ax.set_yscale("log")
-    ax.set_xticks(range(len(checks)), [check.cause for check in checks], rotation=30, ha="right")
-    ax.set_xlim(-0.5, len(checks) - 0.5)
-    ax.set_ylabel("relative to a random direction")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
-
-
-def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
-    """Draw which parameters each of a family's null directions changes.
-
-    Parameters
-    ----------
-    family
-        From ``null_directions``.
-    ax
-        Matplotlib axes; new ones by default.
-
-    Returns
-    -------
-    The axes: a mark for each entry that is not zero.
-    """
-    ax = tidy(new_axes(ax))
-    row, column = family.vectors.tocoo().coords
-    ax.plot(column, row, ".", color="#0072B2", markersize=2, rasterized=True)
-    ax.set_xlim(0, family.vectors.shape[1])
-    ax.set_ylim(len(family) - 0.5, -0.5)
-    ax.set_xlabel("parameter")
-    ax.set_ylabel(f"direction ({family.cause})")
-    return ax
-
-
-def plot_training(run: TrainingRun, *, ax: Any | None = None) -> Any:
-    """Draw the accuracy of a network, or of several, through training.
-
-    Parameters
-    ----------
-    run
-        From ``fit`` or ``fit_many``.
-    ax
-        Matplotlib axes; new ones by default.
-
-    Returns
-    -------
-    The axes: accuracy over the training set in percent, one line for each network.
-    """
-    ax = tidy(new_axes(ax))
-    rows = run.accuracy.reshape(-1, len(run.epochs))
-    color = _COLORS[len(ax.lines) % len(_COLORS)]
-    ax.plot(run.epochs, 100 * rows.T, color=color, linewidth=1 if len(rows) > 1 else 1.5)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("training accuracy (%)")
-    return ax
-
-
 def asinh_grid(reach: float, linear_width: float) -> np.ndarray:
     """Points for a density, evenly spaced in asinh(λ/width), to twice the reach."""
     end = np.arcsinh(2 * max(reach, linear_width) / linear_width)
     return np.asarray(linear_width * np.sinh(np.linspace(-end, end, 401)))
-
-
-def _nearest_cosines(cosines: np.ndarray) -> float:
-    """Mean over units of the largest cosine with another one, not below 0."""
-    width = cosines.shape[-1]
-    if width < 2:
-        return 0.0
-    others = np.where(np.eye(width, dtype=bool), -1.0, cosines)
-    return float(np.maximum(others.max(-1), 0).mean())

@@ -43,6 +43,10 @@ _OTHERS = tuple(
 )
 
 
+# Of series that are no architectures, one after the other.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
 def look(name: str, index: int = 0) -> Look:
     """The look of an architecture, or one of the spare ones."""
     return LOOKS.get(name, _OTHERS[index % len(_OTHERS)])

@@ -16,10 +16,9 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from landscape._pytrees import pytree
 from landscape.curvature.memory import device_memory, readable
@@ -33,8 +32,16 @@ from landscape.curvature.preconditions import (
 )
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
-from landscape.spectra.lanczos import BREAKDOWN
-from landscape.spectra.tiles import joined, lengths, remove, rows_of, tile_shape, tiled
+from landscape.spectra.restarts import (
+    Space,
+    begin,
+    combine,
+    extend,
+    filled_up,
+    restart,
+    start_anew,
+)
+from landscape.spectra.tiles import rows_of
 
 # Asymmetry from which an operator is refused, in units of √u‖A‖.
 ASYMMETRY = 30.0
@@ -180,7 +187,7 @@ class ExtremalState:
         The wanted Ritz values before those steps; NaN while there are none.
     """
 
-    space: _Space
+    space: Space
     first: np.ndarray
     filled: np.ndarray
     spent: np.ndarray
@@ -235,7 +242,7 @@ class ExtremalRun:
         stride = max(_FEWEST_STEPS, room // _LOOKS)
         # A fresh start is given all the steps that there is room for.
         stop = room if anew else min(max(filled, count) + stride, room)
-        space = _extend(op, state.space, stop)
+        space = extend(op, state.space, stop)
         spent, filled = spent + stop - filled, stop
         projection = np.asarray(space.projection, float)[: filled + 1, :filled]
         if not np.isfinite(projection).all():
@@ -254,7 +261,7 @@ class ExtremalRun:
         none = np.full(count, np.nan)
         fresh = bool(enough.all())
 
-        def later(space: _Space, first: int, filled: int, before: np.ndarray) -> ExtremalState:
+        def later(space: Space, first: int, filled: int, before: np.ndarray) -> ExtremalState:
             one, two, three, four = map(np.asarray, (first, filled, spent, verified))
             return ExtremalState(space, one, two, three, four, before)
 
@@ -267,9 +274,9 @@ class ExtremalRun:
             return dataclasses.replace(self, state=later(space, first, filled, none))
         # Neighbours of the wanted pairs are kept too: they keep convergence fast.
         kept = chosen if fresh else wanted(theta, (room - count) // 3)
-        space = _restart(space, _filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
+        space = restart(space, filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
         if fresh:
-            space, none = _start_anew(space, op.shape[0]), theta[chosen]
+            space, none = start_anew(space, op.shape[0]), theta[chosen]
         return dataclasses.replace(self, state=later(space, len(kept), len(kept), none))
 
     def pairs(self) -> EigenPairs:
@@ -279,8 +286,8 @@ class ExtremalRun:
         op, state = self.op, self.state
         theta, s, chosen, enough, small = self._found
         chosen = chosen[np.argsort(-theta[chosen])]
-        coordinates = _filled_up(s[:, chosen], self.room, op)
-        vectors = rows_of(_combine(state.space.block, coordinates), op.shape[0])[0]
+        coordinates = filled_up(s[:, chosen], self.room, op)
+        vectors = rows_of(combine(state.space.block, coordinates), op.shape[0])[0]
         values, norms = _residuals(op, vectors)
         if enough.all():
             off = np.maximum(norms, np.abs(values - theta[chosen]))
@@ -359,7 +366,7 @@ def extremal_run(
     _check_memory(op, room + 1 + count)
     zero = np.asarray(0)
     state = ExtremalState(
-        _begin(op, key, room), zero, zero, zero, np.asarray(False), np.full(count, np.nan)
+        begin(op, key, room), zero, zero, zero, np.asarray(False), np.full(count, np.nan)
     )
     return ExtremalRun(
         op, state, num_largest, num_smallest, num_by_magnitude, max(tol, 4 * _rounding(op)),
@@ -402,136 +409,6 @@ def _choose(
     top = largest + (more * largest) // (largest + smallest)
     bottom = smallest + more * (smallest > 0) - (top - largest) * (smallest > 0)
     return np.unique(np.r_[np.arange(bottom), np.arange(len(theta) - top, len(theta))])
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class _Space:
-    """A basis in construction: rows of Q, the next one included, and ``Q A Qᵀ`` by columns."""
-
-    block: Float[Array, "1 T rows p"]
-    projection: Float[Array, "rows room"]
-    filled: Int[Array, ""]
-    scale: Float[Array, ""]
-    key: Array
-
-
-def _begin(op: LinearOperator, key: Array, room: int) -> _Space:
-    start, fresh = jax.random.split(key)
-    count, length = tile_shape(op.shape[0])
-    v = tiled(jax.random.normal(start, (1, op.shape[0]), op.dtype))
-    block = jnp.zeros((1, count, room + 1, length), op.dtype)
-    return _Space(
-        block=block.at[:, :, 0].set(v / lengths(v)[:, None, None]),
-        projection=jnp.zeros((room + 1, room), op.dtype),
-        filled=jnp.zeros((), jnp.int32),
-        scale=jnp.zeros((), op.dtype),
-        key=fresh,
-    )
-
-
-def _filled_up(s: np.ndarray, room: int, op: LinearOperator) -> Array:
-    """Coordinates of Ritz vectors in the whole basis, zero where none has been made yet."""
-    return jnp.asarray(np.pad(s, ((0, room - len(s)), (0, 0))), op.dtype)
-
-
-def _extend(op: LinearOperator, space: _Space, stop: int) -> _Space:
-    """Make Lanczos steps until the basis holds so many vectors."""
-    if op.traceable:
-        return _extend_compiled(op, space, stop)
-    for row in range(int(space.filled), stop):
-        space = _grow_compiled(space, op.matvec(_row(space, row, op.shape[0])))
-    return space
-
-
-@partial(jax.jit, donate_argnums=1)
-def _extend_compiled(op: LinearOperator, space: _Space, stop: Array | int) -> _Space:
-    product = op._products()
-
-    def unfinished(space: _Space) -> Array:
-        return space.filled < stop
-
-    def step(space: _Space) -> _Space:
-        return _grow(space, product(_row(space, space.filled, op.shape[0])))
-
-    return jax.lax.while_loop(unfinished, step, space)
-
-
-def _row(space: _Space, row: Array | int, size: int) -> Array:
-    return joined(space.block[:, :, row], size)[0]
-
-
-def _grow(space: _Space, image: Array) -> _Space:
-    """One step, given the image of the last vector."""
-    row = space.filled
-    rest, column = _orthogonal(space.block, tiled(image[None]))
-    length = lengths(rest)[0]
-    scale = jnp.maximum(space.scale, jnp.linalg.norm(column) + length)
-    exhausted = length <= BREAKDOWN * jnp.finfo(rest.dtype).eps * scale
-    key, fresh = jax.random.split(space.key)
-
-    def begin_anew(rest: Array) -> Array:
-        v = tiled(jax.random.normal(fresh, (1, len(image)), rest.dtype))
-        return _orthogonal(space.block, v / lengths(v)[:, None, None])[0]
-
-    rest = jax.lax.cond(exhausted, begin_anew, lambda rest: rest, rest)
-    norm = lengths(rest)[0]
-    following = rest / jnp.where(norm > 0, norm, 1)
-    column = column.at[row + 1].set(jnp.where(exhausted, 0, length))
-    return _Space(
-        block=space.block.at[:, :, row + 1].set(following),
-        projection=space.projection.at[:, row].set(column),
-        filled=row + 1,
-        scale=scale,
-        key=key,
-    )
-
-
-_grow_compiled = jax.jit(_grow, donate_argnums=0)
-
-
-def _orthogonal(block: Array, tiles: Array) -> tuple[Array, Array]:
-    """The vector without its components along the rows, and those: two passes are enough."""
-    total = jnp.zeros(block.shape[2], block.dtype)
-    for _ in range(2):
-        tiles, found = remove(block, tiles)
-        total = total + found[0]
-    return tiles, total
-
-
-@partial(jax.jit, donate_argnums=0)
-def _restart(space: _Space, s: Array, theta: Array) -> _Space:
-    """Keep some Ritz vectors, and the last Lanczos vector behind them."""
-    kept = s.shape[1]
-    rows, room = space.projection.shape
-    last = space.block[:, :, space.filled]
-    block = jnp.zeros_like(space.block)
-    block = block.at[:, :, :kept].set(_combine(space.block, s))
-    block = block.at[:, :, kept].set(last)
-    diagonal = jnp.zeros((rows, room), s.dtype)
-    diagonal = diagonal.at[jnp.arange(kept), jnp.arange(kept)].set(theta.astype(s.dtype))
-    return dataclasses.replace(
-        space, block=block, projection=diagonal, filled=jnp.asarray(kept, jnp.int32)
-    )
-
-
-@partial(jax.jit, static_argnums=1, donate_argnums=0)
-def _start_anew(space: _Space, size: int) -> _Space:
-    """A fresh random vector, orthogonal to those that were kept, in place of the last one."""
-    key, fresh = jax.random.split(space.key)
-    block = space.block.at[:, :, space.filled].set(0)
-    v = tiled(jax.random.normal(fresh, (1, size), block.dtype))
-    v = _orthogonal(block, v / lengths(v)[:, None, None])[0]
-    block = block.at[:, :, space.filled].set(v / lengths(v)[:, None, None])
-    return dataclasses.replace(space, block=block, key=key)
-
-
-@jax.jit
-def _combine(block: Array, s: Array) -> Array:
-    """Ritz vectors as a block."""
-    spread = jnp.broadcast_to(s, (*block.shape[:2], *s.shape))
-    rows = block[:, :, : s.shape[0]]
-    return jnp.einsum("ltrk,ltrp->ltkp", spread, rows, precision="highest")
 
 
 def _residuals(op: LinearOperator, vectors: Array) -> tuple[np.ndarray, np.ndarray]:
