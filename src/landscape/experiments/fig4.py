@@ -105,6 +105,8 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
             style = look(name, index)
             ax.plot(values[side], reached[side], style.marker, color=style.color, label=name)
         ax.plot(values[middle], reached[middle], ".", color="0.6", label="others")
+        # Of small numbers labels are long.
+        ax.xaxis.get_major_locator().set_params(nbins=5)
         ax.set_xlabel(label)
     for ax in grid[:, 0]:
         ax.set_ylabel("training accuracy, mean (%)")
