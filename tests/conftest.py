@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -53,6 +54,12 @@ def x64():
     """Run a test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def the_path_of_imports_is_put_back(monkeypatch):
+    """A problem's file puts its folder there, and processes that are started later inherit it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -262,7 +262,7 @@ def problem():
 
 
 def test_numbers_in_the_loss_and_what_load_gives_are_looked_at_too(tmp_path, monkeypatch):
-    helper, source = tmp_path / "helping.py", tmp_path / "numbers.py"
+    helper, source = tmp_path / "helping.py", tmp_path / "changing.py"
     helper.write_text("def scaled(w):\n    return w\n")
     source.write_text(CHANGING)
     np.savez(tmp_path / "0.npz", w=np.ones((4, 3), np.float32))

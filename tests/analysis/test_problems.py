@@ -45,7 +45,6 @@ number = 3
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("my_problem", "beside"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "beside.py").write_text("FACTOR = 1.5\n")

@@ -152,6 +152,8 @@ def extremal_eigenpairs(
 
     Examples
     --------
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from landscape.curvature import DiagonalOperator
     >>> op = DiagonalOperator(jnp.arange(-3.0, 100.0))
     >>> pairs = extremal_eigenpairs(op, jax.random.key(0), num_largest=2, num_smallest=1)
@@ -333,6 +335,8 @@ def extremal_run(
 
     Examples
     --------
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from landscape.curvature import DiagonalOperator
     >>> run = extremal_run(DiagonalOperator(jnp.arange(9.0)), jax.random.key(0), num_largest=1)
     >>> while not run.done:
