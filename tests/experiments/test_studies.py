@@ -370,3 +370,13 @@ def test_a_gallery_shows_every_verdict_and_figure_of_its_runs(small_runs, tmp_pa
         assert len(cells) == 1
     with pytest.raises(InputError, match="name at least one run folder"):
         write_gallery([], page, console)
+    with pytest.raises(InputError, match="have one name"):
+        write_gallery([runs[0], runs[0]], page, console)
+    # One after the other gives the same page, and a page needs no folders any more.
+    other = tmp_path / "other" / "results.md"
+    for run in reversed(runs):
+        write_gallery([run], other, console)
+    assert other.read_text() == text
+    (other.parent / "results" / f"{runs[0].name}.json").write_text("{}")
+    with pytest.raises(InputError, match=f"{runs[0].name}.json"):
+        write_gallery(runs[1:], other, console)

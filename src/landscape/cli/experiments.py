@@ -86,13 +86,15 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Write one page, in Markdown, of several finished runs.
+    """Write one page, in Markdown, of several finished runs, or add runs to it.
+
+    Runs that the page shows already stay, without their folders.
 
     Example: landscape results runs/fig3-digits-laptop runs/fig4-digits-laptop --out docs/results.md
     """
 
     folders: Positional[tuple[Path, ...]]
-    """Run folders, in the order of the page."""
+    """Run folders; one that the page shows already takes its place."""
     out: Path = Path("docs/results.md")
     """The page; pictures go into a folder of its name beside it."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from landscape.data.registry import SOURCES
 from landscape.errors import InputError
-from landscape.experiments.reproduce import report
+from landscape.experiments.reproduce import EXPERIMENTS, report
 from landscape.experiments.study_page import counted
 from landscape.report import DPI, Page, Table
 from landscape.runs import read_run_folder, write_atomically
@@ -20,15 +22,19 @@ _HEAD = """# Results
 
 Made from run folders by `landscape results`; nothing here is typed by hand. What the experiments
 are, how claims are decided, what differs from the paper: [experiments](experiments.md)."""
+_MARK = "<!-- run: {} -->"
 
 
 def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
-    """Write the page and its pictures.
+    """Write the page and its pictures, or add runs to the page.
+
+    Runs that the page shows already stay: a run's section is replaced by naming its folder again,
+    so a page outlives the run folders. Claims and their values are kept beside the pictures.
 
     Parameters
     ----------
     folders
-        Finished run folders.
+        Finished run folders, each with a name of its own.
     out
         Markdown file; pictures go into a folder beside it that has its name.
     console
@@ -37,28 +43,74 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     Raises
     ------
     InputError
-        If there are none, or one is no finished run.
+        If there are none, two have one name, one is no finished run, or the values of a run that
+        the page shows cannot be read.
     """
     if not folders:
         raise InputError("name at least one run folder")
-    verdicts, sections, statuses = [], [], []
-    for number, path in enumerate(folders):
+    names = [path.resolve().name for path in folders]
+    if len(set(names)) < len(names):
+        raise InputError("two run folders have one name, and the page calls runs by it; rename one")
+    beside = out.parent / out.stem
+    sections = _sections(out)
+    records = {name: _record(beside / f"{name}.json") for name in sections if name not in names}
+    for name, path in zip(names, folders, strict=True):
         page = report(path, console)
-        text, files = page.to_markdown(f"{out.stem}/{number:02d}-{path.name}", level=2)
-        for name, content in files.items():
-            write_atomically(out.parent / name, _smaller(content))
-        claims = json.loads((path / "claims.json").read_text())
-        verdicts += [_verdict(read_run_folder(path).config["request"], one) for one in claims]
-        statuses += [one["status"] for one in claims]
-        finished = json.loads((path / "timing.json").read_text()).get("finished", "unknown")
-        sections.append(f"{text.strip()}\n\n*Finished: {finished}.*")
+        text, files = page.to_markdown(f"{out.stem}/{name}", level=2)
+        timing = json.loads((path / "timing.json").read_text())
+        sections[name] = f"{text.strip()}\n\n*Finished: {timing.get('finished', 'unknown')}.*"
+        records[name] = {
+            "request": read_run_folder(path).config["request"],
+            "claims": json.loads((path / "claims.json").read_text()),
+        }
+        pictures = re.compile(re.escape(name) + r"-\d+\.png")
+        for old in beside.glob("*.png"):
+            if pictures.fullmatch(old.name):
+                old.unlink()
+        for file, content in files.items():
+            write_atomically(out.parent / file, _smaller(content))
+        record = json.dumps(records[name], indent=1, ensure_ascii=False)
+        write_atomically(beside / f"{name}.json", f"{record}\n".encode())
+    order = sorted(sections, key=lambda name: (*_place(records[name]["request"]), name))
+    claims = [(records[name]["request"], one) for name in order for one in records[name]["claims"]]
+    verdicts = [_verdict(request, one) for request, one in claims]
     columns = ("run", "claim", "pairs", "effect", "95 % interval", "verdict")
     note = "Effects in the unit of the claim; accuracies and fractions in points of a hundred."
     summary = Page(
-        "Every claim", [f"{counted(statuses)}."], [Table("Verdicts", columns, verdicts, note)], []
+        "Every claim",
+        [f"{counted([one['status'] for _, one in claims])}."],
+        [Table("Verdicts", columns, verdicts, note)],
+        [],
     )
-    lines = [_HEAD, summary.to_markdown("", level=2)[0], *sections]
+    lines = [_HEAD, summary.to_markdown("", level=2)[0]]
+    lines += [f"{_MARK.format(name)}\n\n{sections[name]}" for name in order]
     write_atomically(out, "\n\n".join(line.strip() for line in lines).encode() + b"\n")
+
+
+def _sections(page: Path) -> dict[str, str]:
+    """The text of each run on a page made before, by the run's name."""
+    if not page.exists():
+        return {}
+    _, *parts = re.split(_MARK.format("(.+?)") + r"\s*", page.read_text(encoding="utf-8"))
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _place(record["request"])
+        [one["status"] for one in record["claims"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the values of a run on the page cannot be read from {path}: name its run folder "
+            "again, or write another page"
+        ) from error
+    return dict(record)
+
+
+def _place(request: dict[str, Any]) -> tuple[int, int]:
+    """Where a run stands on the page: by data set, then by figure."""
+    return list(SOURCES).index(request["dataset"]), list(EXPERIMENTS).index(request["experiment"])
 
 
 def _smaller(png: bytes) -> bytes:
