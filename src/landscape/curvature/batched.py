@@ -21,6 +21,7 @@ from landscape._convolutions import channels_last
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Selection, on_vectors
+from landscape.curvature.preconditions import expect_positive
 from landscape.curvature.sums import warn_of_wrong_sums
 from landscape.errors import InputError
 
@@ -160,5 +161,5 @@ def check_options(precision: str, chunk_size: int | None) -> None:
     warn_of_wrong_sums()
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if chunk_size is not None and chunk_size < 1:
-        raise InputError(f"chunk_size must be at least 1; got {chunk_size}")
+    if chunk_size is not None:
+        expect_positive(chunk_size=chunk_size)

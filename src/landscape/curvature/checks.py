@@ -96,6 +96,7 @@ def check_loss(
         raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
     if at_once < 2:
         return
+    _expect_parts(loss, params, state, batch, -(-at_once // 3))
     found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-at_once // 3))
     if not np.isfinite(float(found)):
         raise InputError(
@@ -132,6 +133,23 @@ def _constants(program: Any) -> Iterator[np.ndarray]:
             value = getattr(variable, "val", None)
             if isinstance(value, int | float | complex | np.ndarray | np.generic):
                 yield np.asarray(value)
+
+
+def _expect_parts(
+    loss: Callable[..., Array], params: Any, state: Any, batch: Any, count: int
+) -> None:
+    """Refuse a loss that a part of the batch cannot be given to."""
+    part = jax.tree.map(lambda leaf: leaf[:count], batch)
+    try:
+        _loss.eval_shape(loss, params, state, part)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the loss can be computed of all {num_examples(batch)} examples, but not of {count} "
+            f"of them ({type(error).__name__}: {first}). Write it for any number of examples, "
+            "jnp.arange(len(y)) for jnp.arange(128), so that it can be checked to be their mean; "
+            "or pass check=False, and no chunk_size"
+        ) from error
 
 
 def _expect_mean(whole: float, mean: float, size: float, dtype: np.dtype) -> None:

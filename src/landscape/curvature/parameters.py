@@ -102,6 +102,24 @@ def _starts(leaves: Sequence[Array]) -> list[int]:
     return [0, *itertools.accumulate(map(jnp.size, leaves))][:-1]
 
 
+def _expect_array(name: str, leaf: Any) -> None:
+    """Refuse a leaf that is no array and no number."""
+    try:
+        jnp.result_type(leaf)
+    except (TypeError, ValueError) as error:
+        what = f"parameter {name!r} is" if name else "params are"
+        model = hasattr(leaf, "init") and hasattr(leaf, "apply")
+        raise InputError(
+            f"{what} a {type(leaf).__name__}, no array: "
+            + (
+                "pass the parameters that the module's init returns, and call its apply in the loss"
+                if model
+                else "split the model, and put it together again inside the loss (Equinox: "
+                "eqx.partition(model, eqx.is_inexact_array), eqx.combine)"
+            )
+        ) from error
+
+
 def select(params: Any, wrt: Predicate | None) -> Selection:
     """Choose the differentiated leaves.
 
@@ -116,10 +134,18 @@ def select(params: Any, wrt: Predicate | None) -> Selection:
     Raises
     ------
     InputError
-        If nothing is chosen, a chosen leaf is not of a real floating type, or they are of several.
+        If a leaf is no array, nothing is chosen, a chosen leaf is not of a real floating type, or
+        they are of several.
     """
+    if wrt is not None and not callable(wrt):
+        raise InputError(
+            "wrt must be a function of a leaf's path, such as "
+            f"lambda path: path.startswith('hidden'); got {wrt!r}"
+        )
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
     names = [path_name(path) for path, _ in with_paths]
+    for name, (_, leaf) in zip(names, with_paths, strict=True):
+        _expect_array(name, leaf)
     chosen = tuple(wrt is None or bool(wrt(name)) for name in names)
     if not any(chosen):
         known = ", ".join(names) or "none: the pytree is empty"

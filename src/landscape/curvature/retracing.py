@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from landscape.errors import InputError
+
 # Functions of the same making from which a warning is due.
 A_FEW = 4
 
@@ -21,7 +23,14 @@ def note_function(function: Callable[..., Any]) -> None:
 
     Functions are of the same making if they share their code and what they close over, arrays
     apart. Only what is needed to tell them apart is kept.
+
+    Raises
+    ------
+    InputError
+        If it is no function.
     """
+    if not callable(function):
+        raise InputError(f"expected a function, as loss(params, batch); got {function!r}")
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func

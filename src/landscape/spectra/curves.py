@@ -8,7 +8,7 @@ from jaxtyping import Float
 from landscape.errors import InputError
 from landscape.spectra.fractions import Fraction, make_fraction
 from landscape.spectra.masses import separation_mass_bounds
-from landscape.spectra.measures import SpectralMeasure, Spectrum
+from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectrum, numbers
 
 
 def fraction_curve(
@@ -35,9 +35,9 @@ def fraction_curve(
     Raises
     ------
     InputError
-        If an ε is not positive.
+        If an ε is not positive, or there is no axis of them.
     """
-    epsilons = np.asarray(epsilons, float)
+    epsilons = numbers(epsilons, "epsilons", ndim=1)
     if not np.all(epsilons > 0):
         raise InputError("every epsilon must be positive")
     return _curve(spectrum, center - epsilons, center + epsilons)
@@ -61,7 +61,7 @@ def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -
     Raises
     ------
     InputError
-        If a point is NaN.
+        If a point is NaN, or there is no axis of them.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -
     >>> distribution_function(spectrum, np.array([-1.0, 1.0, 9.0])).estimate.tolist()
     [0.0, 0.5, 1.0]
     """
-    points = np.asarray(points, float)
+    points = numbers(points, "points", ndim=1)
     if np.isnan(points).any():
         raise InputError("a point of the distribution function is NaN")
     return _curve(spectrum, np.full_like(points, -np.inf), points)
@@ -80,6 +80,7 @@ def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -
 
 def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
     """Shares in each of n intervals."""
+    expect_spectrum(spectrum)
     estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
     if isinstance(spectrum, SpectralMeasure):
         return make_fraction(spectrum, estimate, estimate, estimate, (low, high), curve=True)

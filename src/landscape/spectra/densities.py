@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landscape.errors import InputError
-from landscape.spectra.measures import Spectrum
+from landscape.spectra.measures import Spectrum, expect_spectrum, numbers
 
 
 def density(
@@ -33,7 +33,9 @@ def density(
     InputError
         If the bandwidth is not positive.
     """
-    return smooth(spectrum.nodes, spectrum.weights, np.asarray(grid, float), bandwidth)
+    expect_spectrum(spectrum)
+    points = numbers(grid, "grid", ndim=1)
+    return smooth(spectrum.nodes, spectrum.weights, points, bandwidth)
 
 
 def asinh_density(
@@ -68,10 +70,11 @@ def asinh_density(
     InputError
         If linear_width or bandwidth is not positive.
     """
+    expect_spectrum(spectrum)
     if not linear_width > 0:
         raise InputError(f"linear_width must be positive; got {linear_width!r}")
     nodes = np.arcsinh(spectrum.nodes / linear_width)
-    points = np.arcsinh(np.asarray(grid, float) / linear_width)
+    points = np.arcsinh(numbers(grid, "grid", ndim=1) / linear_width)
     return smooth(nodes, spectrum.weights, points, bandwidth)
 
 

@@ -23,7 +23,7 @@ from landscape.curvature.preconditions import expect_level
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.spectra.masses import known_inside, mass_bounds
-from landscape.spectra.measures import SpectralMeasure, Spectrum
+from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectrum, numbers
 
 # η of each type. Rounding moves eigenvalues by δ, and turns eigenvectors by δ over their distance
 # to the end of the interval, which moves mass. Largest error of a bound seen beyond δ, in float32:
@@ -220,7 +220,8 @@ def fraction_between(spectrum: Spectrum, lower: Any, upper: Any) -> Fraction:
     >>> float(fraction_between(spectrum, 1.0, 2.5).estimate)
     0.5
     """
-    low, high = np.asarray(lower, float), np.asarray(upper, float)
+    expect_spectrum(spectrum)
+    low, high = numbers(lower, "lower"), numbers(upper, "upper")
     if not np.all(low <= high):
         raise InputError(f"the interval [{lower}, {upper}] is empty or not a number")
     _expect_one_each(spectrum, low, "lower")
@@ -353,7 +354,8 @@ def half_width(
     spectrum: Spectrum, eps: float, relative_to: float | np.ndarray | str | None, force: bool
 ) -> np.ndarray:
     """The absolute ε, refused if rounding is larger."""
-    if not np.all(np.asarray(eps) > 0):
+    expect_spectrum(spectrum)
+    if not np.all(numbers(eps, "eps") > 0):
         raise InputError(f"eps must be positive; got {eps!r}")
     if isinstance(relative_to, str) and relative_to != "norm":
         raise InputError(f"relative_to must be a number, 'norm' or None; got {relative_to!r}")
@@ -364,7 +366,7 @@ def half_width(
         raise InputError(
             "the operator's norm is 0, and so is an eps relative to it: give eps alone"
         )
-    width = np.asarray(eps * (1.0 if scale is None else scale), float)
+    width = np.asarray(numbers(eps, "eps") * (1.0 if scale is None else scale), float)
     _expect_one_each(spectrum, width, "eps")
     if not force and np.any(width < spectrum.noise_floor):
         raise InputError(

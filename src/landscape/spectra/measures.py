@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import eigh_tridiagonal
 
+from landscape.errors import InputError
 from landscape.results import Result
 
 
@@ -206,6 +207,38 @@ class LanczosSpectrum(Result):
 
 
 Spectrum = SpectralMeasure | LanczosSpectrum
+
+
+def expect_spectrum(spectrum: Any) -> None:
+    """Refuse what is no spectrum.
+
+    Raises
+    ------
+    InputError
+        For an operator, say.
+    """
+    if not isinstance(spectrum, Spectrum):
+        raise InputError(
+            "expected a spectrum, as slq(op, key) and dense_spectrum(op) return; got "
+            f"{type(spectrum).__name__}"
+        )
+
+
+def numbers(values: Any, name: str, *, ndim: int | None = None) -> np.ndarray:
+    """An array of float64.
+
+    Raises
+    ------
+    InputError
+        If they are no numbers, or the array has not as many axes as asked for.
+    """
+    try:
+        found = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be numbers; got {values!r}") from None
+    if ndim is not None and found.ndim != ndim:
+        raise InputError(f"{name} must have {ndim} axis; got an array of shape {found.shape}")
+    return found
 
 
 def _describe(name: str, spectrum: Any, method: str) -> str:
