@@ -93,6 +93,10 @@ def test_another_configuration_is_refused_with_the_differences(folder, settings)
     assert "extra was null, now true" in message
     assert "scale.depths was [10, 20], now [10]" in message
     assert "experiment" not in message
+    # What did not exist then cannot be asked for.
+    assert "use the same options" not in message
+    with pytest.raises(InputError, match="use the same options"):
+        open_run_folder(folder.path, settings | {"seeds": 3}, resume=True)
     assert contents(folder.path) == before
 
 

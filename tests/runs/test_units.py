@@ -6,7 +6,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import jax
 import pytest
@@ -219,6 +219,30 @@ def test_more_units_are_given_out_when_workers_come(folder, work):
         run_units(folder, [slow(name * 2) for name in "abcdefg"], executor=pool)
     assert max(most) == 3
     assert len(work.computed) == 7
+
+
+def test_a_stop_does_not_wait_for_workers_that_have_gone(folder, work):
+    class Leaving(Executor):
+        """One place, until something has been handed in; nothing is ever done."""
+
+        handed = ()
+
+        @property
+        def _max_workers(self):
+            return 0 if self.handed else 1
+
+        def submit(self, *args):
+            self.handed = (*self.handed, Future())
+            return self.handed[-1]
+
+    pool = Leaving()
+    with pytest.raises(StoppedError, match="0 of 2 units done"):
+        run_units(
+            folder, [work.unit("a"), work.unit("b")], executor=pool,
+            should_stop=lambda: bool(pool.handed),
+        )  # fmt: skip
+    assert pool.handed[0].cancelled()
+    assert not folder.claims.latest()
 
 
 def test_files_are_called_by_the_kind_and_units_may_be_renamed(folder, work, result):

@@ -56,7 +56,8 @@ def fingerprint(*programs: Any) -> str:
     content = hashlib.sha256()
     for program in programs:
         for piece in _pieces(program):
-            content.update(piece + b"\n")
+            content.update(piece)
+            content.update(b"\n")
     return content.hexdigest()[:16]
 
 
@@ -100,7 +101,9 @@ def _told(value: Any) -> Iterator[bytes]:
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jax.random.key_data(value)
         array = np.asarray(value)
-        yield f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        numbers = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        # Copied once: what a loss closes over may be as large as the data.
+        yield b"".join((f"{array.dtype} {array.shape}".encode(), numbers.data))
     elif callable(value) and not isinstance(value, type):
         # A function that has been traced, or will be where a derivative is taken.
         yield type(value).__name__.encode()

@@ -466,10 +466,10 @@ def _expect_config(path: Path, config: Mapping[str, Any]) -> None:
             f"{key} was {_shown(found.get(key))}, now {_shown(config.get(key))}"
             for key in sorted(different)
         )
-        raise InputError(
-            f"{path} holds a run of another configuration ({listed}); use the same options, or "
-            "choose another --out"
-        )
+        # An option that did not exist can be given no value that would do.
+        known = all(key in found for key in different)
+        way = "use the same options, or choose another --out" if known else "choose another --out"
+        raise InputError(f"{path} holds a run of another configuration ({listed}); {way}")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

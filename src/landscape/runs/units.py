@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,12 @@ class _Tally:
             return index
         return None
 
+    def give_back(self, indices: Iterable[int]) -> None:
+        """Units that nobody does any more are open again."""
+        for index in indices:
+            self.open.append(index)
+            self.folder.claims.release(self.stems[index])
+
     def _look_for_failures(self) -> None:
         """What others have failed with, in this job: since it began, or under its number."""
         for event in read_events(self.folder.path / "events"):
@@ -311,10 +317,13 @@ def _outcomes(
         while True:
             if should_stop():
                 getattr(executor, "ask_to_stop", lambda: None)()
+                if pending and not _places(executor):
+                    # A cluster without workers: nobody is left who could stop, or begin.
+                    tally.give_back(pending.values())
+                    return
             if time.monotonic() >= look:
                 # Workers of a cluster come, and go.
-                places = 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
-                while len(pending) < places and not should_stop():
+                while len(pending) < _places(executor) and not should_stop():
                     tally.read_finished(say=True)
                     index = tally.take()
                     if index is None:
@@ -341,6 +350,11 @@ def _outcomes(
     finally:
         for future in pending:
             future.cancel()
+
+
+def _places(executor: Executor | None) -> int:
+    """Units at a time."""
+    return 1 if executor is None else int(getattr(executor, "_max_workers", _PLACES))
 
 
 def work(folder: RunFolder, unit: Unit, should_stop: Callable[[], bool]) -> Path:
