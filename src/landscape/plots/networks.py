@@ -129,13 +129,17 @@ def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
     return ax
 
 
-def plot_training(run: TrainingRun, *, ax: Any | None = None) -> Any:
+def plot_training(
+    run: TrainingRun, *, architecture: str | None = None, ax: Any | None = None
+) -> Any:
     """Draw the accuracy of a network, or of several, through training.
 
     Parameters
     ----------
     run
         From ``fit`` or ``fit_many``.
+    architecture
+        Whose colour and dashes it has, as in ``look``, and its label. Default: colours in turn.
     ax
         Matplotlib axes; new ones by default.
 
@@ -145,8 +149,15 @@ def plot_training(run: TrainingRun, *, ax: Any | None = None) -> Any:
     """
     ax = tidy(new_axes(ax))
     rows = run.accuracy.reshape(-1, len(run.epochs))
-    color = COLORS[len(ax.lines) % len(COLORS)]
-    ax.plot(run.epochs, 100 * rows.T, color=color, linewidth=1 if len(rows) > 1 else 1.5)
+    known = {line.get_color() for line in ax.lines}
+    style = (
+        {"color": COLORS[len(known) % len(COLORS)]}
+        if architecture is None
+        else {"color": look(architecture).color, "linestyle": look(architecture).linestyle}
+    )
+    lines = ax.plot(run.epochs, 100 * rows.T, linewidth=1 if len(rows) > 1 else 1.5, **style)
+    if architecture is not None:
+        lines[0].set_label(architecture)
     ax.set_xlabel("epoch")
     ax.set_ylabel("training accuracy (%)")
     return ax
