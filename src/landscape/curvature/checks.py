@@ -131,7 +131,7 @@ def _constants(program: Any) -> Iterator[np.ndarray]:
     for equation in equations(program):
         for variable in equation.invars:
             value = getattr(variable, "val", None)
-            if isinstance(value, int | float | complex | np.ndarray | np.generic):
+            if hasattr(value, "dtype") or isinstance(value, int | float | complex):
                 yield np.asarray(value)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -128,7 +129,8 @@ class _Block(nn.Module):
         branch = _layer(branch, self.channels, 1, "second", self.norm, train, start)
         if self.skip == "none":
             return nn.relu(branch)
-        x = x[:, :: self.stride, :: self.stride]
+        # Written out: the same by indices is a gather before jax 0.10.
+        x = jax.lax.slice(x, (0,) * 4, x.shape, (1, self.stride, self.stride, 1))
         added = self.channels - x.shape[-1]
         return nn.relu(branch + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added))))
 
