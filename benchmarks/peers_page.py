@@ -50,8 +50,8 @@ draws its own). PyTorch runs with the number of threads that was fastest.
   is one.
 - *full*, *partial*, *none*: how a Lanczos basis is kept orthogonal, against all vectors at every
   step, when it is needed, or not at all. *Distance to full* is that of the quadratures'
-  distribution functions, points allowed to move by 10⁻⁵ of the largest node: `none` has ghosts of
-  large eigenvalues, near which mass moves by more.
+  distribution functions, points allowed to move by 10⁻⁵ of the largest node: `none` spends
+  its steps on copies of the large eigenvalues, and the bulk, which has the mass, gets few nodes.
 - matfree is given the loss of one flat vector, as in its documentation; in densities the pieces
   of the gradient are written into place, which is as fast there and never slow.
 - *Linearised before*: the gradient is linearised outside the clock, as a Lanczos run does it once;

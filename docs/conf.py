@@ -76,6 +76,7 @@ ROOMS = (
     "data",
     "theory",
     "runs",
+    "report",
 )
 
 
@@ -85,16 +86,20 @@ def write_reference() -> None:
         module = importlib.import_module(f"landscape.{room}")
         names = [n for n in module.__all__ if getattr(getattr(module, n), "__doc__", None)]
         documented = [n for n in names if callable(getattr(module, n))]
+        values = [n for n in module.__all__ if n not in documented]
         lines = [f"landscape.{room}", "=" * (10 + len(room)), "", (module.__doc__ or "").strip()]
         lines += ["", f".. currentmodule:: landscape.{room}", "", ".. autosummary::"]
         lines += ["   :toctree: generated", "", *(f"   {name}" for name in documented), ""]
+        for name in values:
+            told = re.sub(r"^typing\.", "", str(getattr(module, name)))
+            lines += [f".. data:: {name}", "", f"   ``{told}``", ""]
         (HERE / "api" / f"{room}.rst").write_text("\n".join(lines))
 
 
 def write_package_page() -> None:
     """What is in no room: the package's own functions, and its errors."""
     errors = importlib.import_module("landscape.errors")
-    names = [n for n in vars(errors) if n.endswith("Error")]
+    names = errors.__all__
     lines = [
         "landscape",
         "=========",

@@ -127,7 +127,7 @@ degenerate_fraction(spectrum, 1e-3)
 
 # %% [markdown]
 # Read it from the inside out. The *estimate* is what Gauss quadrature says. The *certified bounds* hold for the probe
-# that was used, whatever the spectrum looks like, after as many steps as were taken. The *95 % confidence* interval adds
+# that was used, whatever the spectrum looks like, up to the *rounding* beside them. The *95 % confidence* interval adds
 # what one random probe leaves open. The *noise floor* is where eigenvalues become rounding.
 #
 # The whole spectrum in one picture: linear in the grey band, logarithmic outside it.

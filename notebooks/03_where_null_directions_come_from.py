@@ -22,14 +22,16 @@
 # matrix. Such directions have causes: units that never fire, units that copy one another, symmetries. We count them.
 
 # %%
-# Where it is not installed yet, as in Colab:
+# Where it is not installed yet, as in Colab, next to the JAX that is there:
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 
 SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 if importlib.util.find_spec("landscape") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+    held = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
 
 # %%
 import jax
@@ -133,8 +135,8 @@ figure, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True, layout="constrai
 for ax, (name, run) in zip(axes, runs.items(), strict=True):
     plot_measures(measures(models[name], run.params, inputs, state=run.state), ax=ax)
     ax.set_title(name)
-    if name != "plain":
-        ax.get_legend().remove()
+    ax.get_legend().remove()
+_ = axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 # %% [markdown]
 # **Next:** these are few images and small networks. `landscape analyze` does the same to yours and writes a report.

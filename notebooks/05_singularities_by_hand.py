@@ -23,14 +23,16 @@
 # same with skip connections. Everything is exact: float64, all eigenvalues.
 
 # %%
-# Where it is not installed yet, as in Colab:
+# Where it is not installed yet, as in Colab, next to the JAX that is there:
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 
 SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 if importlib.util.find_spec("landscape") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+    held = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
 
 # %%
 import jax
@@ -210,7 +212,7 @@ for ax, name in zip(axes, models, strict=True):
     values = np.array([smallest(name, apart(name, t), 6) for t in distances])
     ax.loglog(distances, np.abs(values), color=look(name).color)
     ax.set(xlabel="distance t between the twins' weights", title=name)
-axes[0].loglog(distances, 1e-4 * distances**2, ":", color="0.3", label="t²")
+axes[0].loglog(distances, 1e-4 * distances**2, ":", color="0.3", label="∝ t²")
 axes[0].set_ylabel("smallest eigenvalues of G")
 _ = axes[0].legend(frameon=False)
 

@@ -22,14 +22,16 @@
 # problem serves both: a function that returns a `Problem`.
 
 # %%
-# Where it is not installed yet, as in Colab:
+# Where it is not installed yet, as in Colab, next to the JAX that is there:
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 
 SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
 if importlib.util.find_spec("landscape") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+    held = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
 
 # %%
 import os

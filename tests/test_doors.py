@@ -13,7 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flax import nnx
+
 from landscape.curvature import DiagonalOperator, hessian
+from landscape.degeneracy import degeneracy_budget
 from landscape.errors import InputError
 from landscape.spectra import (
     degenerate_fraction,
@@ -35,6 +38,19 @@ def loss(w, x):
     return jnp.mean((x @ w) ** 2)
 
 
+class Net(nnx.Module):
+    def __init__(self, layer):
+        self.first, self.other = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), layer
+
+    def __call__(self, x):
+        return self.other(self.first(x))
+
+
+def in_training(layer):
+    graph, params, rest = nnx.split(Net(layer), nnx.Param, ...)
+    return hessian(lambda p, r, x: jnp.mean(nnx.merge(graph, p, r)(x) ** 2), params, x, state=rest)
+
+
 def eight(w, x):
     return jnp.mean((x @ w) * jnp.arange(8.0)[:, None])
 
@@ -45,6 +61,11 @@ CASES = {
     "expected a function": lambda: hessian(3, w, x),
     "wrt must be a function": lambda: hessian(loss, w, x, wrt="w"),
     "chunk_size must be an integer": lambda: hessian(loss, w, x, chunk_size="3"),
+    "model.eval(); Linen": lambda: in_training(nnx.Dropout(0.5, rngs=nnx.Rngs(1))),
+    "Running statistics of a layer": lambda: in_training(nnx.BatchNorm(2, rngs=nnx.Rngs(1))),
+    "2 parts of one form": lambda: hessian(lambda w, b: jnp.mean(b[0] @ w), w, [(x, x), (x, x)]),
+    "called as loss(params, batch)": lambda: hessian(lambda w, x, y: 0.0, w, (x, x)),
+    "holds arrays of its own": lambda: degeneracy_budget(model, w, (x, jnp.zeros(8, int))),
     "but not of 3 of them": lambda: hessian(eight, w, x),
     "got DiagonalOperator": lambda: degenerate_fraction(op, 0.1),
     "return; got list": lambda: fraction_between([0.0], 0.0, 1.0),
@@ -71,4 +92,4 @@ def test_wrong_arguments_are_refused_in_words():
         [sys.executable, "-c", textwrap.dedent(CASES)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "14 refused" in done.stdout
+    assert "19 refused" in done.stdout

@@ -41,7 +41,7 @@ def loaded_by(code):
 def public_names():
     for room in ROOMS:
         module = importlib.import_module(f"landscape.{room}")
-        for name in getattr(module, "__all__", ()):
+        for name in module.__all__:
             yield room, name
 
 
@@ -80,7 +80,7 @@ def test_every_public_callable_documents_its_parameters(room, name):
 
 def test_public_names_are_listed_once():
     for room in ROOMS:
-        listed = getattr(importlib.import_module(f"landscape.{room}"), "__all__", [])
+        listed = importlib.import_module(f"landscape.{room}").__all__
         assert len(listed) == len(set(listed))
         assert all(hasattr(importlib.import_module(f"landscape.{room}"), name) for name in listed)
 

@@ -9,39 +9,60 @@ it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape._version import __version__
 from landscape._xla import switch_wrong_sums_off
 
+if TYPE_CHECKING:
+    from landscape import (
+        analysis,
+        curvature,
+        data,
+        degeneracy,
+        errors,
+        experiments,
+        models,
+        plots,
+        report,
+        runs,
+        spectra,
+        theory,
+        training,
+    )
+    from landscape.analysis.collected import open_run
+    from landscape.results import load
+
 switch_wrong_sums_off()
 
-_ROOMS = (
+# Public names of the package itself, and where they are; the others are its rooms.
+_NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.collected"}
+
+__all__ = [
+    "__version__",
     "analysis",
     "curvature",
     "data",
     "degeneracy",
+    "errors",
     "experiments",
+    "load",
     "models",
+    "open_run",
     "plots",
     "report",
     "runs",
     "spectra",
     "theory",
     "training",
-)
-
-# Public names of the package itself, and where they are.
-_NAMES = {"load": "landscape.results", "open_run": "landscape.analysis.collected"}
-
-__all__ = ["__version__", "errors", "load", "open_run", *_ROOMS]
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in (*_ROOMS, "errors"):
-        return importlib.import_module(f"landscape.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"landscape.{name}")
     raise AttributeError(f"module 'landscape' has no attribute {name!r}")
 
 

@@ -7,6 +7,16 @@ A message says what was given, what was expected, and what to do.
 
 from __future__ import annotations
 
+__all__ = [
+    "DataError",
+    "InputError",
+    "LandscapeError",
+    "ResourceError",
+    "StoppedError",
+    "StorageError",
+    "UnitsFailedError",
+]
+
 
 class LandscapeError(Exception):
     """Base of every error raised on purpose by this package."""

@@ -237,9 +237,9 @@ def _put_together(told: Any, arrays: dict[str, np.ndarray]) -> Any:
         return csr_array(tuple(parts), shape=tuple(told["shape"]))
     room, name = told["class"].split(".")
     package = importlib.import_module("landscape")
-    if room not in package._ROOMS:
+    if room not in package.__all__:
         raise TypeError(f"{told['class']} is no result")
-    found = getattr(importlib.import_module(f"landscape.{room}"), name)
+    found = getattr(getattr(package, room), name)
     if _public_name(found) != told["class"]:
         raise TypeError(f"{told['class']} is no result")
     return found(**{key: _put_together(part, arrays) for key, part in told["fields"].items()})

@@ -427,3 +427,19 @@ def test_a_new_function_at_each_call_is_warned_about_once(caplog):
     kept += [hessian(quadratic, *quadratic_case(dtype=jnp.float32)[:2]) for _ in range(6)]
     kept += [once(scale) for scale in range(10, 16)]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mask_without_a_weight_is_refused_in_chunks_too(seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = jax.random.normal(keys[0], (48, 7, 5))
+    mask = (jax.random.uniform(keys[1], (48, 7)) < 0.6).astype(jnp.float32)
+    params = jax.random.normal(keys[2], (5,))
+    with pytest.raises(InputError, match="must be a mean"):
+        hessian(masked_mean, params, (x, mask), chunk_size=8)
+    hessian(masked_mean, params, (x, mask), chunk_size=8, weight=lambda batch: batch[1].sum())
+
+
+def masked_mean(params, batch):
+    x, mask = batch
+    return jnp.sum(mask * jnp.tanh(x @ params) ** 2) / jnp.sum(mask)

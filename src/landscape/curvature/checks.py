@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,8 @@ from landscape.errors import InputError
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)
 
 _RANDOM = (
-    "it draws random numbers (dropout, augmentation, a generator of its own); switch that off, or "
-    "fix its key"
+    "it draws random numbers (dropout, augmentation, a generator of its own); switch that off "
+    "(NNX: model.eval(); Linen: deterministic=True), or fix its key"
 )
 
 # Losses below this are looked at elsewhere too.
@@ -49,25 +50,38 @@ def check_loss(
     Notes
     -----
     The mean over chunks of a third of the examples is compared with the loss of the whole batch, or
-    that over thirds of chunks with that over chunks: this catches sums, masks and batch
-    normalisation in training mode. If both are near zero they are compared at other parameters too.
+    that over thirds of chunks with that over chunks, and of the first chunk alone: this catches
+    sums, batch normalisation in training mode, and masks unless by chance all parts have as many
+    examples unmasked. If both are near zero they are compared at other parameters too.
     The tolerance, 10⁻³ of the chunks' mean absolute loss and at least 32 units of float32 rounding,
     is above rounding and below those errors, for the small losses of trained networks too. Nothing
     is evaluated under a tracer.
     """
-    try:
-        program, shape = jax.make_jaxpr(partial(_evaluate, loss), return_shape=True)(
-            params, state, batch
-        )
-        again = jax.make_jaxpr(partial(_evaluate, loss))(params, state, batch)
-    except Exception as error:
-        # Flax's modules refuse to be changed inside a transformation, JAX what leaked out of one.
-        # Flax's error is known by its name, since this room does not import flax; all others pass.
-        if type(error).__name__ not in ("TraceContextError", "UnexpectedTracerError"):
-            raise
-        raise InputError(
-            f"the loss changes something outside itself: {_RANDOM}, or return new statistics apart"
-        ) from error
+    with _in_words(batch):
+        dtype = _expect_scalar(loss, params, state, batch)
+        leaves = jax.tree.leaves((params, state, batch))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return
+        length = num_examples(batch)
+        at_once = length if chunk_size is None else min(chunk_size, length)
+        whole = _whole(loss, params, state, batch, weight, at_once)
+        if not np.isfinite(whole):
+            raise InputError(
+                f"the loss is {whole} at these parameters and this batch: look for NaN or infinite "
+                "entries in either"
+            )
+        if _whole(loss, params, state, batch, weight, at_once) != whole:
+            raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
+        if at_once > 1:
+            _expect_means(loss, params, state, batch, weight, at_once, dtype)
+
+
+def _expect_scalar(loss: Callable[..., Array], params: Any, state: Any, batch: Any) -> np.dtype:
+    """The loss's type, if it is a scalar and the same each time it is traced."""
+    program, shape = jax.make_jaxpr(partial(_evaluate, loss), return_shape=True)(
+        params, state, batch
+    )
+    again = jax.make_jaxpr(partial(_evaluate, loss))(params, state, batch)
     if not hasattr(shape, "shape") or shape.shape != ():
         found = getattr(shape, "shape", type(shape).__name__)
         raise InputError(
@@ -76,42 +90,93 @@ def check_loss(
         )
     if not _same_constants(program, again):
         raise InputError(f"two traces of the loss differ: {_RANDOM}")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state, batch))):
-        return
-    length = num_examples(batch)
-    at_once = length if chunk_size is None else min(chunk_size, length)
+    return np.dtype(shape.dtype)
 
-    def loss_at(params: Any) -> float:
-        if at_once == length:
-            return float(_loss(loss, params, state, batch))
-        return float(_mean_of_chunks(loss, params, state, batch, weight, at_once)[0])
 
-    whole = loss_at(params)
-    if not np.isfinite(whole):
-        raise InputError(
-            f"the loss is {whole} at these parameters and this batch: look for NaN or infinite "
-            "entries in either"
+def _whole(
+    loss: Callable[..., Array],
+    params: Any,
+    state: Any,
+    batch: Any,
+    weight: Weight | None,
+    at_once: int,
+) -> float:
+    """The loss of all examples, so many at a time."""
+    if at_once == num_examples(batch):
+        return float(_loss(loss, params, state, batch))
+    return float(_mean_of_chunks(loss, params, state, batch, weight, at_once)[0])
+
+
+def _expect_means(
+    loss: Callable[..., Array],
+    params: Any,
+    state: Any,
+    batch: Any,
+    weight: Weight | None,
+    at_once: int,
+    dtype: np.dtype,
+) -> None:
+    """Refuse a loss that is not the mean over the parts of the batch, nor over those of a chunk."""
+    third = -(-at_once // 3)
+    _expect_parts(loss, params, state, batch, third)
+    # Over many chunks what a mask does to each may cancel: the first is looked at alone too.
+    alone = (
+        [jax.tree.map(lambda leaf: leaf[:at_once], batch)] if at_once < num_examples(batch) else []
+    )
+    for examples in (batch, *alone):
+        for moved in (False, True):
+            at = _elsewhere(params) if moved else params
+            whole = _whole(loss, at, state, examples, weight, at_once)
+            found, size = map(float, _mean_of_chunks(loss, at, state, examples, weight, third))
+            if not moved and not np.isfinite(found):
+                raise InputError(
+                    f"the loss of a part of the batch is {found}: guard the mean of a mask that "
+                    "may be empty"
+                )
+            if np.isfinite(whole) and np.isfinite(found):
+                _expect_mean(whole, found, size, dtype)
+            # Of a loss near zero a sum and a mean are alike: look at one that is not.
+            if max(size, abs(whole)) > _SMALL:
+                break
+
+
+@contextmanager
+def _in_words(batch: Any) -> Iterator[None]:
+    """What a loss raises because of how it is used, told by that; other errors as they are."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _reason(error, batch)
+        if reason is None:
+            raise
+        raise InputError(reason) from error
+
+
+def _reason(error: Exception, batch: Any) -> str | None:
+    # Flax's modules refuse to be changed inside a transformation, JAX what leaked out of one.
+    # Flax's error is known by its name, since this room does not import flax.
+    if type(error).__name__ in ("TraceContextError", "UnexpectedTracerError"):
+        return (
+            f"the loss changes something outside itself: {_RANDOM}. Running statistics of a layer "
+            "in training mode are such a thing too: use those it has, or return the new ones apart"
         )
-    if loss_at(params) != whole:
-        raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
-    if at_once < 2:
-        return
-    _expect_parts(loss, params, state, batch, -(-at_once // 3))
-    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-at_once // 3))
-    if not np.isfinite(float(found)):
-        raise InputError(
-            f"the loss of a part of the batch is {float(found)}: guard the mean of a mask that may "
-            "be empty"
+    told = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, TypeError) and "positional argument" in told:
+        return (
+            "the loss is called as loss(params, batch), or as loss(params, state, batch) if a "
+            f"state is given, and raised: {told}"
         )
-    _expect_mean(whole, float(found), float(size), shape.dtype)
-    if max(float(size), abs(whole)) > _SMALL:
-        return
-    # Of a loss near zero a sum and a mean are alike: look at one that is not.
-    params = _elsewhere(params)
-    whole = loss_at(params)
-    found, size = _mean_of_chunks(loss, params, state, batch, weight, -(-at_once // 3))
-    if np.isfinite(whole) and np.isfinite(float(found)):
-        _expect_mean(whole, float(found), float(size), shape.dtype)
+    if isinstance(batch, list | tuple) and len(batch) > 1:
+        inner = {jax.tree.structure(one) for one in batch}
+        if len(inner) == 1 and not jax.tree_util.treedef_is_leaf(*inner):
+            return (
+                f"the loss raised {type(error).__name__}: {told}. A list or a tuple is one batch, "
+                f"and this one has {len(batch)} parts of one form: if they are batches, put them "
+                "together, or stream them from an object whose __iter__ gives one after the other"
+            )
+    return None
 
 
 def _same_constants(program: Any, other: Any) -> bool:

@@ -6,12 +6,14 @@ A model is ``MLP``, another Linen module, an NNX module, or a function ``f(param
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -53,6 +55,12 @@ def opened(model: Any, state: Any = None) -> tuple[Any, Any]:
         raise InputError(
             "a model is a Linen or NNX module, or a function of parameters and inputs; got "
             f"{type(model).__name__}"
+        )
+    if dataclasses.is_dataclass(model) and jax.tree.leaves(model) not in ([], [model]):
+        raise InputError(
+            f"{type(model).__name__} holds arrays of its own, as a module of Equinox does: pass a "
+            "function of its arrays and inputs, lambda arrays, x: "
+            "jax.vmap(eqx.combine(arrays, static))(x), and the arrays of eqx.partition"
         )
     if getattr(type(model), "__hash__", None) is None:
         # What compares by its contents has no hash: known by itself, it has one.

@@ -1,1 +1,3 @@
-"""One module per figure of the paper, their scales, claims and verdicts."""
+"""One module per figure of the paper, their scales, claims and verdicts; no public interface."""
+
+__all__: list[str] = []

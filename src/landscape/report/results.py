@@ -170,10 +170,11 @@ def _(result: Fraction) -> tuple[str, Rows, Draw]:
 def _fraction_rows(share: Fraction) -> Rows:
     low, high = (float(end) for end in share.confidence_interval())
     kind = "counted" if not share.num_probes else "certified" if share.certified else "empirical"
+    rounding = f" ± {share.rounding:.0e}" if share.rounding else ""
     return [
         ("interval", "[{:.4g}, {:.4g}]".format(*(float(end) for end in share.interval))),
         ("estimate", f"{float(share.estimate):.4f}"),
-        (f"{kind} bounds", f"[{float(share.lower):.4f}, {float(share.upper):.4f}]"),
+        (f"{kind} bounds", f"[{float(share.lower):.4f}, {float(share.upper):.4f}]{rounding}"),
         ("95 % confidence", f"[{low:.4f}, {high:.4f}]"),
         ("noise floor", f"{float(share.noise_floor):.1e}"),
         ("of", f"{share.num_parameters:,} eigenvalues, {_count(share.num_probes, 'probe')}"),

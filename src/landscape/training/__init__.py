@@ -4,6 +4,7 @@ from landscape.training.config import TrainConfig
 from landscape.training.fit import Callback, Snapshot, TrainingRun, fit, fit_many
 from landscape.training.losses import softmax_cross_entropy
 from landscape.training.penalties import BiasRegularization, penalized
+from landscape.training.watching import Watch
 
 __all__ = [
     "BiasRegularization",
@@ -11,6 +12,7 @@ __all__ = [
     "Snapshot",
     "TrainConfig",
     "TrainingRun",
+    "Watch",
     "fit",
     "fit_many",
     "penalized",
