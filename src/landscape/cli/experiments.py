@@ -44,7 +44,7 @@ class Reproduce:
 
     def run(self, console: Any) -> None:
         """Run, print the summary, say where the report is."""
-        from landscape.experiments.reproduce import EXPERIMENTS, Request, reproduce
+        from landscape.experiments.reproduce import EXPERIMENTS, Request, expect_request, reproduce
         from landscape.experiments.scales import standard_dataset
 
         if self.experiment == "list":
@@ -53,12 +53,14 @@ class Reproduce:
             return
         names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
         dataset = self.dataset or standard_dataset(self.scale)
-        for name in names:
-            folder = f"{name}-{dataset}-{self.scale}"
+        requests = [Request(n, dataset, self.scale, self.seeds, self.seed) for n in names]
+        for request in requests:
+            expect_request(request)
+        for request in requests:
+            folder = f"{request.experiment}-{dataset}-{self.scale}"
             out = self.out or Path("runs") / folder
             if self.out and self.experiment == "all":
                 out = self.out / folder
-            request = Request(name, dataset, self.scale, self.seeds, self.seed)
             page = reproduce(
                 request, out, resume=self.resume, console=console, workers=self.workers
             )

@@ -2,11 +2,11 @@
 
 After figure 10 of A. E. Orhan and X. Pitkow, *Skip Connections Eliminate Singularities*, ICLR 2018.
 Such matrices let neither signals nor gradients vanish or explode in the long run, whatever τ; with
-τ the covariance ``QQᵀ`` decays, and units have more and more the same skip input. Claims: the
-smaller τ, the better the training, though gradients do not vanish. The former is tested by each
-seed's slope of mean training accuracy over τ, the latter by the trend of gradients over layers (as
-in ``fig7``) at the largest τ. The values of τ (n − 1), the logarithm of the covariance's spread,
-are ours: 0, 2, 4 and 8.
+τ the covariance ``QQᵀ`` decays, and what skips give to the units comes to depend linearly on one
+another. Claims: the smaller τ, the better the training, though gradients do not vanish. The former
+is tested by each seed's slope of mean training accuracy over τ, the latter by the trend of
+gradients over layers (as in ``fig7``) at the largest τ. The values of τ (n − 1), the logarithm of
+the covariance's spread, are ours: 0, 2, 4 and 8.
 """
 
 from __future__ import annotations

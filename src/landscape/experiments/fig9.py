@@ -2,9 +2,10 @@
 
 After figure 9 of A. E. Orhan and X. Pitkow, *Skip Connections Eliminate Singularities*, ICLR 2018.
 Of a random orthogonal matrix the first half of the columns is copied onto the second half, again
-and again: n, n/2, …, 1 distinct columns, the fewer, the more units have the same skip input. Claim:
-the more distinct columns, the better the training. It is tested by each seed's slope of mean
-training accuracy over the logarithm of the number of columns, and by both ends.
+and again: n, n/2, …, 1 distinct columns. What skips give to a layer's units spans as many
+dimensions: the fewer, the more these inputs depend on one another linearly. Claim: the more
+distinct columns, the better the training. It is tested by each seed's slope of mean training
+accuracy over the logarithm of the number of columns, and by both ends.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ STUDY = Study(
     name="fig9",
     summary="skip matrices of n, n/2, …, 1 distinct orthonormal columns",
     title="Skips that repeat themselves",
-    question="Is it the distinctness of their inputs that skips give to the units of a layer?",
+    question="Is it linearly independent inputs that skips give to the units of a layer?",
     variants=variants,
     claims=claims,
     pictures=pictures,

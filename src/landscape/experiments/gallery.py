@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from landscape.data.registry import SOURCES
 from landscape.errors import InputError
-from landscape.experiments.reproduce import EXPERIMENTS, report
+from landscape.experiments.reproduce import EXPERIMENTS, expect_finished, report
 from landscape.experiments.study_page import counted
 from landscape.report import DPI, Page, Table
 from landscape.runs import read_run_folder, write_atomically
@@ -54,6 +56,8 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     beside = out.parent / out.stem
     sections = _sections(out)
     records = {name: _record(beside / f"{name}.json") for name in sections if name not in names}
+    for path in folders:
+        expect_finished(path)
     for name, path in zip(names, folders, strict=True):
         page = report(path, console)
         text, files = page.to_markdown(f"{out.stem}/{name}", level=2)
@@ -89,9 +93,11 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
 
 def _sections(page: Path) -> dict[str, str]:
     """The text of each run on a page made before, by the run's name."""
-    if not page.exists():
+    if not page.exists() or not page.stat().st_size:
         return {}
-    _, *parts = re.split(_MARK.format("(.+?)") + r"\s*", page.read_text(encoding="utf-8"))
+    head, *parts = re.split(_MARK.format("(.+?)") + r"\s*", page.read_text(encoding="utf-8"))
+    if not head.startswith(_HEAD.splitlines()[0]):
+        raise InputError(f"{page} is no page of results, and would be lost: choose another --out")
     return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
@@ -114,11 +120,22 @@ def _place(request: dict[str, Any]) -> tuple[int, int]:
 
 
 def _smaller(png: bytes) -> bytes:
-    """The picture in 128 colours: a third of the bytes, and figures have no more."""
-    stream = io.BytesIO()
+    """The picture in its 256 commonest colours: a third of the bytes.
+
+    Those are kept as they are, lines' and markers' among them; a rarer one, of a soft edge or where
+    bands lie over one another, becomes the nearest.
+    """
     with Image.open(io.BytesIO(png)) as picture:
-        few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-        few.save(stream, "png", optimize=True, dpi=(DPI, DPI))
+        pixels = np.asarray(picture.convert("RGB"))
+    colors, where, counts = np.unique(
+        pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True
+    )
+    kept = colors[np.argsort(-counts, kind="stable")[:256]].astype(float)
+    nearest = cKDTree(kept).query(colors)[1].astype(np.uint8)
+    few = Image.fromarray(nearest[where.ravel()].reshape(pixels.shape[:2]), mode="P")
+    few.putpalette(kept.astype(np.uint8).tobytes())
+    stream = io.BytesIO()
+    few.save(stream, "png", optimize=True, dpi=(DPI, DPI))
     return min(png, stream.getvalue(), key=len)
 
 

@@ -271,7 +271,7 @@ def matched_places(
     By architecture, in the order of the seeds; networks whose loss is not finite are left out.
     """
     group, total = families[0].group, families[0].dataset.num_examples
-    level = np.max([result["loss"].isel(epoch=-1).values for result in trained.values()], 0)
+    level = np.fmax.reduce([one["loss"].isel(epoch=-1).values for one in trained.values()])
     images = max(total if n is None else min(n, total) for n in group.spectrum_images)
     kept = list(group.kept_epochs)
     found: dict[str, list[SpectrumPlace]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.data import Dataset
+from landscape.data import Dataset, load
 from landscape.errors import InputError
 from landscape.experiments import (
     fig2,
@@ -113,13 +113,7 @@ def reproduce(
     InputError, StorageError, UnitsFailedError, StoppedError
         See ``landscape.errors``.
     """
-    if request.experiment not in EXPERIMENTS:
-        raise InputError(
-            f"unknown experiment {request.experiment!r}; there are: {', '.join(EXPERIMENTS)}"
-        )
-    if not 0 <= request.seed < 2**32:
-        # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
-        raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
+    expect_request(request)
     processes = default_workers(workers)
     study = EXPERIMENTS[request.experiment]
     if isinstance(study, Inquiry):
@@ -228,6 +222,49 @@ def report(path: Path, console: Any) -> Page:
         If it is no run folder, or the run is not finished.
     """
     return write_report(read_run_folder(path), console)
+
+
+def expect_finished(path: Path) -> None:
+    """Refuse what is no finished run.
+
+    Raises
+    ------
+    InputError
+        If it is no run folder, or the run is not finished.
+    """
+    folder = read_run_folder(path)
+    study = EXPERIMENTS[_read_request(folder).experiment]
+    whole = isinstance(study, Inquiry)
+    names = ["results"] if whole else [f"results-{one.name}" for one in _read_scale(folder).groups]
+    if not all((path / f"{name}.nc").exists() for name in names):
+        raise _unfinished(folder)
+
+
+def expect_request(request: Request) -> None:
+    """Refuse what cannot be run, before anything is.
+
+    Raises
+    ------
+    InputError, DataError
+        For an unknown experiment or scale, numbers out of range, and data that are missing.
+    """
+    if request.experiment not in EXPERIMENTS:
+        raise InputError(
+            f"unknown experiment {request.experiment!r}; there are: {', '.join(EXPERIMENTS)}"
+        )
+    if not 0 <= request.seed < 2**32:
+        # JAX keeps the low 32 bits: seeds beyond them would repeat the numbers of others.
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}; got {request.seed}")
+    if request.seeds is not None and request.seeds < 1:
+        raise InputError(f"--seeds must be at least 1; got {request.seeds}")
+    study = EXPERIMENTS[request.experiment]
+    if isinstance(study, Inquiry):
+        study.settings(request.scale, request.dataset, request.seeds)
+        if study.about is not None:
+            load(request.dataset)
+    else:
+        for group in study.scale(request.scale, request.dataset, request.seeds).groups:
+            prepare(request.dataset, group)
 
 
 def _run_search(

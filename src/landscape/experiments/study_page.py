@@ -300,9 +300,7 @@ def _matched_table(results: xr.Dataset) -> Table:
         known = resolved(part, "matched_degenerate").values
         kept = np.isfinite(known)
         some = "" if kept.all() else f" ({kept.sum()} of {kept.size})"
-        low, high = (
-            100 * np.nanmean(part[f"matched_degenerate_{end}"].values) for end in ("lower", "upper")
-        )
+        low, high = _certified(part, "matched_degenerate", kept)
         rows.append(
             (
                 str(architecture),
@@ -339,15 +337,21 @@ def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
 
 
 def _estimate_cells(part: xr.Dataset, kind: str) -> tuple[str, str]:
-    """Mean of the resolved estimates of a kind, and the mean certified interval."""
+    """Mean of the resolved estimates of a kind, and the mean certified interval of the same."""
     estimates = resolved(part, kind).values
     known = np.isfinite(estimates)
     some = "" if known.all() else f" ({known.sum()} of {known.size})"
-    interval = (
-        f"[{100 * np.nanmean(part[f'{kind}_lower'].values):.1f}, "
-        f"{100 * np.nanmean(part[f'{kind}_upper'].values):.1f}]"
-    )
+    interval = "[{:.1f}, {:.1f}]".format(*_certified(part, kind, known))
     return (_percent(estimates[known]) + some if known.any() else "not resolved", interval)
+
+
+def _certified(part: xr.Dataset, kind: str, kept: np.ndarray) -> tuple[float, float]:
+    """Means of both bounds in percent, over the resolved networks; over all if none is."""
+    low, high = (part[f"{kind}_{end}"].values for end in ("lower", "upper"))
+    chosen = (kept if kept.any() else np.ones_like(kept)) & np.isfinite(low)
+    if not chosen.any():
+        return np.nan, np.nan
+    return float(100 * low[chosen].mean()), float(100 * high[chosen].mean())
 
 
 def _percent(values: np.ndarray) -> str:
