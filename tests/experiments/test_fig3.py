@@ -111,9 +111,9 @@ def test_only_epochs_that_networks_were_kept_at_count():
     assert found == {"plain": [(0, 3)], "residual": [(0, 2)], "hyper-residual": [(0, 2)]}
 
 
-def test_networks_whose_loss_is_not_finite_match_nothing():
-    losses = trained([[9, np.nan, np.nan, np.nan]], [[9, 3, 2, 1]], [[9, 3, 2, 1]])
-    assert matched_epochs(losses) == {name: [] for name in NAMES}
+def test_networks_whose_loss_is_not_finite_match_nothing_and_hold_no_other_back():
+    losses = trained([[9, np.nan, np.nan, np.nan]], [[9, 3, 2, 1]], [[9, 3, 1, 0.5]])
+    assert matched_epochs(losses) == {"plain": [], "residual": [(0, 3)], "hyper-residual": [(0, 2)]}
 
 
 def test_fractions_with_a_wide_interval_or_below_the_noise_floor_are_not_resolved():
