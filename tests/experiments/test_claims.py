@@ -214,3 +214,32 @@ def test_groups_that_are_constant_or_too_small():
     assert (constant.status, constant.p_value) == ("holds", 0.0)
     small = decide([Claim("a > b", "", np.ones(5), np.zeros(2), paired=False)])[0]
     assert (small.status, small.num_pairs) == ("no verdict", 2)
+
+
+def test_a_median_is_judged_by_signs_whatever_their_sizes():
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(0, 5, 16))
+    means, medians = (
+        decide([Claim("a > b", "", sizes, np.zeros(16), median=m)])[0] for m in (False, True)
+    )
+    assert (means.status, medians.status) == ("undecided", "holds")
+    assert medians.p_value == pytest.approx(stats.binomtest(16, 16).pvalue)
+    assert medians.effect == pytest.approx(np.median(sizes))
+    assert decide([Claim("a > b", "", -sizes, np.zeros(16), median=True)])[0].status == "fails"
+    mixed = np.where(np.arange(16) % 3 == 0, -sizes, sizes)
+    assert decide([Claim("a > b", "", mixed, np.zeros(16), median=True)])[0].status == "undecided"
+    alike = decide([Claim("a > b", "", np.ones(9), np.ones(9), median=True)])[0]
+    assert (alike.status, alike.p_value) == ("undecided", 1.0)
+    with pytest.raises(InputError, match="a median is judged of pairs"):
+        decide([Claim("a > b", "", sizes, sizes, median=True, margin=1.0)])
+
+
+@pytest.mark.parametrize("count", [6, 9, 16, 40])
+def test_the_interval_of_a_median_covers_it(count):
+    rng = np.random.default_rng(count)
+    covered = 0
+    for _ in range(500):
+        values = rng.exponential(1.0, count)
+        verdict = decide([Claim("a > b", "", values, np.zeros(count), median=True)])[0]
+        covered += verdict.lower <= np.log(2) <= verdict.upper
+    assert covered >= 460

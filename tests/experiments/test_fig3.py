@@ -133,6 +133,17 @@ def test_fractions_with_a_wide_interval_or_below_the_noise_floor_are_not_resolve
     assert decide([last])[0].num_pairs == 0
 
 
+def test_a_fraction_without_a_node_needs_a_narrow_interval():
+    results = planted(by_architecture([2, 1], [2, 1], [2, 1]), np.zeros((3, 1, 2)),
+                      spectrum_epochs=(0, 1))  # fmt: skip
+    results["degenerate_lower"][:] = 0
+    results["degenerate_upper"][:] = 0.375
+    results["degenerate_upper"][0] = 0.04
+    found = resolved(results).isel(images=0).values
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1:]).all()
+
+
 SEEDS = 5
 WIGGLE = np.linspace(-0.01, 0.01, SEEDS)
 

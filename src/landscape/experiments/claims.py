@@ -13,7 +13,10 @@ Pairs are networks with the same seed, and the test is Student's paired t. Two g
 networks are compared by Welch's t (B. L. Welch, *The generalization of "Student's" problem when
 several different population variances are involved*, Biometrika 34, 1947). "Slightly worse, a gap
 of at most a quarter of another" is a directional claim: a quarter of the other gap is larger than
-this one's size. "Flat" is a claim of equality with zero.
+this one, where there is another (``found_above``). "Flat" is a claim of equality with zero. Where
+values have no common scale or an end, the sign test decides on the median of the pairs, and the
+interval lies between two of their order statistics (W. J. Conover, *Practical Nonparametric
+Statistics*, 3rd edition, 1999, sections 3.2 and 3.4).
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ class Claim:
         Whether entries of the two sides belong together. If not, they may differ in number.
     unit
         Of the values; ``"points"`` for fractions of 1, which are shown in percent.
+    median
+        Whether the median of the pairs is judged, by the sign test, instead of their mean.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Claim:
     margin: float | None = None
     paired: bool = True
     unit: str = "points"
+    median: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Verdict:
     claim
         What was claimed.
     effect
-        Mean difference, larger − smaller, in the measured unit.
+        Mean (or median) difference, larger − smaller, in the measured unit.
     lower, upper
         Its 95 % interval; NaN with fewer than two pairs.
     p_value
@@ -109,7 +115,8 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
     Raises
     ------
     InputError
-        If the two sides of a paired claim have different shapes, or a margin is not positive.
+        If the two sides of a paired claim have different shapes, a margin is not positive, or one
+        is given for a median.
     """
     measured = [_measured(claim) for claim in claims]
     testable = [
@@ -130,6 +137,12 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
             status = "holds" if as_claimed else "fails"
         verdicts.append(Verdict(claim, effect, lower, upper, float(p), count, status))
     return verdicts
+
+
+def found_above(larger: np.ndarray, smaller: np.ndarray) -> bool:
+    """Whether the 95 % interval of the paired effect lies above 0: for claims that rest on it."""
+    effect, error, freedom, count = _paired(Claim("premise", "", larger, smaller))
+    return count >= MIN_PAIRS and bool(effect > stats.t.ppf(1 - LEVEL / 2, freedom) * error)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -160,6 +173,8 @@ def _measured(claim: Claim) -> tuple[float, float, float, float, int]:
     """Effect, its 95 % interval, the two-sided p-value and the number of pairs."""
     if claim.margin is not None and not claim.margin > 0:
         raise InputError(f"claim {claim.name!r}: a margin must be positive; got {claim.margin!r}")
+    if claim.median:
+        return _of_signs(claim)
     effect, error, freedom, count = (_paired if claim.paired else _apart)(claim)
     if count < 2:
         return effect, np.nan, np.nan, np.nan, count
@@ -173,15 +188,36 @@ def _measured(claim: Claim) -> tuple[float, float, float, float, int]:
     return effect, effect - half, effect + half, p, count
 
 
-def _paired(claim: Claim) -> tuple[float, float, float, int]:
-    """Mean difference of pairs, its standard error, degrees of freedom, number of pairs."""
+def _of_signs(claim: Claim) -> tuple[float, float, float, float, int]:
+    """The same of the median of pairs."""
+    if claim.margin is not None or not claim.paired:
+        raise InputError(f"claim {claim.name!r}: a median is judged of pairs, without a margin")
+    differences = np.sort(_differences(claim))
+    count = len(differences)
+    if count < 2:
+        return float(differences.mean()) if count else np.nan, np.nan, np.nan, np.nan, count
+    apart = int((differences != 0).sum())
+    p = float(stats.binomtest(int((differences > 0).sum()), apart).pvalue) if apart else 1.0
+    # The median lies below the k-th of n with the probability of fewer than k of n signs.
+    k = int(stats.binom.ppf(LEVEL / 2, count, 0.5))
+    ends = (differences[k - 1], differences[count - k]) if k else (-np.inf, np.inf)
+    return float(np.median(differences)), float(ends[0]), float(ends[1]), p, count
+
+
+def _differences(claim: Claim) -> np.ndarray:
+    """Of the pairs that have both values."""
     larger, smaller = np.asarray(claim.larger, float), np.asarray(claim.smaller, float)
     if larger.shape != smaller.shape:
         raise InputError(
             f"claim {claim.name!r} pairs arrays of shapes {larger.shape} and {smaller.shape}"
         )
     differences = larger - smaller
-    differences = differences[np.isfinite(differences)]
+    return np.asarray(differences[np.isfinite(differences)])
+
+
+def _paired(claim: Claim) -> tuple[float, float, float, int]:
+    """Mean difference of pairs, its standard error, degrees of freedom, number of pairs."""
+    differences = _differences(claim)
     count = len(differences)
     effect = float(differences.mean()) if count else np.nan
     error = differences.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan

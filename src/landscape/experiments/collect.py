@@ -8,7 +8,8 @@ The protocol where the paper's is not known is ours:
   that it was kept at whose loss is no higher: small ones after every epoch;
 - a fraction's verdict needs N(C−1) ≥ 2P;
 - a fraction below its operator's noise floor, or whose certified interval is wider than 50 points,
-  is not resolved: it is shown, and no claim uses it.
+  is not resolved: it is shown, and no claim uses it. Nor is one of 0, because no node of the
+  quadrature lies there, whose interval is wider than 5.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ RELATIVE = np.logspace(-10, 0, 101)
 BANDWIDTH = 0.25
 ENOUGH_DATA = 2.0
 WIDEST = 0.5
+WIDEST_EMPTY = 0.05
 
 FRACTIONS = ("degenerate", "degenerate_lower", "degenerate_upper", "degenerate_stderr",
              "negative", "negative_lower", "negative_upper", "negative_stderr",
@@ -100,6 +102,7 @@ def collect(
             "num_parameters": families[0].num_parameters,
             "num_classes": data.num_classes,
             "num_examples": data.num_examples,
+            "commonest_class": float(np.bincount(data.labels).max() / data.num_examples),
             **({"num_steps": list(group.num_steps)} if group.num_steps else {}),
         },
     )
@@ -239,8 +242,9 @@ def data_ratio(results: xr.Dataset) -> float:
 
 def resolved(results: xr.Dataset, kind: str = "degenerate", widest: float = WIDEST) -> xr.DataArray:
     """Shares of a kind (``"degenerate"``, ``"negative"``, ``"curve"``); NaN where not resolved."""
+    values = results[kind]
     width = results[f"{kind}_upper"] - results[f"{kind}_lower"]
-    return results[kind].where(width <= widest)
+    return values.where(width <= xr.where(values > 0, widest, WIDEST_EMPTY))
 
 
 def at_matched_loss(results: xr.Dataset) -> xr.DataArray:

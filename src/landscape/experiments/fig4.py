@@ -6,6 +6,11 @@ training accuracy. Claims: the worst are more degenerate, have smaller incoming 
 overlap and a larger share of variance in three directions. Of fewer than 40 networks a quarter
 stands on each side; measures are means over the epochs at which they are taken, the first left out.
 Both choices are ours.
+
+A network at chance is never better than the commonest class: it gives one answer to everything.
+Nothing sets such networks apart from one another, so where they are more than ten, all of them are
+the worst. As they differ from the others by not being trained at all, the claims are then decided
+once more among the networks that train: their best against their worst third, ten at most.
 """
 
 from __future__ import annotations
@@ -32,35 +37,58 @@ from landscape.plots.style import tidy
 MOST = 10
 
 
+def at_chance(results: xr.Dataset) -> np.ndarray:
+    """(S,) whether each network's mean accuracy is no better than the commonest class."""
+    # Accuracies are float32.
+    return through_training(results).values[0] <= results.attrs["commonest_class"] + 1e-6
+
+
 def extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the networks that train worst, and of those that train best."""
+    """Numbers of the networks that train worst, and of those that train best.
+
+    Those at chance are the worst together, and never the best.
+    """
     order = np.argsort(through_training(results).values[0], kind="stable")
     count = min(MOST, max(1, len(order) // 4))
+    chance = int(at_chance(results).sum())
+    return order[: max(count, chance)], order[chance:][::-1][:count]
+
+
+def trained_extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The same among the networks that are not at chance: a third on each side, ten at most."""
+    order = np.argsort(through_training(results).values[0], kind="stable")
+    order = order[int(at_chance(results).sum()) :]
+    count = min(MOST, len(order) // 3)
     return order[:count], order[::-1][:count]
 
 
 def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     """Worst against best; fractions by the accuracy of the networks they belong to."""
-
-    def claim(
-        name: str, results: xr.Dataset, values: xr.DataArray, more: str, obstacle: str, unit: str
-    ) -> Claim:
-        worst, best = (values.values[0][side] for side in extremes(results))
-        larger, smaller = (worst, best) if more == "worst" else (best, worst)
-        less = "best" if more == "worst" else "worst"
-        text = f"{name} of the {more} networks is larger than that of the {less}"
-        return Claim(
-            f"{name}: {more} > {less}", text, larger, smaller, obstacle, paired=False, unit=unit
-        )
-
     last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
     measured = accuracy.isel(measure_epoch=slice(1, None)).mean("measure_epoch")
-    return [
-        claim("degenerate fraction", fractions, last, "worst", too_few_data(fractions), "points"),
-        claim("incoming norm", accuracy, measured["incoming_norm"], "best", "", "norm"),
-        claim("overlap", accuracy, measured["correlation"], "worst", "", "correlation"),
-        claim("top-three share", accuracy, measured["top_share"], "worst", "", "points"),
-    ]
+    compared = (
+        ("degenerate fraction", fractions, last, "worst", too_few_data(fractions), "points"),
+        ("incoming norm", accuracy, measured["incoming_norm"], "best", "", "norm"),
+        ("overlap", accuracy, measured["correlation"], "worst", "", "correlation"),
+        ("top-three share", accuracy, measured["top_share"], "worst", "", "points"),
+    )
+    groups = [("", extremes)]
+    if at_chance(accuracy).any() or at_chance(fractions).any():
+        groups.append((", of those that train", trained_extremes))
+    found = []
+    for among, choose in groups:
+        for name, results, values, more, obstacle, unit in compared:
+            worst, best = (values.values[0][side] for side in choose(results))
+            larger, smaller = (worst, best) if more == "worst" else (best, worst)
+            less = "best" if more == "worst" else "worst"
+            text = f"{name} of the {more} networks{among} is larger than that of the {less}"
+            found.append(
+                Claim(
+                    f"{name}: {more} > {less}{among}", text, larger, smaller, obstacle,
+                    paired=False, unit=unit,
+                )
+            )  # fmt: skip
+    return found
 
 
 def sides(results: xr.Dataset) -> xr.Dataset:

@@ -217,13 +217,19 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
         "Claims",
         ("claim", "effect", "95 % interval", "unit", "p (Holm)", "pairs", "verdict"),
         rows,
-        " ".join(_how_to_read([verdict.claim.name for verdict in verdicts])),
+        " ".join(_how_to_read(verdicts)),
     )
 
 
-def _how_to_read(claims: Sequence[str]) -> list[str]:
+def _how_to_read(verdicts: Sequence[Verdict]) -> list[str]:
     """What a reader of these claims must know."""
+    claims = [verdict.claim.name for verdict in verdicts]
     told = ["Effect: mean difference of the left and the right side over seeds."]
+    if any(verdict.claim.median for verdict in verdicts):
+        told = [
+            "Effect: mean difference of the left and the right side over starts; near manifolds "
+            "their median over directions, by the sign test."
+        ]
     if any("matched training loss" in name for name in claims):
         told.append(
             "At matched training loss: each network at the first epoch that it was kept at whose "
