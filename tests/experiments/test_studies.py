@@ -12,10 +12,28 @@ import xarray as xr
 from rich.console import Console
 
 from landscape.errors import InputError
-from landscape.experiments import fig2, fig4, fig6, fig7, fig9, fig10, search, validation
+from landscape.experiments import (
+    fig2,
+    fig4,
+    fig6,
+    fig7,
+    fig9,
+    fig10,
+    networks,
+    search,
+    study_page,
+    validation,
+)
 from landscape.experiments.claims import decide
+from landscape.experiments.collect import collect
 from landscape.experiments.gallery import write_gallery
-from landscape.experiments.networks import MEASURES, Family, prepare
+from landscape.experiments.networks import (
+    MEASURES,
+    Family,
+    prepare,
+    spectrum_units,
+    training_units,
+)
 from landscape.experiments.reproduce import EXPERIMENTS, Request, report, reproduce
 from landscape.experiments.scales import make_scale
 from landscape.experiments.study import Study
@@ -472,3 +490,40 @@ def test_a_gallery_shows_every_verdict_and_figure_of_its_runs(small_runs, tmp_pa
     (other.parent / "results" / f"{runs[0].name}.json").write_text("{}")
     with pytest.raises(InputError, match=f"{runs[0].name}.json"):
         write_gallery(runs[1:], other, console)
+
+
+@pytest.mark.slow
+def test_with_the_penalty_the_curvature_is_taken_apart(tmp_path):
+    group = fig6.STUDY.scale("smoke", "digits", 2).fractions
+    penalty = BiasRegularization(0.05, mean=0.3, std=0.1)
+    families = fig6.STUDY.families(prepare("digits", group), group, 0, penalty)
+    some = [family for family in families if family.architecture in ("BiasReg", "plain")]
+    assert [len(networks.penalized_places(family)) for family in some] == [2, 0]
+    trained = {
+        family.architecture: xr.concat(
+            [unit.compute(tmp_path / unit.name, lambda: False) for unit in training_units(family)],
+            "seed",
+        )
+        for family in some
+    }
+    spectra = {
+        family.architecture: [
+            unit.compute(tmp_path, lambda: False)
+            for unit in spectrum_units(family, trained[family.architecture])
+        ]
+        for family in some
+    }
+    results = collect(some, trained, spectra)
+    assert np.isnan(results["penalised_degenerate"].sel(architecture="plain")).all()
+    held = results.sel(architecture="BiasReg")
+    # Positive semidefinite, and of trace 2λ for each of the 4 × 8 biases.
+    share = 32 / results.attrs["num_parameters"]
+    alone, with_it = (
+        np.array([float(part["alphas"][0, 0]) for part in spectra["BiasReg"][first:last:step]])
+        for first, last, step in ((1, 4, 2), (4, 6, 1))
+    )
+    assert (with_it > alone).all()
+    np.testing.assert_allclose((with_it - alone) / 0.1, share, rtol=0.6)
+    assert (held["penalised_degenerate_lower"] <= held["penalised_degenerate_upper"]).all()
+    assert "With the penalty in the loss" in study_page._penalised_table(results).title
+    assert len(study_page._penalised_table(results).rows) == 1

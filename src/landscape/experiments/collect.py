@@ -26,6 +26,7 @@ from landscape.experiments.networks import (
     Family,
     SpectrumPlace,
     from_dataset,
+    penalized_places,
     spectrum_places,
 )
 from landscape.spectra import (
@@ -109,6 +110,8 @@ def collect(
     if not group.spectrum_epochs:
         return result
     result = result.assign(_of_spectra(families, spectra))
+    if any(penalized_places(family) for family in families):
+        result = result.assign(_with_penalty(families, spectra))
     return (
         result.assign(_at_matched_loss(families, trained, spectra, matched)) if matched else result
     )
@@ -139,6 +142,21 @@ def _at_matched_loss(
             for key, value in found.items():
                 values[key][i, place.network] = value
     return {f"matched_{key}": (("architecture", "seed"), array) for key, array in values.items()}
+
+
+def _with_penalty(
+    families: Sequence[Family], spectra: Mapping[str, Sequence[xr.Dataset]]
+) -> dict[str, Any]:
+    """Fractions of the last spectra with the penalty in the loss; NaN where there is none."""
+    values = {name: np.full((len(families), families[0].group.seeds), np.nan) for name in FRACTIONS}
+    for i, family in enumerate(families):
+        places = penalized_places(family)
+        # They stand last; slicing from -0 would take all.
+        parts = spectra[family.architecture]
+        for place, part in zip(places, parts[len(parts) - len(places) :], strict=True):
+            for key, value in fractions_of(from_dataset(part)).items():
+                values[key][i, place.network] = value
+    return {f"penalised_{key}": (("architecture", "seed"), array) for key, array in values.items()}
 
 
 def fractions_of(spectrum: LanczosSpectrum) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from landscape.models.mlp import NORM_MOMENTUM
 from landscape.runs import Unit
 from landscape.spectra import LanczosSpectrum, slq
 from landscape.training import (
+    BiasRegularization,
     Callback,
     Snapshot,
     TrainConfig,
     fit_many,
+    penalized,
     softmax_cross_entropy,
 )
 
@@ -299,13 +301,17 @@ def spectrum_places(family: Family) -> list[SpectrumPlace]:
 
 @dataclasses.dataclass(frozen=True)
 class TakeSpectrum:
-    """The work of a spectrum unit: Lanczos on the Hessian of the training loss."""
+    """The work of a spectrum unit: Lanczos on the Hessian of the training loss.
+
+    It is that of the data alone, unless the penalty is to be ``with_penalty``.
+    """
 
     family: Family
     place: SpectrumPlace
     parameters: np.ndarray
     state: np.ndarray
     num_steps: int
+    with_penalty: bool = False
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Take the spectrum and the operator's noise floor."""
@@ -322,7 +328,7 @@ class TakeSpectrum:
         if family.group.float64:
             params, state, arrays = jax.tree.map(_in_float64, (params, state, arrays))
         operator = hessian(
-            softmax_cross_entropy(family.model),
+            _loss(family.model, family.kind.penalty if self.with_penalty else None),
             params,
             arrays,
             state=calibrated(family.model, params, state, arrays[0]),
@@ -340,6 +346,13 @@ class TakeSpectrum:
         )
 
 
+@cache
+def _loss(model: MLP, penalty: BiasRegularization | None) -> Callable[..., jax.Array]:
+    """The same function each time, so that products compile once."""
+    data = softmax_cross_entropy(model)
+    return data if penalty is None else penalized(data, penalty)
+
+
 def _in_float64(leaf: Any) -> Any:
     floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
     return jnp.asarray(leaf, jnp.float64) if floating else leaf
@@ -348,17 +361,23 @@ def _in_float64(leaf: Any) -> Any:
 def spectrum_units(
     family: Family, trained: xr.Dataset, matched: Sequence[SpectrumPlace] = ()
 ) -> list[Unit]:
-    """One unit per place; those at matched loss, which are no others, have the last one's steps."""
+    """One unit per place, then those at matched loss, which are no others, then the penalised ones.
+
+    The latter two have the last one's steps.
+    """
     group, places = family.group, spectrum_places(family)
     others = [place for place in matched if place.epoch != group.spectrum_epochs[-1]]
 
-    def unit(place: SpectrumPlace, num_steps: int, where: str = "") -> Unit:
+    def unit(
+        place: SpectrumPlace, num_steps: int, where: str = "", with_penalty: bool = False
+    ) -> Unit:
         snapshot = trained.sel(seed=place.network, snapshot_epoch=place.epoch)
         parameters, state = snapshot["parameters"].values, snapshot["state"].values
-        work = TakeSpectrum(family, place, parameters, state, num_steps)
+        work = TakeSpectrum(family, place, parameters, state, num_steps, with_penalty)
         inputs = {
             **family.inputs, **dataclasses.asdict(place),
             "num_steps": num_steps, "float64": group.float64,
+            **({"with_penalty": True} if with_penalty else {}),
         }  # fmt: skip
         label = (
             f"spectrum-{family.group.name}-{family.architecture}-{place.network:03d}"
@@ -370,7 +389,24 @@ def spectrum_units(
     return [
         *(unit(place, steps[place.epoch]) for place in places),
         *(unit(place, group.num_steps[-1], "-matched") for place in others),
+        *(
+            unit(place, group.num_steps[-1], "-penalised", True)
+            for place in penalized_places(family)
+        ),
     ]
+
+
+def penalized_places(family: Family) -> list[SpectrumPlace]:
+    """Where spectra are taken with the penalty in the loss: at the end, if there is a penalty."""
+    if family.kind.penalty is None:
+        return []
+    places = spectrum_places(family)
+    return [place for place in places if (place.epoch, place.images) == _last(places)]
+
+
+def _last(places: Sequence[SpectrumPlace]) -> tuple[int, int]:
+    """The last epoch, and the most images."""
+    return max((place.epoch, place.images) for place in places)
 
 
 def to_dataset(spectrum: LanczosSpectrum) -> xr.Dataset:
