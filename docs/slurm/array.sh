@@ -16,5 +16,6 @@ set -euo pipefail
 
 # exec: the signal that announces the end of the time reaches the program, which stops at its next
 # safe point with code 75.
-exec srun landscape spectrum "$PROBLEM" --checkpoint "$CHECKPOINTS" --out "$OUT" \
-  --workers "${SLURM_CPUS_PER_TASK:-1}"
+# srun does not take over the CPUs that sbatch was asked for (since Slurm 22.05); one worker on each.
+exec srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  landscape spectrum "$PROBLEM" --checkpoint "$CHECKPOINTS" --out "$OUT"

@@ -21,7 +21,8 @@ trap 'rm -f "$file"' EXIT
 srun --ntasks=1 --exclusive dask scheduler --scheduler-file "$file" &
 srun --ntasks=$((SLURM_NTASKS - 2)) --exclusive \
   dask worker --scheduler-file "$file" --nthreads 1 --no-dashboard &
-while [ ! -s "$file" ]; do sleep 1; done
+for _ in $(seq 300); do [ -s "$file" ] && break; sleep 1; done
+[ -s "$file" ] || { echo "no scheduler within five minutes" >&2; exit 1; }
 
 srun --ntasks=1 --exclusive landscape spectrum "$PROBLEM" --checkpoint "$CHECKPOINTS" \
   --out "$OUT" --executor dask --scheduler "$file" &

@@ -7,6 +7,8 @@ A message says what was given, what was expected, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "DataError",
     "InputError",
@@ -35,9 +37,19 @@ class DataError(InputError):
 
 
 class UnitsFailedError(LandscapeError):
-    """Some units of work of a run failed; the finished ones are kept."""
+    """Some units of work of a run failed; the finished ones are kept.
+
+    Attributes
+    ----------
+    names
+        Of those that failed.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class StorageError(LandscapeError, OSError):

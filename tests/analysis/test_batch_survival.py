@@ -65,7 +65,8 @@ def test_a_stop_inside_a_unit_goes_on_where_it_was(spec, tmp_path, after, monkey
 
     monkeypatch.setattr(kept, "_resumed", noted)
     again = measure(problem, options, tmp_path / "b", lambda: False)
-    assert resumed[0] == 10 * after
+    # A step that compiles, then ten at a time.
+    assert resumed[0] == 1 + 10 * (after - 1)
     xr.testing.assert_identical(again, undisturbed)
 
 
@@ -93,9 +94,9 @@ def test_a_part_that_was_damaged_is_measured_anew(spec, tmp_path, caplog):
     options = dataclasses.replace(OPTIONS, layers=True, largest=0, smallest=0)
     problem = known_problem(spec)
     undisturbed = measure(problem, options, tmp_path / "a", lambda: False)
-    # Three looks at a part of thirty steps: stopped in the second part.
+    # Four looks at a part of thirty steps: stopped in the second part.
     with pytest.raises(StoppedError):
-        measure(problem, options, tmp_path / "b", stopped_at(4))
+        measure(problem, options, tmp_path / "b", stopped_at(5))
     (part,) = (tmp_path / "b").glob("part-0.*.nc")
     content = bytearray(part.read_bytes())
     content[-8] ^= 1
@@ -144,7 +145,9 @@ def test_another_loss_is_refused_in_the_same_folder(spec, tmp_path):
     run_job(one, tmp_path / "run", executor=None)
     source.write_text(text.replace("MLP(3, 5, 3)", 'MLP(3, 5, 3, skip="identity")'))
     measurement.known_problem.cache_clear()
-    with pytest.raises(InputError, match=r"its program, .* or a shape of its data has changed"):
+    with pytest.raises(
+        InputError, match=r"its program, .* or a shape of its state or data has changed"
+    ):
         run_job(one, tmp_path / "run", executor=None)
     source.write_text(f"{text}# A remark.\n")
     measurement.known_problem.cache_clear()
@@ -359,6 +362,87 @@ def test_other_ways_of_writing_a_path_and_a_problem_are_the_same(
     assert list(landscape.open_run("run")["checkpoint"].values) == list(paths)
 
 
+def test_a_job_goes_on_from_another_folder_and_after_its_problem_has_moved(
+    job, checkpoints, tmp_path, monkeypatch
+):
+    (tmp_path / "old" / "deeper").mkdir(parents=True)
+    shutil.copy(Path(job.problem.rpartition(":")[0]), tmp_path / "old" / "p.py")
+    monkeypatch.chdir(tmp_path / "old")
+    one = dataclasses.replace(job, problem="p.py:problem", checkpoints=checkpoints[:1])
+    run_job(one, tmp_path / "run", executor=None)
+    monkeypatch.chdir("deeper")
+    two = dataclasses.replace(one, problem="../p.py:problem", checkpoints=checkpoints[:2])
+    assert run_job(two, tmp_path / "run", executor=None).sizes["checkpoint"] == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = dataclasses.replace(one, problem="new/p.py:problem")
+    run_job(moved, tmp_path / "run", executor=None)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 2
+
+
+def test_equal_checkpoints_of_one_name_in_two_folders_are_both_there(job, checkpoints, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(checkpoints[0], tmp_path / name / "step.npz")
+        path = str(tmp_path / name / "step.npz")
+        run_job(dataclasses.replace(job, checkpoints=(path,)), tmp_path / "run", executor=None)
+    found = landscape.open_run(tmp_path / "run")
+    assert list(found["checkpoint"].values) == [str(tmp_path / n / "step.npz") for n in "ab"]
+
+
+def test_a_checkpoint_that_has_become_unreadable_hides_no_result(job, checkpoints, tmp_path):
+    path = tmp_path / "c.npz"
+    shutil.copy(checkpoints[0], path)
+    one = dataclasses.replace(job, checkpoints=(str(path), checkpoints[1]))
+    run_job(one, tmp_path / "run", executor=None)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UnitsFailedError):
+        run_job(one, tmp_path / "run", executor=None)
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 2
+
+
+def test_a_hash_that_is_wrong_costs_one_more_run(job, checkpoints, tmp_path):
+    one = dataclasses.replace(job, checkpoints=checkpoints[:2])
+    found = run_job(one, tmp_path / "run", executor=None)
+    kept_in = tmp_path / "run" / "digests.json"
+    known = json.loads(kept_in.read_text())
+    first = next(key for key in known if key.startswith(checkpoints[0]))
+    kept_in.write_text(json.dumps({**known, first: known[first][::-1]}))
+    with pytest.raises(UnitsFailedError, match="has other parameters than when the job was plan"):
+        run_job(one, tmp_path / "run", executor=None)
+    xr.testing.assert_identical(run_job(one, tmp_path / "run", executor=None), found)
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 2
+
+
+def test_an_unchanged_loss_with_another_template_is_the_same(tmp_path):
+    source = tmp_path / "state.py"
+    source.write_text(
+        "import jax.numpy as jnp\nimport numpy as np\n"
+        "from landscape.curvature import Problem\n"
+        "def loss(w, state, x):\n    return jnp.mean(jnp.tanh(x @ w + state) ** 2)\n"
+        "def problem():\n"
+        f"    shift = float(open({str(tmp_path / 'shift')!r}).read())\n"
+        "    return Problem(loss, jnp.ones(3), shift * jnp.eye(3), jnp.asarray(shift))\n"
+    )
+    one = Job(f"{source}:problem", options=dataclasses.replace(OPTIONS, num_steps=3))
+    for shift in ("1.0", "2.0"):
+        (tmp_path / "shift").write_text(shift)
+        known_problem.cache_clear()
+        run_job(one, tmp_path / "run", executor=None)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 2
+    source.write_text(source.read_text().replace("** 2", "** 4"))
+    known_problem.cache_clear()
+    with pytest.raises(InputError, match="is not the one that the results"):
+        run_job(one, tmp_path / "run", executor=None)
+
+
+def test_all_devices_on_one_matrix_are_a_job_of_its_own(job, checkpoints, tmp_path):
+    one = dataclasses.replace(job, checkpoints=checkpoints[:1])
+    run_job(one, tmp_path / "run", executor=None)
+    with pytest.raises(InputError, match="across_devices was null, now true"):
+        run_job(dataclasses.replace(one, across=True), tmp_path / "run", executor=None)
+
+
 def test_a_damaged_result_is_left_out_of_what_is_opened(whole, tmp_path):
     shutil.copytree(whole[1], tmp_path / "run")
     damaged = min((tmp_path / "run" / "units").glob("*.nc"))
@@ -454,7 +538,7 @@ def test_what_was_kept_by_other_chunks_is_told(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(measurement, "operator", short)
     with pytest.raises(StoppedError):
         # After the spectrum, at the ends.
-        measure(problem, OPTIONS, tmp_path, stopped_at(4))
+        measure(problem, OPTIONS, tmp_path, stopped_at(5))
     assert list(tmp_path.glob("part-0-spectrum.*.nc"))
     monkeypatch.setattr(measurement, "operator", inner)
     found = measure(problem, OPTIONS, tmp_path, lambda: False)
@@ -462,7 +546,7 @@ def test_what_was_kept_by_other_chunks_is_told(spec, tmp_path, monkeypatch):
     assert found["short_of_memory"].values.tolist() == [True]
 
 
-def test_another_kind_of_device_does_not_make_another_loss(spec, tmp_path, monkeypatch):
+def test_another_kind_of_device_does_not_make_another_loss(spec, tmp_path, monkeypatch, caplog):
     folder = open_run_folder(tmp_path / "run", {"command": "spectrum"}, resume=True)
     expect_same_loss(spec, OPTIONS, folder)
     (mine,) = json.loads((folder.path / "loss.json").read_text()).values()
@@ -476,6 +560,10 @@ def test_another_kind_of_device_does_not_make_another_loss(spec, tmp_path, monke
     with pytest.raises(InputError, match="is not the one"):
         expect_same_loss(spec, OPTIONS, folder)
     assert len(mine) == 16
+    (folder.path / "loss.json").write_text("{")
+    expect_same_loss(spec, OPTIONS, folder)
+    assert "the loss is not compared" in caplog.text
+    assert len(json.loads((folder.path / "loss.json").read_text())) == 1
 
 
 def test_a_problem_that_is_another_each_time_says_so(tmp_path):

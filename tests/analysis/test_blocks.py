@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def test_blocks_are_halved_where_memory_does_not_suffice(job, in_blocks, tmp_pat
     np.testing.assert_allclose(found["degenerate"], in_blocks[0]["degenerate"], atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["nan", "diverged"])
+@pytest.mark.parametrize("how", ["nan", "diverged", "curvature"])
 def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path, how):
     broken = tmp_path / "broken.npz"
     with np.load(job.checkpoints[0]) as file:
@@ -78,6 +79,20 @@ def test_a_checkpoint_that_would_spoil_its_block_is_left_alone(job, tmp_path, ho
     if how == "nan":
         name = next(iter(arrays))
         np.savez(broken, **{**arrays, name: np.full_like(arrays[name], np.nan)})
+    elif how == "curvature":
+        # A finite loss, whose second derivative is not.
+        source = Path(job.problem.rpartition(":")[0]).read_text()
+        source += (
+            "\n\ndef rooted():\n    made = problem()\n"
+            "    def loss(params, state, batch):\n"
+            "        size = jnp.sum(params['output']['kernel'] ** 2)\n"
+            "        return made.loss(params, state, batch) + jnp.sqrt(size)\n"
+            "    return dataclasses.replace(made, loss=loss)\n"
+        )
+        (tmp_path / "rooted.py").write_text("import dataclasses\n" + source)
+        job = dataclasses.replace(job, problem=f"{tmp_path / 'rooted.py'}:rooted")
+        name = "output/kernel"
+        np.savez(broken, **{**arrays, name: np.zeros_like(arrays[name])})
     else:
         # Numbers that are finite, of a network that has diverged.
         np.savez(broken, **{name: 1e20 * array for name, array in arrays.items()})

@@ -1,6 +1,7 @@
 """Checkpoints of every format give the parameters that were saved; others are refused by name."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from flax import nnx
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
@@ -72,6 +74,85 @@ def test_a_train_state_with_statistics(tmp_path):
     params, state = load_checkpoint(path, template)
     same(params, saved.params)
     same(state, saved.state)
+
+
+def _saved_by_a_manager(tree, path, kind):
+    """Where it is, in the layouts of Orbax's managers and of its second interface."""
+    if kind == "composite":
+        with orbax.checkpoint.CheckpointManager(path.absolute()) as manager:
+            parts = {
+                "params": orbax.checkpoint.args.StandardSave(tree),
+                "extra": orbax.checkpoint.args.JsonSave({"step": 3}),
+            }
+            manager.save(3, args=orbax.checkpoint.args.Composite(**parts))
+        return path / "3"
+    from orbax.checkpoint import v1
+
+    if kind == "pytree":
+        v1.save_pytree(path.absolute(), tree)
+        return path
+    with v1.training.Checkpointer(path.absolute()) as manager:
+        manager.save_pytree(3, tree)
+    return path / "3"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["composite", "pytree", "training"])
+def test_what_managers_have_saved_comes_back(kind, tmp_path):
+    saved, template = problem(seed=1), problem(seed=2)
+    place = _saved_by_a_manager(saved.params, tmp_path / "run", kind)
+    same(load_checkpoint(place, template)[0], saved.params)
+
+
+def test_lists_and_variables_of_nnx_come_back(tmp_path):
+    def listed(scale):
+        return [(scale * jnp.ones((2, 3)), scale * jnp.ones(3)), scale * jnp.arange(2.0)]
+
+    def loss(params, batch):
+        return jnp.sum(params[1])
+
+    with orbax.checkpoint.StandardCheckpointer() as saver:
+        saver.save((tmp_path / "list").absolute(), listed(2.0))
+    template = Problem(loss, listed(1.0), jnp.ones(1))
+    same(load_checkpoint(tmp_path / "list", template)[0], listed(2.0))
+
+    first, second = (nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(seed))) for seed in (0, 1))
+    with orbax.checkpoint.StandardCheckpointer() as saver:
+        saver.save((tmp_path / "nnx").absolute(), first)
+    found, _ = load_checkpoint(tmp_path / "nnx", Problem(loss, second, jnp.ones(1)))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_else_is_in_a_file_may_be_of_any_type(tmp_path):
+    saved = problem(seed=1)
+    names = {**flat(saved.params), "notes": np.array([{"any": "thing"}], object)}
+    np.savez(tmp_path / "a.npz", **names)
+    same(load_checkpoint(tmp_path / "a.npz", problem(seed=2))[0], saved.params)
+    header = dict(safetensors_entries(flat(saved.params)), strange={"dtype": "F8_E4M3", "size": 4})
+    write_safetensors(tmp_path / "a.safetensors", header)
+    same(load_checkpoint(tmp_path / "a.safetensors", problem(seed=2))[0], saved.params)
+    (tmp_path / "b.npz").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"b.npz cannot be read: it is damaged, or no .npz file"):
+        load_checkpoint(tmp_path / "b.npz", problem(seed=2))
+
+
+def safetensors_entries(arrays):
+    return {name: {"dtype": "F32", "array": array} for name, array in arrays.items()}
+
+
+def write_safetensors(path, entries):
+    """By hand, as the format says: NumPy lacks some of its types."""
+    header, body = {}, b""
+    for name, entry in entries.items():
+        array = entry.get("array")
+        data = bytes(entry["size"]) if array is None else np.ascontiguousarray(array).tobytes()
+        shape = [entry["size"]] if array is None else list(array.shape)
+        ends = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": entry["dtype"], "shape": shape, "data_offsets": ends}
+        body += data
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
 
 
 def test_a_load_function_reads_everything_else(tmp_path):

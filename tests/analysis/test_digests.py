@@ -34,6 +34,30 @@ def test_processes_that_begin_together_read_each_file_once(tmp_path, monkeypatch
     assert second.of(str(files[1]), counted(calls, "new")) == "new"
 
 
+def test_what_was_wrong_is_read_again(tmp_path):
+    files = [tmp_path / name for name in ("a", "ab")]
+    for file in files:
+        file.write_text(file.name)
+    kept = tmp_path / "digests.json"
+    first, calls = Digests(kept, "module:problem"), []
+    for file in files:
+        first.of(str(file), counted(calls, f"wrong {file.name}"))
+        first.of(str(file), counted(calls, "kind"), " kind")
+    first.write()
+    Digests(kept, "module:problem").forget([str(files[0]), ""])
+    second = Digests(kept, "module:problem")
+    assert second.of(str(files[0]), counted(calls, "right")) == "right"
+    assert second.of(str(files[1]), counted(calls, "never")) == "wrong ab"
+    assert len(json.loads(kept.read_text())) == 2
+    # A plan looks, and leaves what is there.
+    before = kept.read_bytes()
+    files[1].write_text("longer")
+    look = Digests(kept, "module:problem", keep=False)
+    assert look.of(str(files[1]), counted(calls, "new")) == "new"
+    look.write()
+    assert kept.read_bytes() == before
+
+
 def test_what_is_not_told_at_once_is_told_at_the_end_and_a_broken_file_is_none(tmp_path):
     (tmp_path / "a").write_text("a")
     kept = tmp_path / "digests.json"

@@ -82,7 +82,21 @@ def test_of_many_at_once_one_takes_a_unit(place):
             thread.join()
         assert sorted(won)[:-1] == [""] * 7
         assert max(won) == ("taken over" if stale else "claimed")
-        Claims(place).release("unit")
+        Claims(place).clear("unit")
+
+
+def test_who_was_taken_over_leaves_the_others_claim(place):
+    slow, second, third = Claims(place), Claims(place), Claims(place)
+    slow.take("unit")
+    path = place / "unit.0.json"
+    elsewhere(path)
+    age(path, STALE_SECONDS + 10)
+    assert second.take("unit") == "taken over"
+    slow.release("unit")
+    assert [one.name for one in place.glob("*.json")] == ["unit.1.json"]
+    assert third.take("unit") == ""
+    second.release("unit")
+    assert third.take("unit") == "claimed"
 
 
 def test_what_is_held_is_renewed_and_given_back(place, monkeypatch):

@@ -78,9 +78,27 @@ def test_a_damaged_configuration_is_named(folder, settings, text):
     path = folder.path / "config.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=re.escape(f"{path} is damaged")):
-        open_run_folder(folder.path, settings, resume=True)
-    with pytest.raises(InputError, match=re.escape(f"{path} is damaged")):
         read_run_folder(folder.path)
+
+
+def test_a_damaged_configuration_is_made_anew_and_costs_no_result(folder, settings, result, caplog):
+    folder.write_unit("one", {"x": 1}, result(2.0))
+    damaged = (folder.path / "config.json").read_bytes()[:-20]
+    (folder.path / "config.json").write_bytes(damaged)
+    again = open_run_folder(folder.path, settings, resume=True)
+    assert "made anew" in caplog.text
+    assert (folder.path / "set-aside" / "config.json").read_bytes() == damaged
+    assert read_run_folder(folder.path).config == settings
+    path = again.unit_path("one", {"x": 1})
+    assert path is not None
+    xr.testing.assert_equal(again.read_unit(path), result(2.0))
+    # What is not known to be a run's is left.
+    foreign = folder.path.parent / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        open_run_folder(foreign, settings, resume=True)
+    assert [one.name for one in foreign.iterdir()] == ["config.json"]
 
 
 def test_another_configuration_is_refused_with_the_differences(folder, settings):

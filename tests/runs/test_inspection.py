@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,22 @@ def test_a_run_is_unfinished_then_done(folder, result):
     state = run_state(folder.path)
     assert (state.word, len(state.finished), state.total) == ("done", 2, 2)
     assert state.failed == {}
+
+
+def test_what_failed_was_removed_and_is_not_asked_for_is_forgotten(folder, result, tmp_path):
+    good, bad = str(tmp_path / "good.npz"), str(tmp_path / "bad.npz")
+    for path in (good, bad):
+        Path(path).write_text("")
+    with pytest.raises(UnitsFailedError) as caught:
+        run_units(folder, units(result, good, bad, failing=[bad]))
+    assert caught.value.names == (bad,)
+    run_units(folder, units(result, good))
+    # The file is still there.
+    assert run_state(folder.path).word == "failed"
+    os.unlink(bad)
+    run_units(folder, units(result, good))
+    state = run_state(folder.path)
+    assert (state.word, state.total, state.failed) == ("done", 1, {})
 
 
 def test_a_run_in_work_shows_who_works_on_what(folder, result):

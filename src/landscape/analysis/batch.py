@@ -1,10 +1,10 @@
 """Spectra of many checkpoints as one job, by any number of processes that share a run folder.
 
 A unit of work is one checkpoint, named by what its result depends on: its parameters, the data, the
-problem's name and the options. A job that is killed, or continued with more checkpoints, does what
-is missing and nothing twice. What the problem's loss computes is written down when a folder is
-made: one that computes something else is refused there. A unit refuses a checkpoint that has become
-another one since it was named.
+name of the problem's file and function, and the options. A job that is killed, or continued with
+more checkpoints, does what is missing and nothing twice. What the problem's loss computes is
+written down when a folder is made: one that computes something else is refused there. A unit
+refuses a checkpoint that has become another one since it was named.
 """
 
 from __future__ import annotations
@@ -36,14 +36,21 @@ from landscape.analysis.measurement import (
     at_checkpoint,
     content,
     known_problem,
+    name_of,
 )
 from landscape.analysis.options import MATRICES, WHOLE, Options
 from landscape.analysis.programs import expect_same_loss
 from landscape.curvature import Problem
 from landscape.curvature.memory import device_memory
-from landscape.errors import InputError, LandscapeError, StoppedError, StorageError
+from landscape.errors import (
+    InputError,
+    LandscapeError,
+    StoppedError,
+    StorageError,
+    UnitsFailedError,
+)
 from landscape.runs import StopFlag, Unit, open_run_folder, read_run_folder, run_units
-from landscape.runs.together import run_units_together
+from landscape.runs.together import expect_same_everywhere, run_units_together
 from landscape.spectra.schemes import auto_scheme
 
 _logger = logging.getLogger("landscape")
@@ -124,14 +131,17 @@ class Job:
         """What a run folder is opened with: all but the checkpoints, which may grow."""
         return {
             "command": COMMAND,
-            "problem": self.problem,
+            "problem": name_of(self.problem),
             "params_key": self.params_key,
             "options": self.measured,
             "together": self.together,
+            **({"across_devices": True} if self.across else {}),
         }
 
 
-def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) -> list[Unit]:
+def make_units(
+    job: Job, folder: Path | None = None, first: Sequence[int] = (), *, keep: bool = True
+) -> list[Unit]:
     """One for each checkpoint or block, named by hashes of its parameters and of the data.
 
     Parameters
@@ -143,13 +153,20 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         blocks stay as they are.
     first
         Numbers of the checkpoints to begin with: processes that begin elsewhere read them once.
+    keep
+        Whether to write hashes down.
+
+    Raises
+    ------
+    InputError
+        If hosts that work together see other checkpoints.
     """
     job, problem = settled(job, folder, together=False), known_problem(job.problem)
     if job.options.layers and WHOLE in layer_names(problem.params):
         raise InputError(f"a layer of {job.problem} is called {WHOLE!r}, as all of them together")
     # A load function may have changed, with whatever it calls: what it gives is hashed each time.
     kept_in = None if folder is None or problem.load is not None else folder / "digests.json"
-    known = Digests(kept_in, job.problem)
+    known = Digests(kept_in, job.problem, keep=keep)
     data, options = digest(problem.batch), job.measured
     count = len(job.names)
     hashes, kinds, unreadable = [""] * count, [ALONE] * count, [""] * count
@@ -182,7 +199,10 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
     spec = absolute(job.problem)
     for block in blocks_of(kinds, job.together, kept):
         names = tuple(job.names[number] for number in block)
-        inputs: dict[str, Any] = {"problem": job.problem, "data": data, "options": options}
+        inputs: dict[str, Any] = {"problem": name_of(job.problem), "data": data, "options": options}
+        if job.across:
+            # The ends of its spectrum are Ritz values.
+            inputs["across_devices"] = True
         if len(block) == 1:
             (number,) = block
             inputs["parameters"] = hashes[number]
@@ -202,6 +222,7 @@ def make_units(job: Job, folder: Path | None = None, first: Sequence[int] = ()) 
         parts = () if alone else names
         units.append(Unit(name, json.loads(json.dumps(inputs)), work, COMMAND, parts))
     known.write()
+    expect_same_everywhere(units)
     return units
 
 
@@ -261,7 +282,6 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
     record: Mapping[str, Any] = {}
     if out is not None and os.path.exists(out / "config.json"):
         record = read_run_folder(out).config
-    job = dataclasses.replace(job, problem=_as_recorded(job.problem, record.get("problem", "")))
     options = _settled_options(job, record.get("options"))
     job = dataclasses.replace(job, options=options)
     if not together or job.across:
@@ -273,11 +293,6 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
     problem = known_problem(job.problem)
     op, _ = by_smaller_chunks(problem, options, functools.partial(operator, problem))
     return dataclasses.replace(job, together=block_size(op, options))
-
-
-def _as_recorded(problem: str, recorded: str) -> str:
-    """The problem as its folder spells it, if it is the same file and function."""
-    return recorded if absolute(problem) == absolute(recorded) else problem
 
 
 def _settled_options(job: Job, record: Mapping[str, Any] | None) -> Options:
@@ -359,10 +374,17 @@ def run_job(
     if jax.process_count() > 1:
         results = run_units_together(folder, asked, should_stop=should_stop, report=report)
     else:
-        results = run_units(
-            folder, units, executor=executor, should_stop=should_stop, report=report,
-            own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
-        )  # fmt: skip
+        try:
+            results = run_units(
+                folder, units, executor=executor, should_stop=should_stop, report=report,
+                own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
+            )  # fmt: skip
+        except UnitsFailedError as error:
+            # A hash may be wrong: of a file that was replaced without a new time, for one.
+            failed = [unit for unit in units if unit.name in error.names]
+            paths = [part for unit in failed for part in unit.parts or (unit.name,)]
+            Digests(folder.path / "digests.json", job.problem).forget(paths)
+            raise
     return joined(
         [named(one, unit.parts or (unit.name,)) for unit, one in zip(asked, results, strict=True)]
     )

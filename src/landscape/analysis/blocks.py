@@ -222,8 +222,8 @@ def _ends(fraction: Fraction) -> np.ndarray:
 def kind(problem: Problem, options: Options) -> str:
     """What checkpoints of one block have in common.
 
-    ``ALONE`` of one that would spoil the others: whose numbers, or whose loss, are not finite, or
-    which cannot be looked at so far; its own unit says why.
+    ``ALONE`` of one that would spoil the others: whose numbers, loss or curvature are not finite,
+    or which cannot be looked at so far; its own unit says why.
     """
     leaves, structure = jax.tree.flatten((problem.params, problem.state))
     if is_stream(problem.batch):
@@ -235,8 +235,19 @@ def kind(problem: Problem, options: Options) -> str:
     )
     if not np.isfinite(loss):
         return ALONE
+    # A loss may be finite where its curvature is not.
+    product, _ = by_smaller_chunks(problem, options, lambda with_: _some_product(problem, with_))
+    if not np.isfinite(product).all():
+        return ALONE
     shapes = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
     return hashlib.sha256(repr((structure, shapes)).encode()).hexdigest()[:16]
+
+
+def _some_product(problem: Problem, options: Options) -> np.ndarray:
+    """With a random vector."""
+    op = operator(problem, options)
+    vector = jax.random.normal(jax.random.key(options.seed), (op.shape[0],), op.dtype)
+    return np.asarray(op.matvec(vector))
 
 
 def _is_real(leaf: Any) -> bool:

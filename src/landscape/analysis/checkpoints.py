@@ -7,9 +7,11 @@ the file (optimizers, counters) is left.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,12 +103,9 @@ def _read(path: Path) -> dict[str, Any]:
         if path.is_dir():
             arrays: Mapping[str, Any] = _orbax(path)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = _npz(path)
         elif path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            arrays = load_file(path)
+            arrays = _safetensors(path)
         else:
             raise InputError(
                 f"{path} is no checkpoint that can be read: .npz, .safetensors, or a folder of "
@@ -121,20 +120,60 @@ def _read(path: Path) -> dict[str, Any]:
     return {name.replace(".", "/"): array for name, array in arrays.items()}
 
 
+def _npz(path: Path) -> dict[str, Any]:
+    """What else is in the file, may be of any type."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"the checkpoint {path} cannot be read: it is damaged, or no .npz file")
+    found = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:
+            try:
+                found[name] = file[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+    return found
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    """The same."""
+    from safetensors import safe_open
+
+    found = {}
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            # Of types that NumPy does not have.
+            with contextlib.suppress(AttributeError, TypeError):
+                found[name] = file.get_tensor(name)
+    return found
+
+
 def _orbax(path: Path) -> dict[str, Any]:
+    # A tree has such a file in its folder; a manager has folders of trees, by the names of items.
+    items = [path] if (path / "_METADATA").exists() else []
+    items = items or sorted(file.parent for file in path.glob("*/_METADATA"))
+    if not items:
+        raise InputError(f"the folder {path} holds no pytree of Orbax's")
+    trees = {item.name: _orbax_tree(item.absolute()) for item in items}
+    found = {f"{item}/{name}": leaf for item, tree in trees.items() for name, leaf in tree.items()}
+    # What is saved alone is called by names of the library's own.
+    return found | next(iter(trees.values())) if len(trees) == 1 else found
+
+
+def _orbax_tree(place: Path) -> dict[str, Any]:
     import orbax.checkpoint
 
-    # A manager keeps what it saved in a folder of that name.
-    place = (path / "default" if (path / "default").is_dir() else path).absolute()
     checkpointer = orbax.checkpoint.PyTreeCheckpointer()
-    # As arrays of the host, whatever devices have written it.
     shapes = checkpointer.metadata(place)
     shapes = getattr(shapes, "item_metadata", shapes)
-    if shapes is None:
-        raise InputError(f"the folder {path} holds no checkpoint of Orbax's")
+    shapes = getattr(shapes, "tree", shapes)
+    # As arrays of the host, whatever devices have written it.
     as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
-    tree = checkpointer.restore(place, restore_args=jax.tree.map(lambda _: as_numpy, dict(shapes)))
-    return {path_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    tree = checkpointer.restore(place, restore_args=jax.tree.map(lambda _: as_numpy, shapes))
+    leaves = {path_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    # Variables of Flax's NNX are saved as dictionaries with one entry.
+    variables = {name.removesuffix("/value"): leaf for name, leaf in leaves.items()}
+    return variables | leaves
 
 
 def _filled(template: Any, named: Mapping[str, Any], prefixes: Sequence[str], path: Path) -> Any:

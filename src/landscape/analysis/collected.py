@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,12 +74,19 @@ def open_run(path: Path | str) -> xr.Dataset:
     return xr.concat(list(found.values()), named, join="outer", data_vars="all")
 
 
+def _is_another(name: str, now: str | None) -> bool:
+    """Whether a checkpoint that was planned is not the one that is called so now."""
+    if now is None or not os.path.exists(name):
+        return now is None
+    return not os.path.exists(now) or not os.path.samefile(name, now)
+
+
 def _finished(folder: RunFolder) -> list[xr.Dataset]:
     """What is done of a job, with the names of the checkpoints, which events have written down.
 
-    Of a name that has been planned more than once, its checkpoint changed, the last plan counts; of
-    a checkpoint in several blocks, or under several names, the last one. A result that is not what
-    was written is left out, with a warning.
+    Of a name that has been planned more than once, its checkpoint changed, the last plan that is
+    done counts; of a checkpoint in several blocks, or under several names one of which is gone, the
+    last one. A result that is not what was written is left out, with a warning.
     """
     finished = folder.finished_units()
     stems: dict[str, str] = {}
@@ -87,13 +95,18 @@ def _finished(folder: RunFolder) -> list[xr.Dataset]:
         if event.get("event") == "planned":
             parts |= event.get("parts", {})
             planned = dict(zip(event["names"], event["units"], strict=True))
-            again = {(stem, Path(name).name) for name, stem in planned.items()}
-            # The same files by other paths, and other checkpoints by the same names.
-            stems = {n: stem for n, stem in stems.items() if (stem, Path(n).name) not in again}
+            # What is planned and cannot be read, or is not done yet, hides no result.
+            planned = {name: stem for name, stem in planned.items() if stem in finished}
+            again = {(stem, Path(name).name): name for name, stem in planned.items()}
+            stems = {
+                name: stem
+                for name, stem in stems.items()
+                if _is_another(name, again.get((stem, Path(name).name)))
+            }
+            # Other checkpoints by the same names.
             for name, stem in planned.items():
                 stems.pop(name, None)
                 stems[name] = stem
-    stems = {name: stem for name, stem in stems.items() if stem in finished}
     found: list[xr.Dataset] = []
     seen: set[str] = set()
     # From the last on: for what it holds, others are no more asked.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from landscape.runs import write_atomically
@@ -25,10 +25,12 @@ class Digests:
         Of the file that they are kept in; None for none.
     problem
         As ``load_problem`` takes it.
+    keep
+        Whether to tell what is found.
     """
 
-    def __init__(self, path: Path | None, problem: str) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, problem: str, *, keep: bool = True) -> None:
+        self._path, self._keep = path, keep
         source = Path(problem.rpartition(":")[0])
         # What a problem's own function loads, changes with the function.
         self._source = f" {_stamp(source)}" if source.is_file() else ""
@@ -50,9 +52,18 @@ class Digests:
                 self.write()
         return self._known[key]
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """Read these again when they are asked for: what is known of them was wrong."""
+        self._look()
+        starts = tuple(f"{Path(path).absolute()} " for path in paths if path)
+        kept = {k: v for k, v in self._known.items() if not starts or not k.startswith(starts)}
+        if self._path is not None and len(kept) < len(self._known):
+            write_atomically(self._path, json.dumps(kept, indent=1).encode())
+        self._known = kept
+
     def write(self) -> None:
         """Keep them, with what others have found by now."""
-        if self._path is not None and self._new:
+        if self._path is not None and self._new and self._keep:
             self._look()
             write_atomically(self._path, json.dumps(self._known, indent=1).encode())
             self._new = False

@@ -7,13 +7,12 @@ is done of a unit is kept too, if it took a while.
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +28,10 @@ from landscape.spectra import EigenPairs, ExtremalRun, LanczosRun
 
 _logger = logging.getLogger("landscape")
 
-# Lanczos steps between two looks at whether to stop, and seconds between two states written down;
-# writing one may take a tenth of the time at most.
+# Lanczos steps between two looks at whether to stop, fewer where they take longer than so many
+# seconds; and seconds between two states written down, which may take a tenth of the time at most.
 _STEPS = 10
+_LOOK_SECONDS = 5.0
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.1
 
@@ -49,11 +49,14 @@ def advanced(
     if jax.process_count() > 1:
         # Of this host's part.
         path = place.with_suffix(f".{jax.process_index()}.npz")
-    run, saves = _resumed(run, path), _Saves(path)
+    run, saves, stride = _resumed(run, path), _Saves(path), 1
     while run.num_steps < min(steps, run.state.capacity):
-        before = run.num_steps
-        run = run.advance(min(before + _STEPS, steps))
+        before, begun = run.num_steps, time.perf_counter()
+        run = run.advance(min(before + stride, steps))
         jax.block_until_ready(run.state)
+        each = (time.perf_counter() - begun) / stride
+        # Hosts that work together take the same steps.
+        stride = of_the_first(max(1, min(_STEPS, int(_LOOK_SECONDS / each))))
         saves.look(run.state, should_stop(), more=run.num_steps < steps)
         if run.num_steps == before:
             break
@@ -145,10 +148,17 @@ class Interruptible(LinearOperator):
 
 
 def _save(state: Any, path: Path) -> None:
-    stream = io.BytesIO()
     pieces = [piece for leaf in jax.tree.leaves(state) for piece in _pieces(leaf)]
-    np.savez(stream, *map(np.asarray, pieces))
-    write_atomically(path, stream.getvalue())
+    # To the file itself: a second copy of the basis may not fit into memory.
+    write_atomically(path, lambda stream: _write_arrays(stream, pieces))
+
+
+def _write_arrays(stream: IO[bytes], arrays: list[Any]) -> None:
+    """As ``numpy.savez`` does, one array at a time."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as file:
+        for number, array in enumerate(arrays):
+            with file.open(f"arr_{number}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
 def _pieces(leaf: Any) -> list[Any]:

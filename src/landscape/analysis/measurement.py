@@ -103,6 +103,14 @@ def absolute(spec: str) -> str:
     return f"{Path(source).absolute()}:{function}" if Path(source).is_file() else spec
 
 
+def name_of(spec: str) -> str:
+    """What results of the problem are named by, wherever its file or folder lies."""
+    source, _, function = spec.rpartition(":")
+    if Path(source).is_file():
+        return f"{Path(source).name}:{function}"
+    return Path(spec).absolute().name if Path(spec).is_dir() else spec
+
+
 def at_checkpoint(problem: Problem, checkpoint: str, params_key: str = "") -> Problem:
     """The problem at the parameters and the state of a checkpoint."""
     if not checkpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import xarray as xr
 
@@ -13,7 +15,8 @@ _SHOWN = 60
 
 def summary(found: xr.Dataset) -> Page:
     """A table of all checkpoints."""
-    rows = []
+    rows, names = [], [str(name) for name in found["checkpoint"].values]
+    folder = _common_folder(names)
     eps = [float(e) for e in found["eps"].values] if "eps" in found else []
     for name in found["checkpoint"].values:
         one = found.sel(checkpoint=name)
@@ -23,7 +26,13 @@ def summary(found: xr.Dataset) -> Page:
                 continue
             shares = [_share(at.sel(eps=e)) for e in eps]
             ends = [_value(at["eigenvalue"].sel(rank=r)) for r in found.get("rank", np.zeros(0))]
-            row = [str(name), str(part), f"{int(at['parameters']):,}", *shares, *ends]
+            row = [
+                str(name)[len(folder) :],
+                str(part),
+                f"{int(at['parameters']):,}",
+                *shares,
+                *ends,
+            ]
             if "trace" in at:
                 row.append(f"{float(at['trace']):.4g} ± {float(at['trace_stderr']):.1g}")
             rows.append(row)
@@ -40,8 +49,20 @@ def summary(found: xr.Dataset) -> Page:
         + (f" {len(rows) - _SHOWN:,} more rows are in the run folder." * (len(rows) > _SHOWN)),
     )
     return Page(
-        "Spectra of checkpoints", [f"{found.sizes['checkpoint']:,} checkpoints."], [table], []
+        "Spectra of checkpoints",
+        [f"{len(names):,} checkpoints" + (f" in {folder.rstrip(os.sep)}." if folder else ".")],
+        [table],
+        [],
     )
+
+
+def _common_folder(names: list[str]) -> str:
+    """Where all of several checkpoints lie, if that is one place."""
+    shared = {os.path.dirname(name) for name in names}
+    if len(shared) != 1 or len(names) == 1:
+        return ""
+    (folder,) = shared
+    return os.path.join(folder, "") if folder else ""
 
 
 def _of_memory(found: xr.Dataset) -> str:

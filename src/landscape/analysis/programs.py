@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from landscape.curvature.streams import first_batch, is_stream
 from landscape.degeneracy.describe import logits_function, opened
 from landscape.errors import InputError, LandscapeError
 from landscape.runs import RunFolder
+
+_logger = logging.getLogger("landscape")
 
 
 def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bool = True) -> None:
@@ -47,12 +50,18 @@ def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bo
     path = folder.path / "loss.json"
     try:
         known = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    except FileNotFoundError:
         known = {}
+    except (OSError, ValueError, TypeError) as error:
+        known = {}
+        _logger.warning(
+            "%s is damaged (%s): the loss is not compared with what it was", path, error
+        )
     if known.get(where, now) != now:
         raise InputError(
             f"the loss of {spec} is not the one that the results in {folder.path} are of: "
-            "its program, a number in it, or a shape of its data has changed. Choose another --out"
+            "its program, a number in it, or a shape of its state or data has changed. Choose "
+            "another --out"
         )
     if keep and where not in known:
         folder.write_json(path.name, {**known, where: now})
@@ -109,17 +118,19 @@ def _program(spec: str, options: Options) -> str:
     leaves, structure = jax.tree.flatten(problem.params)
     real = [place for place, leaf in enumerate(leaves) if _is_real(leaf)]
 
-    def loss(chosen: list[Any]) -> Any:
-        merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
-        return problem.loss(jax.tree.unflatten(structure, merged.values()), *state, batch)
+    # What may differ between checkpoints, or is named by a hash of its own, comes as an argument.
+    def along(direction: list[Any], leaves: list[Any], state: Any, batch: Any) -> Any:
+        def loss(chosen: list[Any]) -> Any:
+            merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
+            return problem.loss(jax.tree.unflatten(structure, merged.values()), *state, batch)
 
-    def along(chosen: list[Any], direction: list[Any]) -> Any:
+        chosen = [jnp.asarray(leaves[place]) for place in real]
         return jax.jvp(jax.grad(loss), (chosen,), (direction,))[1]
 
-    chosen = [jnp.asarray(leaves[place]) for place in real]
+    given = ([jnp.asarray(leaves[place]) for place in real], leaves, state, batch)
     # What cannot be differentiated twice says so at its first product.
     with contextlib.suppress(InputError):
-        programs.append(_traced(along, (chosen, chosen), f"the second derivative of {spec}"))
+        programs.append(_traced(along, given, f"the second derivative of {spec}"))
     if problem.weight is not None:
         programs.append(_traced(problem.weight, (batch,), f"the weight of {spec}"))
     pair = isinstance(batch, tuple | list) and len(batch) == 2

@@ -225,7 +225,7 @@ class Spectrum:
             folder = (look_into if self.dry_run else open_folder)(self.out, job.config())
             expect_same_loss(job.problem, job.options, folder, keep=not self.dry_run)
         first = range(len(job.names))[shard[0] :: shard[1]]
-        units = batch.make_units(job, self.out if there and not self.dry_run else None, first)
+        units = batch.make_units(job, self.out if there else None, first, keep=not self.dry_run)
         mine = units[shard[0] :: shard[1]]
         done = batch.count_done(self.out, mine)
         if across:

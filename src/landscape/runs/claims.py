@@ -125,10 +125,20 @@ class Claims:
             raise StorageError(f"cannot write {self.folder}: {error.strerror}") from error
 
     def release(self, stem: str) -> None:
-        """Give a unit back, or be done with it: all its claims are removed.
+        """Give a unit back, or be done with it: its claims up to one's own are removed.
 
-        Those that cannot be removed become stale.
+        One who has taken it over keeps theirs. What cannot be removed becomes stale.
         """
+        with self._guard:
+            held = self._held.pop(stem, None)
+        mine = _NAME.fullmatch(held.name) if held is not None else None
+        for path in self.folder.glob(f"{stem}.*.json"):
+            name = _NAME.fullmatch(path.name)
+            if mine and name and int(name["generation"]) <= int(mine["generation"]):
+                _unlink(path)
+
+    def clear(self, stem: str) -> None:
+        """Remove everybody's claims of a unit that is done."""
         with self._guard:
             self._held.pop(stem, None)
         for path in self.folder.glob(f"{stem}.*.json"):

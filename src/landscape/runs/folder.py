@@ -21,16 +21,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xarray as xr
 
@@ -57,12 +58,18 @@ _CLASSIC = 2**20
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
+_logger = logging.getLogger("landscape")
+
 # What may lie in a folder before it is a run folder.
 _BEFORE = ("digests.json",)
 
 
 class DamagedError(StorageError):
     """A result is not what was written."""
+
+
+class _ConfigDamagedError(InputError):
+    """A configuration is not what was written."""
 
 
 class RunFolder:
@@ -235,6 +242,8 @@ class RunFolder:
 def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> RunFolder:
     """Make a run folder, or continue one.
 
+    A damaged ``config.json`` is set aside and made anew: results are named by their own inputs.
+
     Parameters
     ----------
     path
@@ -267,6 +276,8 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
         raise InputError(
             f"{path} is not empty; add --resume to continue the run in it, or choose another --out"
         )
+    if occupied and _aside_if_damaged(path):
+        occupied = False
     if occupied:
         _expect_config(path, config)
         _note_environment(path)
@@ -341,8 +352,15 @@ def _unit_text(inputs: Mapping[str, Any]) -> str:
     return json.dumps({"inputs": inputs, "numerics": NUMERICS_VERSION}, sort_keys=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
     """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    content
+        Its bytes, or what writes them to a stream.
 
     Raises
     ------
@@ -354,7 +372,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=temporary_prefix(), dir=path.parent)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            if isinstance(content, bytes):
+                stream.write(content)
+            else:
+                content(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)
@@ -438,13 +459,32 @@ def _read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} is not a run folder: it has no readable config.json") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / 'config.json'} is damaged; choose another --out") from error
+        raise _ConfigDamagedError(
+            f"{path / 'config.json'} is damaged. Give the run's own command again: it makes this "
+            "file anew, and what is finished stays"
+        ) from error
     if version != FORMAT:
         raise InputError(
             f"{path} was written in run format {version}; this version reads format {FORMAT}: use "
             "the version that wrote it, or choose another --out"
         )
     return record
+
+
+def _aside_if_damaged(path: Path) -> bool:
+    """Put a run's configuration that is not what was written out of the way, and say so."""
+    try:
+        _read_config(path)
+    except _ConfigDamagedError:
+        # Without results it may be somebody else's file.
+        if (path / "units").is_dir():
+            place = path / "config.json"
+            target = RunFolder(path, {}, []).set_aside(place)
+            _logger.warning("%s is damaged; it is now %s, and made anew", place, target)
+            return True
+    except InputError:
+        pass
+    return False
 
 
 def _write_config(path: Path, record: Mapping[str, Any]) -> None:

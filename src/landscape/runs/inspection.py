@@ -87,6 +87,11 @@ def run_state(path: Path) -> RunState:
         if event.get("event") == "planned" and {"names", "units"} <= event.keys():
             # What a name was planned with before, its new inputs have taken the place of.
             planned.update(zip(event["names"], event["units"], strict=True))
+            # Checkpoints that failed, were removed, and are not asked for any more.
+            for name in failed.keys() - set(event["names"]):
+                if not os.path.exists(name):
+                    planned.pop(name, None)
+                    del failed[name]
         if event.get("event") == "failed":
             failed[event["unit"]] = event["error"]
         elif event.get("event") == "finished":

@@ -25,7 +25,7 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs.folder import RunFolder
+from landscape.runs.folder import RunFolder, short_hash
 from landscape.runs.units import Report, Unit, failure_message, note_plan, read_or_set_aside
 
 # What is to become of a unit, as the first process says.
@@ -64,6 +64,7 @@ def run_units_together(
     ResourceError
         If a host or a device was lost.
     """
+    expect_same_everywhere(units)
     first = jax.process_index() == 0
     if first:
         note_plan(folder, units)
@@ -110,7 +111,7 @@ def run_units_together(
                     raise _stopped(done, len(units))
                 time.sleep(_LOOK_SECONDS)
     if failures:
-        raise UnitsFailedError(failure_message(failures, len(units)))
+        raise UnitsFailedError(failure_message(failures, len(units)), list(failures))
     return [folder.read_unit(_seen(folder, unit)) for unit in units]
 
 
@@ -170,6 +171,25 @@ def _losses_are_told(done: int, total: int) -> Iterator[None]:
             f"a host or a device was lost: {str(error).splitlines()[0]}. {done} of {total} units "
             "are done; start all hosts again to continue"
         ) from error
+
+
+def expect_same_everywhere(units: Sequence[Unit]) -> None:
+    """Refuse units that are not the same on all hosts.
+
+    Raises
+    ------
+    InputError
+        If they differ: hosts see other files, or were started with other options.
+    """
+    # Of so few digits that it is an int32.
+    mine = int(short_hash("\n".join(unit.stem for unit in units).encode())[:7], 16)
+    if not agreed(mine == of_the_first(mine), everywhere=True):
+        raise InputError(
+            "the hosts do not see the same: start all with the same options, and let all read the "
+            "same checkpoints and data (of this host: "
+            + ", ".join(f"{unit.name} {unit.stem.rpartition('.')[2]}" for unit in units[:3])
+            + (", …)" if len(units) > 3 else ")")
+        )
 
 
 def of_the_first(value: int) -> int:

@@ -167,8 +167,9 @@ def run_units(
             + (f"\n{failed}" if failed else "")
         )
     if tally.failures:
-        short = all(isinstance(error, ResourceError) for error in tally.failures.values())
-        raise (ResourceError if short else UnitsFailedError)(failed)
+        if all(isinstance(error, ResourceError) for error in tally.failures.values()):
+            raise ResourceError(failed)
+        raise UnitsFailedError(failed, list(tally.failures))
     return [result for index in tally.own if (result := tally.results[index]) is not None]
 
 
@@ -254,7 +255,7 @@ class _Tally:
         finished = self.folder.finished_units()
         for stem in self.folder.claims.latest():
             if stem in finished:
-                self.folder.claims.release(stem)
+                self.folder.claims.clear(stem)
         for place in (self.folder.path / "checkpoints").glob("*"):
             if place.name in finished:
                 shutil.rmtree(place, ignore_errors=True)
