@@ -24,7 +24,7 @@ from landscape.spectra import (
     fraction_curve,
     negative_fraction,
 )
-from landscape.spectra.bounds import distribution_bounds
+from landscape.spectra.bounds import christoffel, distribution_bounds, gauss_bounds
 from landscape.training import softmax_cross_entropy
 
 
@@ -268,7 +268,7 @@ def test_a_dense_curve_is_exact(x64):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_separation_bounds_hold_for_the_probes_own_measure(kind, x64):
+def test_bounds_around_the_gauss_rule_hold_for_the_probes_own_measure(kind, x64):
     values = spectrum_of(kind)
     key = jax.random.key(3)
     spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=30)
@@ -280,6 +280,41 @@ def test_separation_bounds_hold_for_the_probes_own_measure(kind, x64):
         outer = mass[np.abs(values) <= eps * (1 + 1e-9) + 1e-12].sum()
         assert curve.lower[i] - 1e-9 <= outer
         assert curve.upper[i] + 1e-9 >= inner
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_around_the_gauss_rule_are_within_a_weight_of_the_sharp_ones(kind, x64):
+    spectrum = slq(DiagonalOperator(jnp.asarray(spectrum_of(kind))), jax.random.key(3),
+                   num_steps=30, reorthogonalize="full")  # fmt: skip
+    nodes, weights = spectrum.quadrature((0,))
+    alphas, betas = spectrum.alphas[0], spectrum.betas[0]
+    if betas[-1] == 0:
+        return
+    points = np.linspace(1.3 * nodes[0] - 0.1, 1.3 * nodes[-1] + 0.1, 101)
+    sharp = distribution_bounds(alphas, betas, points)
+    cheap = gauss_bounds(nodes, weights, alphas, betas, points)
+    weight = christoffel(alphas, betas, points)
+    # The weight of the rule with a node at x is what its two bounds are apart.
+    np.testing.assert_allclose(sharp[1] - sharp[0], weight, atol=1e-9)
+    assert (cheap[0] <= sharp[0] + 1e-9).all()
+    assert (cheap[1] >= sharp[1] - 1e-9).all()
+    assert (sharp[0] - cheap[0] <= weight + 1e-9).all()
+    assert (cheap[1] - sharp[1] <= weight + 1e-9).all()
+    # Beyond the nodes they are the same.
+    outside = (points < nodes[0]) | (points > nodes[-1])
+    np.testing.assert_allclose(np.array(cheap)[:, outside], np.array(sharp)[:, outside], atol=1e-9)
+    far = np.array([-np.inf, 1e300, np.inf])
+    assert christoffel(alphas, betas, far).tolist() == [0, 0, 0]
+
+
+def test_a_matrix_of_two_values_has_no_width(x64):
+    """The mass is at the outermost nodes, beyond which there is none."""
+    values = jnp.concatenate([jnp.zeros(150), jnp.full(10, 3.0)]).astype(jnp.float32)
+    curve = fraction_curve(
+        slq(DiagonalOperator(values), jax.random.key(0), num_steps=20), np.array([1e-3, 1.0, 10.0])
+    )
+    np.testing.assert_allclose(curve.upper - curve.lower, 0, atol=1e-6)
+    assert curve.lower[-1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

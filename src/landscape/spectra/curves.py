@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from landscape.errors import InputError
 from landscape.spectra.fractions import Fraction, make_fraction
-from landscape.spectra.masses import separation_mass_bounds
+from landscape.spectra.masses import gauss_mass_bounds
 from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectrum, numbers
 
 
@@ -29,8 +29,7 @@ def fraction_curve(
     Returns
     -------
     Fraction with arrays (*batch, n): the estimate of ``degenerate_fraction``, and bounds that cost
-    nothing (``landscape.spectra.bounds.separation_bounds``), up to the weight of two nodes wider
-    than its.
+    little (``landscape.spectra.bounds.gauss_bounds``), somewhat wider than its.
 
     Raises
     ------
@@ -84,7 +83,7 @@ def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
     estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
     if isinstance(spectrum, SpectralMeasure):
         return make_fraction(spectrum, estimate, estimate, estimate, (low, high), curve=True)
-    bounds = separation_mass_bounds(spectrum, low, high)
+    bounds = gauss_mass_bounds(spectrum, low, high)
     return make_fraction(spectrum, np.clip(estimate, 0, 1), *bounds, (low, high), curve=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.spectra.bounds import distribution_bounds, separation_bounds
+from landscape.spectra.bounds import distribution_bounds, gauss_bounds
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
 
 
@@ -26,7 +26,7 @@ def mass_bounds(
     lower, upper = np.zeros(batch), np.zeros(batch)
     for index in np.ndindex(batch):
         ends = np.array([low[index], high[index]])
-        free = _separation(spectrum, index, ends[:1], ends[1:])
+        free = _around_gauss(spectrum, index, ends[:1], ends[1:])
         for probe, (at_least, at_most) in enumerate(free):
             below, upto = _distribution(spectrum, (*index, probe), ends)
             share = shares[index][probe]
@@ -36,14 +36,14 @@ def mass_bounds(
     return _with_known(spectrum, lower, low, high), _with_known(spectrum, upper, low, high)
 
 
-def separation_mass_bounds(
+def gauss_mass_bounds(
     spectrum: LanczosSpectrum, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds on the mass in each of n intervals, (*batch, n), that cost nothing."""
+    """Bounds on the mass in each of n intervals, (*batch, n), that cost little."""
     shape = (*spectrum.num_steps.shape[:-1], len(low))
     lower, upper = np.zeros(shape), np.zeros(shape)
     for index in np.ndindex(shape[:-1]):
-        each = _separation(spectrum, index, low, high)
+        each = _around_gauss(spectrum, index, low, high)
         for share, bounds in zip(spectrum.shares[index], each, strict=True):
             lower[index] += share * bounds[0]
             upper[index] += share * bounds[1]
@@ -66,16 +66,19 @@ def _with_known(spectrum: LanczosSpectrum, mass: np.ndarray, low: Any, high: Any
     return np.asarray((known + (size - spectrum.num_deflated) * mass) / size)
 
 
-def _separation(
+def _around_gauss(
     spectrum: LanczosSpectrum, index: tuple[int, ...], low: np.ndarray, high: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bounds on each probe's mass in n intervals."""
     for probe in range(spectrum.num_probes):
         steps = spectrum.num_steps[(*index, probe)]
         nodes, weights = spectrum.quadrature((*index, probe))
-        exhausted = bool(spectrum.betas[(*index, probe)][steps - 1] == 0)
-        first = separation_bounds(nodes, weights, exhausted, low)
-        last = separation_bounds(nodes, weights, exhausted, high)
+        alphas, betas = (
+            part[(*index, probe)][:steps] for part in (spectrum.alphas, spectrum.betas)
+        )
+        first, last = (
+            gauss_bounds(nodes, weights, alphas, betas, points) for points in (low, high)
+        )
         yield np.maximum(last[0] - first[1], 0), np.minimum(last[1] - first[0], 1)
 
 
