@@ -69,7 +69,7 @@ def by_architecture(plain, residual, hyper, seeds=1):
 
 
 def matched(results):
-    values = at_matched_loss(results)
+    values = at_matched_loss(results)["estimate"]
     assert values.dims == ("architecture", "seed")
     return {name: values.sel(architecture=name).values for name in NAMES}
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.experiments.claims import decide
+from landscape.experiments.claims import Claim, decide
 from landscape.experiments.collect import EPSILONS, FRACTIONS, RELATIVE
 from landscape.experiments.fig3 import STUDY, claims
 from landscape.experiments.networks import MEASURES
 from landscape.experiments.scales import make_scale
-from landscape.experiments.study_page import make_page
+from landscape.experiments.study_page import counted, failures, make_page
 from landscape.experiments.variants import STANDARD
 from landscape.report import Picture, Table
 
@@ -113,7 +113,45 @@ def test_every_claim_has_a_row(two_groups):
     assert [row[0] for row in rows] == [verdict.claim.name for verdict in verdicts]
     assert [row[-1].split(" (")[0] for row in rows] == [verdict.status for verdict in verdicts]
     for row, verdict in zip(rows, verdicts, strict=True):
-        assert row[1] == f"{100 * verdict.effect:+.2f}"
+        left, right = verdict.sides
+        assert left - right == pytest.approx(verdict.effect)
+        told = [f"{100 * left:.2f}", f"{100 * right:.2f}", f"{100 * verdict.effect:+.2f}"]
+        assert list(row[1:4]) == told
+        certified = verdict.claim.name.startswith("degenerate")
+        assert (row[5] == "—") != certified
+        if certified:
+            # Each side is known to within 5 points.
+            low, high = verdict.certified
+            assert (low, high) == pytest.approx((verdict.effect - 0.1, verdict.effect + 0.1))
+
+
+def test_a_claim_that_fails_is_told_in_words():
+    def failing(larger, smaller, **options):
+        (verdict,) = decide([Claim("a > b", "", np.array(larger), np.array(smaller), **options)])
+        assert verdict.status == "fails"
+        return failures([verdict])
+
+    assert failing([0.1, 0.11, 0.12], [0.5, 0.51, 0.52]) == [
+        "“a > b” fails: 11.0 % stands against 51.0 %, the other way round."
+    ]
+    slopes = {"unit": "decades per layer"}
+    assert failing([-0.2, -0.21, -0.19], [0.0] * 3, **slopes) == [
+        "“a > b” fails: -0.2 decades per layer is measured, on the other side of 0."
+    ]
+    assert failing([-0.2, -0.21, -0.19], [0.0] * 3, margin=0.02, **slopes) == [
+        "“a > b” fails: -0.2 decades per layer is measured, beyond 0.02."
+    ]
+    assert failing([0.1, 0.11, 0.12], [0.5, 0.51, 0.53], margin=0.01) == [
+        "“a > b” fails: 11.0 % stands against 51.3 %, and their difference is larger than the "
+        "margin."
+    ]
+    assert failures(decide([Claim("a > b", "", np.ones(3), np.zeros(3))])) == []
+
+
+def test_counts_are_grammatical():
+    told = counted(["holds", "undecided", "fails", "fails", "no verdict"])
+    assert told == "Of 5 claims, 1 holds, 2 fail, 1 is undecided, 1 gets no verdict"
+    assert counted(["holds"] * 2) == "Of 2 claims, 2 hold, 0 fail, 0 are undecided"
 
 
 def test_every_row_of_a_table_fills_its_columns(two_groups):
@@ -135,6 +173,17 @@ def test_the_wide_networks_are_shown_against_n_without_a_verdict(two_groups):
     sizes = {row[2] for row in tables(page)[-1].rows}
     assert sizes == {"500", "2,000"}
     assert all("2,000" not in verdict.claim.name for verdict in verdicts)
+
+
+def test_what_is_resolved_at_no_n_is_not_drawn(tmp_path):
+    wide = planted(SCALE.accuracy, 709_652, [500, 2_000])
+    wide["degenerate_upper"] = wide["degenerate_lower"] + 0.9
+    pooled = planted(SCALE.fractions, 26_900, [10_000])
+    results = {SCALE.accuracy.name: wide, SCALE.fractions.name: pooled}
+    verdicts = decide(claims(wide, pooled))
+    page = make_page(STUDY, SCALE, "cifar100", results, verdicts, tmp_path, [ENVIRONMENT], 90.0)
+    assert not any("gainst the number" in part.title for part in page.parts)
+    assert "No share is resolved" in tables(page)[-1].note
 
 
 def test_networks_below_the_noise_floor_are_left_out_of_means_and_said(two_groups):

@@ -67,3 +67,11 @@ def test_chains_that_never_come_there_are_refused(wrong):
     given = {"depth": 3, "target": 1.0, "start": 0.5, "fraction": 0.99} | wrong
     with pytest.raises(InputError):
         learning_time(**given)
+
+
+def test_times_beyond_float64_are_infinite_and_other_arguments_refused():
+    assert learning_time(2000, 1.0, 0.5) == learning_time(100, 1.0, 1e-4) == np.inf
+    assert 1e34 < learning_time(20, 2.0, 0.01) < 1e35
+    for wrong in ((2.5, 1.0, 0.1), (3, np.inf, 0.5), (3, 1.0, np.nan)):
+        with pytest.raises(InputError):
+            learning_time(*wrong)

@@ -72,8 +72,22 @@ def test_plateaus_grow_without_bound_near_the_manifolds_and_not_with_skips(place
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"strengths": np.ones((2, 2))}, {"skips_in": np.ones((3, 2))}, {"skips_out": np.ones(2)}],
+    [
+        {"strengths": np.ones((2, 2))},
+        {"strengths": np.array([np.nan])},
+        {"num_hidden": 0},
+        {"skips_in": np.ones((3, 2))},
+        {"skips_out": np.ones(2)},
+    ],
 )
 def test_shapes_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError):
         TwoMode(**({"strengths": STRENGTHS} | wrong))
+
+
+def test_weights_of_other_shapes_are_refused():
+    system = TwoMode(STRENGTHS)
+    with pytest.raises(InputError, match="a must be of shape"):
+        system.energy(np.ones((4, 1)), np.ones((4, 1)))
+    with pytest.raises(InputError, match="b must be of shape"):
+        system.flow(np.ones((2, 2)), np.ones(4), 1.0)

@@ -76,23 +76,26 @@ def test_the_manifolds_are_null_for_the_plain_system_and_its_ghosts_for_skips(pl
     assert abs(moved(skips, units - SKIPS)) < 1e-14
 
 
-def plateau(system, distance):
+def plateau(system, place, distance):
     """Time until the loss falls to a tenth of what one unit alone leaves.
 
-    With weights out of both that are alike nothing but the distance tells the units apart.
+    Near overlap, with weights out of both that are alike, nothing but the distance tells the units
+    apart; near elimination one of them is nothing but the distance.
     """
-    base = np.array([0.1, 0.15])
-    away = distance * np.array([0.6, -0.8])
-    start = np.stack([base + away / 2, base - away / 2])
+    base, away = np.array([0.1, 0.15]), distance * np.array([0.6, -0.8])
     level = one_unit_alone(TwoUnit(*TEACHER))[2] / 10
-    return system.flow(np.array([0.55, 0.55]), start, 1e5, until=level).reached
+    v, start = np.array([0.55, 0.55]), np.stack([base + away / 2, base - away / 2])
+    if place == "elimination":
+        v, start = np.array([1.1, distance]), np.stack([base, away])
+    return system.flow(v, start, 1e5, until=level).reached
 
 
 @pytest.mark.slow
-def test_plateaus_grow_without_bound_near_overlap_and_not_with_skips():
+@pytest.mark.parametrize("place", ["overlap", "elimination"])
+def test_plateaus_grow_without_bound_near_the_manifolds_and_not_with_skips(place):
     distances = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
-    plain = [plateau(TwoUnit(*TEACHER), distance) for distance in distances]
-    skips = [plateau(TwoUnit(*TEACHER, SKIPS), distance) for distance in distances]
+    plain = [plateau(TwoUnit(*TEACHER), place, distance) for distance in distances]
+    skips = [plateau(TwoUnit(*TEACHER, SKIPS), place, distance) for distance in distances]
     assert np.isfinite(plain + skips).all()
     # Each decade nearer costs about as much again.
     steps = np.diff(plain)
@@ -169,3 +172,14 @@ def test_a_reduced_flow_needs_a_distance_and_a_weight():
     for wrong in ({"h": 0.0}, {"v": 0.0}):
         with pytest.raises(InputError):
             reduced_flow(**({"h": 1.0, "z": 0.1, "v": 1.0, "kappa": 1.0, "duration": 1.0} | wrong))
+
+
+def test_weights_of_other_shapes_and_teachers_that_are_not_finite_are_refused():
+    system = TwoUnit(*TEACHER)
+    for wrong in ((np.ones(3), np.ones((2, 2))), (np.ones(2), np.ones((2, 3)))):
+        with pytest.raises(InputError, match=r"the student has \(2,\) outgoing and \(2, 2\)"):
+            system.loss(*wrong)
+        with pytest.raises(InputError, match="the student has"):
+            system.flow(*wrong, 1.0)
+    with pytest.raises(InputError, match="teacher_outgoing must be finite"):
+        TwoUnit(np.array([np.nan, 1.0]), np.ones((2, 2)))

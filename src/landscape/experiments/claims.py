@@ -57,6 +57,8 @@ class Claim:
         Of the values; ``"points"`` for fractions of 1, which are shown in percent.
     median
         Whether the median of the pairs is judged, by the sign test, instead of their mean.
+    larger_bounds, smaller_bounds
+        Of values that are estimates with certified bounds: (2, S) lower and upper ones.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Claim:
     paired: bool = True
     unit: str = "points"
     median: bool = False
+    larger_bounds: np.ndarray | None = None
+    smaller_bounds: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Verdict:
         Pairs with both values; of two groups the number in the smaller.
     status
         ``holds``, ``fails``, ``undecided`` or ``no verdict``.
+    certified
+        What the bounds of the same values leave for the effect; None if they have none.
     """
 
     claim: Claim
@@ -97,6 +103,14 @@ class Verdict:
     p_value: float
     num_pairs: int
     status: str
+    certified: tuple[float, float] | None = None
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Mean (or median) of each side, of the values that are judged; NaN if there are none."""
+        larger, smaller = _judged(self.claim)
+        middle = np.median if self.claim.median else np.mean
+        return tuple(float(middle(one)) if one.size else np.nan for one in (larger, smaller))  # type: ignore[return-value]
 
 
 def decide(claims: Sequence[Claim]) -> list[Verdict]:
@@ -135,7 +149,8 @@ def decide(claims: Sequence[Claim]) -> list[Verdict]:
         else:
             as_claimed = effect > 0 if claim.margin is None else abs(effect) < claim.margin
             status = "holds" if as_claimed else "fails"
-        verdicts.append(Verdict(claim, effect, lower, upper, float(p), count, status))
+        bounds = _certified(claim)
+        verdicts.append(Verdict(claim, effect, lower, upper, float(p), count, status, bounds))
     return verdicts
 
 
@@ -186,6 +201,28 @@ def _measured(claim: Claim) -> tuple[float, float, float, float, int]:
     else:
         p = min(1.0, float(2 * stats.t.sf(away / error, freedom)))
     return effect, effect - half, effect + half, p, count
+
+
+def _judged(claim: Claim) -> tuple[np.ndarray, np.ndarray]:
+    """The values that count: of pairs that have both, of groups each that there is."""
+    larger, smaller = np.asarray(claim.larger, float), np.asarray(claim.smaller, float)
+    if claim.paired:
+        both = np.isfinite(larger) & np.isfinite(smaller)
+        return larger[both], smaller[both]
+    return larger[np.isfinite(larger)], smaller[np.isfinite(smaller)]
+
+
+def _certified(claim: Claim) -> tuple[float, float] | None:
+    """Mean effect by the bounds of the values that count."""
+    if claim.larger_bounds is None or claim.smaller_bounds is None:
+        return None
+    larger, smaller = np.isfinite(claim.larger), np.isfinite(claim.smaller)
+    if claim.paired:
+        larger = smaller = larger & smaller
+    if not (larger.any() and smaller.any()):
+        return None
+    upper, lower = claim.larger_bounds[:, larger].mean(1), claim.smaller_bounds[:, smaller].mean(1)
+    return float(upper[0] - lower[1]), float(upper[1] - lower[0])
 
 
 def _of_signs(claim: Claim) -> tuple[float, float, float, float, int]:

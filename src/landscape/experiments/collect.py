@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from landscape.experiments.claims import Claim
 from landscape.experiments.networks import (
     MEASURES,
     Family,
@@ -265,12 +266,41 @@ def resolved(results: xr.Dataset, kind: str = "degenerate", widest: float = WIDE
     return values.where(width <= xr.where(values > 0, widest, WIDEST_EMPTY))
 
 
-def at_matched_loss(results: xr.Dataset) -> xr.DataArray:
-    """Degenerate fraction of each network at its seed's matched training loss.
+def at_matched_loss(results: xr.Dataset) -> xr.Dataset:
+    """Degenerate fraction of each network at its seed's matched training loss, as ``at_last``."""
+    return _judged(results, "matched_degenerate")
 
-    NaN where it is not resolved. Dimensions architecture, seed.
+
+def at_last(results: xr.Dataset) -> xr.Dataset:
+    """Degenerate fraction of each network at the last epoch, over the most images.
+
+    Returns
+    -------
+    ``estimate``, NaN where it is not resolved, and certified ``lower`` and ``upper``; dimensions
+    architecture, seed.
     """
-    return resolved(results, "matched_degenerate")
+    return _judged(results.isel(images=-1, spectrum_epoch=-1), "degenerate")
+
+
+def _judged(results: xr.Dataset, kind: str) -> xr.Dataset:
+    bounds = {end: results[f"{kind}_{end}"] for end in ("lower", "upper")}
+    return xr.Dataset({"estimate": resolved(results, kind), **bounds})
+
+
+def share_claim(
+    name: str, text: str, shares: xr.Dataset, more: str, less: str, obstacle: str
+) -> Claim:
+    """That one architecture has a larger share than another, network by network."""
+    larger, smaller = (shares.sel(architecture=side) for side in (more, less))
+    return Claim(
+        name, text, larger["estimate"].values, smaller["estimate"].values, obstacle,
+        larger_bounds=bounds_of(larger), smaller_bounds=bounds_of(smaller),
+    )  # fmt: skip
+
+
+def bounds_of(shares: xr.Dataset) -> np.ndarray:
+    """(2, S) lower and upper bounds of one architecture's shares."""
+    return np.stack([shares["lower"].values, shares["upper"].values])
 
 
 def through_training(results: xr.Dataset) -> xr.DataArray:

@@ -188,23 +188,19 @@ def _against_distance(results: xr.Dataset) -> Drawn:
     cases = [(system, place) for system in SYSTEMS for place in PLACES]
     for ax, (system, place) in zip(panels, cases, strict=True):
         tidy(ax)
-        top = 0.0
         for kind in KINDS:
             style = look(kind)
-            times = results["time"].sel(system=system, place=place, kind=kind)
+            times = waited(results["time"]).sel(system=system, place=place, kind=kind)
             for path in times.values:
                 ax.plot(results["distance"], path, color=style.color, alpha=0.3, linewidth=0.8)
-            # Those that do not arrive take longer than all others.
-            median = times.fillna(np.inf).median("direction")
-            top = max(top, float(median.where(np.isfinite(median), 0).max()))
             ax.plot(
-                results["distance"], median, color=style.color, linestyle=style.linestyle,
-                marker=style.marker, label="plain" if kind == "plain" else "with skips",
+                results["distance"], times.median("direction"), color=style.color,
+                linestyle=style.linestyle, marker=style.marker,
+                label="plain" if kind == "plain" else "with skips",
             )  # fmt: skip
         ax.set_xscale("log")
+        ax.set_yscale("log")
         ax.invert_xaxis()
-        longest = float(results["time"].sel(system=system, place=place).max())
-        ax.set_ylim(0, 1.05 * min(2 * top, longest))
         ax.set_xlabel("distance from the manifold")
         ax.set_title(f"{system}: {place}")
     for ax in grid[:, 0]:
@@ -214,8 +210,8 @@ def _against_distance(results: xr.Dataset) -> Drawn:
         "times",
         "How long training stalls, against the distance from the degenerate manifold",
         "Time of gradient flow until the loss falls to a level; nearer starts to the right. Thin: "
-        "directions, each with a task of its own, the slowest beyond the picture; thick: their "
-        "median. Manifolds are those of the plain system.",
+        "directions, each with a task of its own; thick: their median. Those that do not arrive in "
+        f"time stand at {LONGEST:g}. Manifolds are those of the plain system.",
         figure,
     )
 
@@ -254,8 +250,9 @@ def _surface() -> Drawn:
             v, j = system.unpack(path.states)
             x = (v[:, 0] - v[:, 1]) / v.sum(1)
             y = (j[:, 0] - j[:, 1]) @ direction
-            ax.plot(x, y, color="#E69F00", linewidth=1.5)
-            ax.plot(x[0], y[0], "o", color="#E69F00")
+            ax.plot(x, y, color="white", linewidth=2.4)
+            ax.plot(x, y, color="black", linewidth=1.2)
+            ax.plot(x[0], y[0], "o", color="black", markeredgecolor="white")
         ax.set_xlim(shares[0], shares[-1])
         ax.set_ylim(apart[0], apart[-1])
         ax.set_xlabel("z = (v₁ − v₂)/v")
@@ -268,8 +265,8 @@ def _surface() -> Drawn:
         "Logarithm of the loss over the share of the outgoing weight and the difference of the "
         "incoming weights, the other weights held. Dashed: overlap, where the units are alike, and "
         "with skips its ghost, where the weights undo the difference of the skips. Dotted: one "
-        "unit is read with weight 0. Orange: gradient flow of all weights, projected, from the "
-        "dots. One teacher.",
+        "unit is read with weight 0, which skips that go in leave as it is. Black: gradient flow "
+        "of all weights, projected, from the dots. One teacher.",
         figure,
     )
 

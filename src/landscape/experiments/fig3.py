@@ -8,13 +8,15 @@ claim. What is compared, and when a fraction is judged: ``collect``.
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import (
     EPS,
+    at_last,
     at_matched_loss,
-    resolved,
+    share_claim,
     through_training,
     too_few_data,
 )
@@ -32,43 +34,42 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
         Collected results of the group judged for each.
     """
     through = through_training(accuracy)
-    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
-    matched = at_matched_loss(fractions)
+    places = (
+        ("at the last epoch", at_last(fractions)),
+        ("at matched training loss", at_matched_loss(fractions)),
+    )
     short = too_few_data(fractions)
 
-    def claim(name: str, text: str, values: xr.DataArray, pair: tuple[str, str], why: str) -> Claim:
-        larger, smaller = (values.sel(architecture=side).values for side in pair)
-        return Claim(name, text, larger, smaller, why)
+    def of(name: str) -> np.ndarray:
+        return np.asarray(through.sel(architecture=name).values)
 
     pairs = (("plain", "residual"), ("residual", "hyper-residual"))
     result = [
-        claim(
+        Claim(
             "accuracy: residual > plain",
             "mean training accuracy through training is higher with skips",
-            through,
-            ("residual", "plain"),
-            "",
+            of("residual"),
+            of("plain"),
         ),
-        claim(
+        Claim(
             "accuracy: hyper-residual ≥ residual",
             "and at least as high with more skips",
-            through,
-            ("hyper-residual", "residual"),
-            "",
+            of("hyper-residual"),
+            of("residual"),
         ),
     ]
-    for label, values in (("at the last epoch", last), ("at matched training loss", matched)):
-        for more, less in pairs:
-            result.append(
-                claim(
-                    f"degenerate: {more} > {less}, {label}",
-                    f"share of eigenvalues with |λ| ≤ {EPS:g}, {label}",
-                    values,
-                    (more, less),
-                    short,
-                )
-            )
-    return result
+    return result + [
+        share_claim(
+            f"degenerate: {more} > {less}, {label}",
+            f"share of eigenvalues with |λ| ≤ {EPS:g}, {label}",
+            shares,
+            more,
+            less,
+            short,
+        )
+        for label, shares in places
+        for more, less in pairs
+    ]
 
 
 STUDY = Study(

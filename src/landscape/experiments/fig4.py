@@ -20,7 +20,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.experiments.claims import Claim
-from landscape.experiments.collect import EPS, resolved, through_training, too_few_data
+from landscape.experiments.collect import (
+    EPS,
+    at_last,
+    bounds_of,
+    resolved,
+    through_training,
+    too_few_data,
+)
 from landscape.experiments.pictures import (
     MEASURE_LABELS,
     WIDTH,
@@ -64,7 +71,8 @@ def trained_extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     """Worst against best; fractions by the accuracy of the networks they belong to."""
-    last = resolved(fractions).isel(images=-1, spectrum_epoch=-1)
+    shares = at_last(fractions).isel(architecture=0)
+    last = shares["estimate"].expand_dims("architecture")
     measured = accuracy.isel(measure_epoch=slice(1, None)).mean("measure_epoch")
     compared = (
         ("degenerate fraction", fractions, last, "worst", too_few_data(fractions), "points"),
@@ -82,10 +90,14 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
             larger, smaller = (worst, best) if more == "worst" else (best, worst)
             less = "best" if more == "worst" else "worst"
             text = f"{name} of the {more} networks{among} is larger than that of the {less}"
+            bounds: list[np.ndarray | None] = [None, None]
+            if values is last:
+                # More of them is claimed of the worst.
+                bounds = [bounds_of(shares)[:, side] for side in choose(results)]
             found.append(
                 Claim(
                     f"{name}: {more} > {less}{among}", text, larger, smaller, obstacle,
-                    paired=False, unit=unit,
+                    paired=False, unit=unit, larger_bounds=bounds[0], smaller_bounds=bounds[1],
                 )
             )  # fmt: skip
     return found
@@ -143,9 +155,17 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
         "networks",
         "Network by network",
         "Mean training accuracy against the degenerate fraction at the last epoch and against the "
-        "means of the measures through training; each point is a network.",
+        f"means of the measures through training; each point is a network. {_of_chance(accuracy)}",
         figure,
     )
+
+
+def _of_chance(results: xr.Dataset) -> str:
+    count, worst = int(at_chance(results).sum()), len(extremes(results)[0])
+    if not count:
+        return "None is at chance."
+    told = f"{count} of {results.sizes['seed']} are at chance, no better than the commonest class"
+    return f"{told}; the {worst} worst are these alone." if count == worst else f"{told}."
 
 
 STUDY = Study(

@@ -20,8 +20,9 @@ import xarray as xr
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import (
     EPS,
+    at_last,
     at_matched_loss,
-    resolved,
+    share_claim,
     through_training,
     too_few_data,
 )
@@ -51,20 +52,20 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     """Accuracies in order, one equality, and degenerate fractions in order."""
     reached = through_training(accuracy)
     places = {
-        "at the last epoch": resolved(fractions).isel(images=-1, spectrum_epoch=-1),
+        "at the last epoch": at_last(fractions),
         "at matched training loss": at_matched_loss(fractions),
     }
 
-    def of(values: xr.DataArray, name: str) -> np.ndarray:
-        return np.asarray(values.sel(architecture=name).values)
+    def of(name: str) -> np.ndarray:
+        return np.asarray(reached.sel(architecture=name).values)
 
     order = ("residual", "BiasReg+BN", "BiasReg", "plain")
     found = [
         Claim(
             f"accuracy: {more} > {less}",
             "mean training accuracy through training",
-            of(reached, more),
-            of(reached, less),
+            of(more),
+            of(less),
         )
         for more, less in itertools.pairwise(order)
     ]
@@ -72,20 +73,21 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
         Claim(
             "accuracy: plain ≈ BiasL2Reg",
             "mean training accuracy through training, within one point",
-            of(reached, "plain"),
-            of(reached, "BiasL2Reg"),
+            of("plain"),
+            of("BiasL2Reg"),
             margin=ABOUT,
         )
     )
     return found + [
-        Claim(
+        share_claim(
             f"degenerate: {more} > {less}, {where}",
             f"share of eigenvalues with |λ| ≤ {EPS:g}, {where}",
-            of(values, more),
-            of(values, less),
+            shares,
+            more,
+            less,
             too_few_data(fractions),
         )
-        for where, values in places.items()
+        for where, shares in places.items()
         for more, less in itertools.pairwise(("plain", "BiasReg", "residual"))
     ]
 

@@ -64,13 +64,14 @@ def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
         told += (
             " Fractions are of the Hessian of the training loss; broad light bars are the "
             f"certified intervals, and where these are wider than {100 * WIDEST:.0f} points no "
-            "estimate is drawn."
+            "estimate is drawn. What belongs to one epoch stands side by side."
         )
     one_legend(figure, panels[0])
     return Drawn(
         "through-training",
         "Through training",
-        f"Mean over seeds; bands and thin bars: 95 % intervals of the mean. {told}",
+        "Mean over seeds; bands and thin bars: 95 % intervals of the mean, cut at 0 and 100 %. "
+        f"{told}",
         figure,
     )
 
@@ -178,7 +179,7 @@ def against_images(results: xr.Dataset, *, judged: bool) -> Drawn:
             "directions of the Gauss–Newton matrix null, whatever the architecture. "
         )
         + "Left: f(ε) between its certified "
-        "bounds for each N. Right: at ε = 10⁻³.",
+        "bounds for each N. Right: at ε = 10⁻³, what belongs to one N side by side.",
         figure,
     )
 
@@ -228,9 +229,28 @@ def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
         "gradients",
         "Gradients by layer",
         "Norm of the gradient of an example's loss with respect to what a layer passes on: mean "
-        "over examples, geometric mean over seeds; bands: its 95 % intervals. Networks whose "
-        "gradient is exactly 0 are left out. Layers are counted from the input.",
+        "over examples, geometric mean over seeds; bands: its 95 % intervals. Layers are counted "
+        f"from the input. {_vanished(results, epochs)}",
         figure,
+    )
+
+
+def _vanished(results: xr.Dataset, epochs: Sequence[int]) -> str:
+    """Of which networks a gradient is exactly 0, and has no logarithm."""
+    none = (results["gradient_norm"].sel(measure_epoch=list(epochs)) == 0).any("layer").sum("seed")
+    seeds = results.sizes["seed"]
+    told = [
+        f"{name} {', '.join(str(count) for count in row)} of {seeds}"
+        for name, row in zip(
+            results["architecture"].values, none.transpose("architecture", ...).values, strict=True
+        )
+        if row.any()
+    ]
+    if not told:
+        return "No network's gradient is exactly 0."
+    listed = "; ".join(told)
+    return (
+        f"Layers whose gradient is exactly 0 are left out: networks with such, by epoch: {listed}."
     )
 
 

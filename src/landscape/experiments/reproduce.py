@@ -406,6 +406,8 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "smaller": [number(value) for value in verdict.claim.smaller],
         "effect": number(verdict.effect),
         "interval": [number(verdict.lower), number(verdict.upper)],
+        "sides": [number(side) for side in verdict.sides],
+        "certified": None if verdict.certified is None else list(map(number, verdict.certified)),
         "p_holm": number(verdict.p_value),
         "unit": verdict.claim.unit,
         "pairs": verdict.num_pairs,

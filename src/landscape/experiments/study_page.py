@@ -65,7 +65,8 @@ def make_page(
         parts.append(_matched_table(fractions))
     if "penalised_degenerate" in fractions:
         parts.append(_penalised_table(fractions))
-    if study.spectra and accuracy.sizes["images"] > 1:
+    several = study.spectra and accuracy.sizes["images"] > 1
+    if several and np.isfinite(resolved(accuracy)).any():
         drawn = against_images(accuracy, judged=data_ratio(accuracy) >= ENOUGH_DATA)
         parts.append(Picture(drawn.title, drawn.caption, _save(drawn, study, figures)))
     if study.spectra and scale.accuracy != scale.fractions:
@@ -97,6 +98,8 @@ def inquiry_page(
 ) -> Page:
     """The same of an inquiry, at a scale of that name."""
     where = f" on {dataset}" if inquiry.about else ""
+    # There is nothing in these that an accelerator would be needed for.
+    scale = "laptop" if scale == "paper" else scale
     parts: list[Table | Picture] = [_claims_table(verdicts)] if verdicts else []
     parts += [
         Picture(drawn.title, drawn.caption, _save(drawn, inquiry, figures))
@@ -107,6 +110,7 @@ def inquiry_page(
         title=f"{inquiry.title}{where} ({scale} scale)",
         lead=[
             f"{inquiry.question} {counted([verdict.status for verdict in verdicts])}.",
+            *failures(verdicts),
             *(inquiry.about(results) if inquiry.about else ()),
         ],
         parts=parts,
@@ -117,11 +121,17 @@ def inquiry_page(
 def counted(statuses: Sequence[str]) -> str:
     """How many claims hold, fail, and so on."""
     counts = Counter(statuses)
-    return (
-        f"Of {len(statuses)} claims, {counts['holds']} hold, {counts['fails']} fail, "
-        f"{counts['undecided']} are undecided"
-        + (f", {counts['no verdict']} get no verdict" if counts["no verdict"] else "")
-    )
+    verbs = {
+        "holds": ("holds", "hold"), "fails": ("fails", "fail"),
+        "undecided": ("is undecided", "are undecided"),
+        "no verdict": ("gets no verdict", "get no verdict"),
+    }  # fmt: skip
+    told = [
+        f"{counts[status]} {verb[counts[status] != 1]}"
+        for status, verb in verbs.items()
+        if counts[status] or status != "no verdict"
+    ]
+    return f"Of {len(statuses)} claims, {', '.join(told)}"
 
 
 def _made(environments: Sequence[Mapping[str, Any]], seconds: float | None) -> str:
@@ -147,11 +157,12 @@ def _lead(
     found = counted([verdict.status for verdict in verdicts])
     ask = f"{study.question} {found} ({scale.accuracy.seeds} seeds per architecture)."
     if not study.spectra:
-        return [ask]
+        return [ask, *failures(verdicts)]
     ratio = data_ratio(fractions)
     enough = "enough" if ratio >= ENOUGH_DATA else "not enough"
     return [
         ask,
+        *failures(verdicts),
         f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
         f"C = {fractions.attrs['num_classes']} classes, for networks of "
         f"P = {fractions.attrs['num_parameters']:,} parameters: N(C−1)/P = {ratio:.2f}, {enough} "
@@ -198,35 +209,77 @@ def _about_spectra(group: Group, named: bool) -> str:
 
 def _claims_table(verdicts: Sequence[Verdict]) -> Table:
     rows = []
+    bounded = any(verdict.certified is not None for verdict in verdicts)
     for verdict in verdicts:
         points = verdict.claim.unit == "points"
-        factor, form = (100, "+.2f") if points else (1, "+.3g")
-        effect, lower, upper = (
-            format(factor * value, form) for value in (verdict.effect, verdict.lower, verdict.upper)
-        )
+        factor, form = (100.0, ".2f") if points else (1.0, ".3g")
+        left, right = (_number(factor * side, form) for side in verdict.sides)
+        certified = _interval(verdict.certified, factor, f"+{form}") if bounded else ""
         rows.append(
             (
                 verdict.claim.name,
-                effect if np.isfinite(verdict.effect) else "—",
-                f"[{lower}, {upper}]" if np.isfinite(verdict.lower) else "—",
+                left,
+                right,
+                _number(factor * verdict.effect, f"+{form}"),
+                _interval((verdict.lower, verdict.upper), factor, f"+{form}"),
+                *([certified] if bounded else []),
                 verdict.claim.unit,
-                f"{verdict.p_value:.2g}" if np.isfinite(verdict.p_value) else "—",
+                _number(verdict.p_value, ".2g"),
                 str(verdict.num_pairs),
                 verdict.status + (f" ({verdict.claim.obstacle})" if verdict.claim.obstacle else ""),
             )
         )
     return Table(
         "Claims",
-        ("claim", "effect", "95 % interval", "unit", "p (Holm)", "pairs", "verdict"),
+        ("claim", "left", "right", "effect", "95 % interval", *(["certified"] if bounded else []),
+         "unit", "p (Holm)", "pairs", "verdict"),
         rows,
         " ".join(_how_to_read(verdicts)),
+    )  # fmt: skip
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "—"
+
+
+def _interval(ends: tuple[float, float] | None, factor: float, form: str) -> str:
+    if ends is None or not np.isfinite(ends).all():
+        return "—"
+    return "[{}, {}]".format(*(format(factor * end, form) for end in ends))
+
+
+def failures(verdicts: Sequence[Verdict]) -> list[str]:
+    """What was measured instead, of each claim that fails: a sentence each."""
+    return [_failure(verdict) for verdict in verdicts if verdict.status == "fails"]
+
+
+def _failure(verdict: Verdict) -> str:
+    claim = verdict.claim
+    factor, form, unit = (100.0, ".1f", " %") if claim.unit == "points" else (1.0, ".3g", "")
+    left, right = (format(factor * side, form) for side in verdict.sides)
+    if not np.any(claim.smaller):
+        # A statement about one quantity.
+        told = f"{left}{unit or f' {claim.unit}'} is measured"
+    else:
+        told = f"{left}{unit} stands against {right}{unit}"
+    why = (
+        "and their difference is larger than the margin" if claim.margin else "the other way round"
     )
+    if not np.any(claim.smaller):
+        why = f"beyond {claim.margin:g}" if claim.margin else "on the other side of 0"
+    return f"“{claim.name}” fails: {told}, {why}."
 
 
 def _how_to_read(verdicts: Sequence[Verdict]) -> list[str]:
     """What a reader of these claims must know."""
     claims = [verdict.claim.name for verdict in verdicts]
     told = ["Effect: mean difference of the left and the right side over seeds."]
+    if any(verdict.certified is not None for verdict in verdicts):
+        told.append(
+            "Certified: what the certified bounds of the same shares leave for the effect; where "
+            "that holds zero, they do not separate the sides, and the verdict rests on the "
+            "estimates."
+        )
     if any(verdict.claim.median for verdict in verdicts):
         told = [
             "Effect: mean difference of the left and the right side over starts; near manifolds "
@@ -290,14 +343,16 @@ def _fractions_table(results: xr.Dataset) -> Table:
          "negative (%)", "certified (%)", "mixture (%)", "it fits", "‖H‖", "noise floor"),
         rows,
         f"Degenerate: |λ| ≤ {EPS:g}; negative: λ < −{EPS:g}. Mean over seeds ± half-width of its "
-        "95 % interval (from three seeds); certified: means over seeds of the bounds. Not "
+        "95 % interval (from three seeds); certified: means over the same networks of the bounds, "
+        "over all if none is resolved. Not "
         f"resolved: a certified interval wider than {100 * WIDEST:.0f} points, or a noise floor "
         f"above {EPS:g}; (k of S) says how many networks remain. More steps, or float64, would "
         "resolve them. Sampling error of one probe: at most "
         f"{100 / np.sqrt(2 * results.attrs['num_parameters'] + 4):.2f} points. Mixture: the "
         "shares by Skilling's moments and the mixture that has them, mean over seeds; it fits: of "
         "how many networks one mixture alone has them; of the others its shares are no estimates. "
-        "Noise floor: largest over seeds.",
+        "Noise floor: largest over seeds."
+        + (" No share is resolved." * (not np.isfinite(resolved(results)).any())),
     )  # fmt: skip
 
 

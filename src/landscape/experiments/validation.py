@@ -2,8 +2,8 @@
 
 Networks of the three standard architectures are trained on the digits and looked at along the way.
 Of each Hessian all eigenvalues are computed in float64: shares with |λ| ≤ 10⁻³ and with λ < −10⁻³
-are then known. Beside them stand the estimate and the 95 % interval of a Lanczos run of a hundred
-steps with one probe, and what Skilling's moments give: the weight of the narrow Gaussian of
+are then known. Beside them stand the estimate and the 95 % interval of a Lanczos run of a few
+hundred steps with one probe, and what Skilling's moments give: the weight of the narrow Gaussian of
 a mixture that has the spectrum's first four moments, and the mass of its skew-normal below −10⁻³
 (A. E. Orhan and X. Pitkow, *Skip Connections Eliminate Singularities*, ICLR 2018). Moments are the
 exact ones: what is judged is the method, not its sampling.

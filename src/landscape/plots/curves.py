@@ -29,7 +29,8 @@ def plot_through_training(
 
     Returns
     -------
-    The axes. Mean over seeds; bands are 95 % Student intervals of the mean, from three seeds on.
+    The axes. Mean over seeds; bands are 95 % Student intervals of the mean, from three seeds on,
+    cut at 0 and 100 %.
     """
     ax = tidy(new_axes(ax))
     factor = 100.0 if percent else 1.0
@@ -42,7 +43,11 @@ def plot_through_training(
         mean, half = mean_interval(values, 0)
         half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)
         ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
-        ax.fill_between(epochs, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0)
+        low, high = mean - half, mean + half
+        if percent:
+            # Student's interval knows nothing of the ends.
+            low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
+        ax.fill_between(epochs, low, high, color=style.color, alpha=0.2, linewidth=0)
     ax.set_xlabel(along.replace("_", " "))
     return ax
 
@@ -65,7 +70,8 @@ def plot_fractions(
     Returns
     -------
     The axes. Light bars: means over seeds of the bounds. Markers: mean over the seeds with an
-    estimate, with its 95 % Student interval from three seeds on.
+    estimate, with its 95 % Student interval from three seeds on, cut at 0 and 100 %. What belongs
+    to one place stands side by side.
     """
     ax = tidy(new_axes(ax))
     names = [str(name) for name in estimate["architecture"].values]
@@ -83,8 +89,9 @@ def plot_fractions(
         ax.bar(x, top - bottom, 0.1, bottom, color=style.color, alpha=0.25, linewidth=0)
         mean, half = mean_interval(values, 0)
         half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)
+        reach = np.minimum(half, mean), np.minimum(half, 100 - mean)
         ax.errorbar(
-            x, mean, half, color=style.color, linestyle=style.linestyle, marker=style.marker,
+            x, mean, reach, color=style.color, linestyle=style.linestyle, marker=style.marker,
             capsize=3, label=name,
         )  # fmt: skip
     ax.set_xticks(np.arange(len(places)), [f"{place:,}" for place in places])

@@ -44,7 +44,7 @@ def learning_time(
 
     Returns
     -------
-    Time of the flow, in units of the learning rate's inverse.
+    Time of the flow, in units of the learning rate's inverse; infinite where it is beyond float64.
 
     Raises
     ------
@@ -60,6 +60,9 @@ def learning_time(
     """
     first, last = _checked(depth, target, start, fraction, skip)
     p = 2 - 2 / depth
+    # It grows like a₀^(2 − L): from where the product is no number any more it is beyond all.
+    if depth > 2 and (first / target) ** (p - 1) < np.finfo(float).tiny:
+        return float("inf")
     area = _antiderivative(p, last / target) - _antiderivative(p, first / target)
     return float(area * target**-p / depth)
 
@@ -104,13 +107,13 @@ def _checked(
     depth: int, target: float, start: float, fraction: float, skip: bool
 ) -> tuple[float, float]:
     """The chain's output at the start and at the end."""
-    if depth < 1:
-        raise InputError(f"depth must be at least 1; got {depth}")
+    if depth != int(depth) or depth < 1:
+        raise InputError(f"depth must be a whole number, at least 1; got {depth}")
     weight = start + 1 if skip else start
-    if not (target > 0 and weight > 0 and 0 < fraction < 1):
+    if not (0 < target < np.inf and 0 < weight < np.inf and 0 < fraction < 1):
         least = "-1" if skip else "0"
         raise InputError(
-            f"target must be positive, start above {least} and fraction between 0 and 1; got "
+            f"target must be positive and finite, start above {least}, fraction within (0, 1); got "
             f"{target!r}, {start!r}, {fraction!r}"
         )
     first, last = weight**depth, fraction * target

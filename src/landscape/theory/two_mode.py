@@ -15,6 +15,7 @@ solutions to the nonlinear dynamics of learning in deep linear neural networks*,
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +53,10 @@ class TwoMode:
 
     def __post_init__(self) -> None:
         strengths = np.asarray(self.strengths, float)
-        if strengths.ndim != 1:
-            raise InputError(f"strengths must be one for each mode; got shape {strengths.shape}")
+        if strengths.ndim != 1 or not np.isfinite(strengths).all():
+            raise InputError(f"strengths must be a finite number for each mode; got {strengths}")
+        if self.num_hidden < 1:
+            raise InputError(f"num_hidden must be at least 1; got {self.num_hidden}")
         shape = (len(strengths), self.num_hidden)
         object.__setattr__(self, "strengths", strengths)
         for name in ("skips_in", "skips_out"):
@@ -76,7 +79,14 @@ class TwoMode:
         In float64.
         """
         with jax.enable_x64(True):
-            return float(self._energy(jnp.asarray(np.r_[np.ravel(a), np.ravel(b)], float)))
+            return float(self._energy(jnp.asarray(self._flat(a, b))))
+
+    def _flat(self, a: Any, b: Any) -> np.ndarray:
+        shape = (len(self.strengths), self.num_hidden)
+        for name, value in (("a", a), ("b", b)):
+            if np.shape(value) != shape:
+                raise InputError(f"{name} must be of shape {shape}; got {np.shape(value)}")
+        return np.r_[np.ravel(a), np.ravel(b)].astype(float)
 
     def flow(
         self,
@@ -99,8 +109,7 @@ class TwoMode:
         -------
         Trajectory whose states are a and then b: ``unpack`` takes them apart.
         """
-        start = np.r_[np.ravel(a), np.ravel(b)]
-        return gradient_flow(self._energy, start, duration, until=until)
+        return gradient_flow(self._energy, self._flat(a, b), duration, until=until)
 
     def unpack(
         self, states: Float[np.ndarray, "T n"]

@@ -24,6 +24,7 @@ networks*, Neural Computation 20, 2008.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,8 @@ class TwoUnit:
         for name, value in (
             ("teacher_outgoing", outgoing), ("teacher_incoming", incoming), ("skips", skips),
         ):  # fmt: skip
+            if not np.isfinite(value).all():
+                raise InputError(f"{name} must be finite")
             object.__setattr__(self, name, value)
 
     @property
@@ -94,8 +97,9 @@ class TwoUnit:
         -------
         In float64, computed without a sample.
         """
+        outgoing, incoming = self._student(outgoing, incoming)
         weights = np.r_[outgoing, -self.teacher_outgoing]
-        units = np.r_[np.asarray(incoming, float) + self.skips, self.teacher_incoming]
+        units = np.r_[incoming + self.skips, self.teacher_incoming]
         with jax.enable_x64(True):
             return float(_compiled_half_square(jnp.asarray(weights, float), jnp.asarray(units)))
 
@@ -129,8 +133,19 @@ class TwoUnit:
         Trajectory whose states are v and the rows of J, one after the other: ``unpack`` takes them
         apart.
         """
+        outgoing, incoming = self._student(outgoing, incoming)
         start = np.r_[outgoing, np.ravel(incoming)]
         return gradient_flow(self._loss, start, duration, until=until)
+
+    def _student(self, outgoing: Any, incoming: Any) -> tuple[np.ndarray, np.ndarray]:
+        v, rows = np.asarray(outgoing, float), np.asarray(incoming, float)
+        shape = (2, self.num_inputs)
+        if v.shape != (2,) or rows.shape != shape:
+            raise InputError(
+                f"the student has (2,) outgoing and {shape} incoming weights; got "
+                f"shapes {v.shape} and {rows.shape}"
+            )
+        return v, rows
 
     def unpack(
         self, states: Float[np.ndarray, "T n"]
