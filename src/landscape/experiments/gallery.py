@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ _MARK = "<!-- run: {} -->"
 def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     """Write the page and its pictures, or add runs to the page.
 
-    Runs that the page shows already stay: a run's section is replaced by naming its folder again,
-    so a page outlives the run folders. Claims and their values are kept beside the pictures.
+    Runs that the page shows already stay: a run's section is replaced by naming its folder again.
+    What a report is made from is kept beside the pictures, in a folder for each run, together with
+    its claims and their values: so a page outlives the run folders, and can be drawn anew by naming
+    those instead.
 
     Parameters
     ----------
@@ -59,14 +62,22 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     for path in folders:
         expect_finished(path)
     for name, path in zip(names, folders, strict=True):
-        page = report(path, console)
+        kept = _read_kept(path)
+        with tempfile.TemporaryDirectory() as place:
+            # The folder's own report stays as it was.
+            for file, content in kept.items():
+                write_atomically(Path(place) / file, content)
+            page = report(Path(place), console)
+            claims_of_it = json.loads((Path(place) / "claims.json").read_text())
         text, files = page.to_markdown(f"{out.stem}/{name}", level=2)
-        timing = json.loads((path / "timing.json").read_text())
+        timing = json.loads(kept["timing.json"])
         sections[name] = f"{text.strip()}\n\n*Finished: {timing.get('finished', 'unknown')}.*"
         records[name] = {
             "request": read_run_folder(path).config["request"],
-            "claims": json.loads((path / "claims.json").read_text()),
+            "claims": claims_of_it,
         }
+        for file, content in kept.items():
+            write_atomically(beside / name / file, content)
         pictures = re.compile(re.escape(name) + r"-\d+\.png")
         for old in beside.glob("*.png"):
             if pictures.fullmatch(old.name):
@@ -89,6 +100,12 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     lines = [_HEAD, summary.to_markdown("", level=2)[0]]
     lines += [f"{_MARK.format(name)}\n\n{sections[name]}" for name in order]
     write_atomically(out, "\n\n".join(line.strip() for line in lines).encode() + b"\n")
+
+
+def _read_kept(path: Path) -> dict[str, bytes]:
+    """The files of a run folder that its report is made from."""
+    names = ["config.json", "timing.json", *(file.name for file in path.glob("results*.*"))]
+    return {name: (path / name).read_bytes() for name in sorted(names)}
 
 
 def _sections(page: Path) -> dict[str, str]:
