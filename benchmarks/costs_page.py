@@ -29,6 +29,33 @@ def jobs(record: dict[str, Any], _: Path) -> list[str]:
     ]
 
 
+def survival(record: dict[str, Any], _: Path) -> list[str]:
+    """What was done to a batch job, and what became of it."""
+    return [
+        f"A job of {record['units']} checkpoints with {record['workers']} workers, killed "
+        f"{record['kills']} times, shared by three processes, and broken in the ways below; each "
+        "ends with a comparison to an undisturbed run, in which every number is the same to the "
+        "bit, but where hosts add in another order. `benchmarks/kill_spectra.py` stops where one "
+        "is not. What it said:",
+        "",
+        *table(
+            ["trial", "minutes", "what was seen"],
+            [
+                (row["trial"], f"{row['seconds'] / 60:.1f}", line)
+                for row in record["trials"]
+                for line in _without_each_kill(row["said"])
+            ],
+        ),
+    ]
+
+
+def _without_each_kill(said: list[str]) -> list[str]:
+    """Of many kills how many units each found done, in a line."""
+    marks = [line.rpartition(": ")[2].split()[0] for line in said if line.startswith("kill ")]
+    rest = [line for line in said if not line.startswith("kill ")]
+    return [f"units done at each kill: {', '.join(marks)}", *rest] if marks else rest
+
+
 def paper_scale(record: dict[str, Any], _: Path) -> list[str]:
     """Hours of the experiments at the paper's scale."""
     rate, other = record["rate"] / 1e9, record["accelerator_rate"] / 1e12

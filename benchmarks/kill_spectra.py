@@ -8,7 +8,8 @@ undisturbed run in another folder:
 - ``shared``: three processes work in one folder at once, and one of them is killed on its way: its
   unit is taken over, and the others both have a share;
 - ``faults``: a result is truncated; a byte is changed of another, of the states of Lanczos runs, of
-  finished parts of units, and of a checkpoint; the folder is made read-only;
+  finished parts of units, and of a checkpoint; the folder is made read-only; its configuration is
+  cut short, and a hash that it keeps of a checkpoint is changed;
 - ``disk``: the folder is on a file system that is full after a few results, and then made larger
   (root alone can make one);
 - ``dask``: a worker of a Dask cluster is killed;
@@ -18,12 +19,14 @@ undisturbed run in another folder:
 Else the results have to be identical, with no file left behind; the exit code is 1 if they are not.
 
     python benchmarks/kill_spectra.py kills --kills 50 --units 60
+    python benchmarks/kill_spectra.py --out kill_spectra.json
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -36,6 +39,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from harness import machine, write
 
 PROBLEM = '''
 import jax
@@ -57,6 +61,15 @@ def problem():
 
 # The user and the group that own nothing.
 _NOBODY = 65534
+
+# What the trials have said.
+_SAID: list[str] = []
+
+
+def say(line: str) -> None:
+    """To whoever looks on, and for the record."""
+    print(line, flush=True)
+    _SAID.append(line)
 
 
 def prepare(folder: Path, units: int) -> list[str]:
@@ -107,7 +120,7 @@ def complaint(out: Path) -> str:
 
 def expect(code: int | None, wanted: tuple[int, ...], what: str, out: Path) -> None:
     """Exit unless a job has ended as it should; else show what it said."""
-    print(f"{what}: it ended with code {code}: {complaint(out)[:160]}", flush=True)
+    say(f"{what}: it ended with code {code}: {complaint(out)[:160]}")
     if code not in wanted:
         sys.exit(f"{what}: that code should be {' or '.join(map(str, wanted))}")
 
@@ -148,7 +161,7 @@ def compare(undisturbed: Path, disturbed: Path, what: str) -> None:
 
     if wrong := verify_run(disturbed):
         sys.exit(f"{what}: {'; '.join(wrong)}")
-    print(f"{what}: {first.sizes['checkpoint']} results, identical; nothing was left", flush=True)
+    say(f"{what}: {first.sizes['checkpoint']} results, identical; nothing was left")
 
 
 def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
@@ -158,7 +171,7 @@ def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> Non
     process = start(arguments, place / "undisturbed", options.workers)
     process.wait()
     whole = time.perf_counter() - begun
-    print(f"undisturbed: {done(place / 'undisturbed')} units in {whole:.1f} s", flush=True)
+    say(f"undisturbed: {done(place / 'undisturbed')} units in {whole:.1f} s")
     each = whole / options.units
     for number in range(1, options.kills + 1):
         # So that there is work left for every kill: the units that remain, shared among them.
@@ -178,7 +191,7 @@ def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> Non
             sys.exit(f"kills: start {number} ended by itself with code {code}: {complaint(out)}")
         kill(process)
         moment = f"after {time.perf_counter() - started:.1f} s"
-        print(f"  kill {number:3d} {moment}: {done(out)} units done", flush=True)
+        say(f"  kill {number:3d} {moment}: {done(out)} units done")
     process = start(arguments, out, options.workers)
     if process.wait():
         sys.exit(f"kills: the last start ended with code {process.returncode}")
@@ -205,7 +218,7 @@ def shared(arguments: list[str], place: Path, options: argparse.Namespace) -> No
             by_process[event["process"]] = by_process.get(event["process"], 0) + 1
     shares = ", ".join(f"{count}" for count in by_process.values())
     taken = sum(event["event"] == "taken over" for event in events)
-    print(f"shared: units by process: {shares}; {taken} taken over from the killed one")
+    say(f"shared: units by process: {shares}; {taken} taken over from the killed one")
     if not taken or len(by_process) < 2:
         sys.exit("shared: nothing was taken over, or one process did everything")
     compare(place / "undisturbed", out, "shared")
@@ -228,7 +241,7 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     states = [*(out / "checkpoints").glob("*/*.npz"), *(out / "checkpoints").glob("*/*.nc")]
     for state in states:
         state.write_bytes(_changed(state.read_bytes()))
-    print(f"faults: a byte was changed of {len(states)} states and parts of units", flush=True)
+    say(f"faults: a byte was changed of {len(states)} states and parts of units")
     os.chmod(out / "units", 0o555)
     # To root everything can be written.
     user = {"user": _NOBODY, "group": _NOBODY} if not os.getuid() else {}
@@ -237,7 +250,7 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
         process = start(arguments, out, 1, **user)
         expect(process.wait(), (4,), "faults: a folder that cannot be written", out)
     except PermissionError:
-        print("faults: nobody may not run this interpreter; a folder without leave is left out")
+        say("faults: nobody may not run this interpreter; a folder without leave is left out")
     os.chmod(out / "units", 0o755)
     checkpoint = place / "000.npz"
     good = checkpoint.read_bytes()
@@ -248,11 +261,18 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
         sys.exit(f"faults: {done(place / 'other')} of the others are done")
     checkpoint.write_bytes(good)
     compare_after(start(arguments, place / "other", options.workers), place, "other", "faults")
+    config, digests = out / "config.json", out / "digests.json"
+    config.write_bytes(config.read_bytes()[:-20])
+    known = json.loads(digests.read_text())
+    key = next(key for key in known if "/001.npz " in key)
+    digests.write_text(json.dumps({**known, key: known[key][::-1]}))
+    process = start(arguments, out, options.workers)
+    expect(process.wait(), (3,), "faults: a hash that is kept, with a configuration cut short", out)
     process = start(arguments, out, options.workers)
     if process.wait():
         sys.exit(f"faults: it ended with code {process.returncode}")
     aside = sorted(path.name for path in (out / "set-aside").glob("*"))
-    if aside != sorted([first.name, second.name]):
+    if aside != sorted([first.name, second.name, "config.json"]):
         sys.exit(f"faults: set aside were {aside}")
     compare(place / "undisturbed", out, "faults")
 
@@ -273,7 +293,7 @@ def compare_after(process: subprocess.Popen[bytes], place: Path, name: str, what
 def disk(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
     """Fill a small file system."""
     if os.getuid():
-        print("disk: only root can make a small file system; left out")
+        say("disk: only root can make a small file system; left out")
         return
     _undisturbed(arguments, place, options)
     one = max(path.stat().st_size for path in (place / "undisturbed" / "units").glob("*.nc"))
@@ -287,7 +307,7 @@ def disk(arguments: list[str], place: Path, options: argparse.Namespace) -> None
         expect(process.wait(), (4,), "disk: full", out)
         kept = done(out)
         subprocess.run(["mount", "-o", "remount,size=1g", str(small)], check=True)
-        print(f"disk: {kept} units were kept; it is made larger", flush=True)
+        say(f"disk: {kept} units were kept; it is made larger")
         if not kept:
             sys.exit("disk: nothing was kept")
         process = start(arguments, out, options.workers)
@@ -311,7 +331,7 @@ def dask(arguments: list[str], place: Path, options: argparse.Namespace) -> None
     # The workers hold JAX; what watches over them does not.
     victim = max(children, key=lambda child: child.memory_info().rss)
     victim.kill()
-    print(f"dask: a worker was killed after {done(out)} units", flush=True)
+    say(f"dask: a worker was killed after {done(out)} units")
     compare_after(process, place, "dask", "dask")
 
 
@@ -362,7 +382,7 @@ def _expect_agreement(theirs: xr.Dataset, ours: xr.Dataset, rtol: float = 1e-5) 
         ("degenerate, of nodes so moved,", beyond.where(theirs["degenerate"].notnull(), 0), 1e-4),
     ):
         found = float(distance.max())
-        print(f"hosts: {name} differs by at most {found:.1e}")
+        say(f"hosts: {name} differs by at most {found:.1e}")
         if not found <= allowed:
             sys.exit(f"hosts: {name} should differ by {allowed:.1e} at most")
 
@@ -385,12 +405,21 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="file of what was seen")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         arguments = prepare(place, options.units)
+        rows = []
         for trial in options.trials or TRIALS:
+            begun, first = time.perf_counter(), len(_SAID)
             TRIALS[trial](arguments, place, options)
+            # Paths are of this machine alone.
+            said = [line.strip().replace(str(place), "DIR") for line in _SAID[first:]]
+            rows.append({"trial": trial, "seconds": time.perf_counter() - begun, "said": said})
+    if options.out:
+        asked = {name: getattr(options, name) for name in ("units", "kills", "workers", "seed")}
+        write(options.out, {"environment": machine(), **asked, "trials": rows})
 
 
 if __name__ == "__main__":

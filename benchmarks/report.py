@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from answers_page import certify, resolve, schemes
-from costs_page import jobs, paper_scale
+from costs_page import jobs, paper_scale, survival
 from peers_page import again, peers
 from tables import OURS, ratio, save, table, time_in_words, times
 

@@ -69,7 +69,7 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
 }
 
 # Print only: they have no file of results.
-_SILENT = ("stacking", "families", "kill_and_resume", "kill_spectra")
+_SILENT = ("stacking", "families", "kill_and_resume")
 
 
 def main() -> None:
