@@ -334,6 +334,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "resolve": ("Certified answers", resolve),
     "schemes": ("Schemes", schemes),
     "jobs": ("Batch jobs", jobs),
+    "kill_spectra": ("Batch jobs that are killed, shared and broken", survival),
     "paper_scale": ("The experiments at the paper's scale", paper_scale),
     "certify": ("Correctness", certify),
     "peers": ("Side by side with others", peers),
