@@ -409,6 +409,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
+        # A start then takes seconds, and the kills come upon work.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place / "compiled")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         arguments = prepare(place, options.units)
         rows = []
         for trial in options.trials or TRIALS:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,6 +63,10 @@ class Plan:
         For what is left, with so many workers; NaN if nothing was timed.
     workers
         Units at a time.
+    compiling
+        Seconds that compiling takes at least with all layers, once; 0 without them.
+    besides
+        What the time leaves out, for people.
     """
 
     units: tuple[Unit, ...]
@@ -74,6 +79,8 @@ class Plan:
     peak_bytes: int
     seconds: float
     workers: int
+    compiling: float = 0.0
+    besides: str = ""
 
     @property
     def memory(self) -> int:
@@ -102,9 +109,11 @@ class Plan:
             f"({self.workers} × {readable(self.memory)}) of {readable(device_memory())}"
         )
         if np.isfinite(self.seconds):
+            # Of Lanczos alone; the ends and the noise floor have programs of their own.
+            compiling = f"at least {in_words(self.compiling)} of" if self.compiling else "what"
             yield (
-                f"about {in_words(self.seconds)} with {self.workers} at a time, and what compiling "
-                "takes once"
+                f"about {in_words(self.seconds)} with {self.workers} at a time, and {compiling} "
+                f"compiling{'' if self.compiling else ' takes'}, once{self.besides}"
             )
 
 
@@ -118,10 +127,15 @@ class Trial:
         Of a step, with all probes and all checkpoints of a block.
     peak_bytes
         What the process has taken at most, of an accelerator's memory on one; 0 if it is not told.
+    layer_seconds, layer_first_seconds
+        Of a step with one layer's block, and of the first steps with it, which compile; 0 if layers
+        are not asked for.
     """
 
     seconds: float
     peak_bytes: int
+    layer_seconds: float = 0.0
+    layer_first_seconds: float = 0.0
 
 
 def plan(
@@ -165,26 +179,32 @@ def plan(
     # A block has its ends from Lanczos itself.
     ends = _END_MATVECS * bool(options.largest + options.smallest) * (job.together == 1)
     besides = ends + options.trace_matvecs + _FLOOR_MATVECS
-    matvecs = sum(step * options.num_probes + besides for step in steps)
+    products = [step * options.num_probes + besides for step in steps]
+    matvecs = sum(products)
     vectors = lanczos_bytes(
         size, op.dtype.itemsize, options.num_probes, steps[0], options.memory,
         reorthogonalize=options.reorthogonalize, devices=jax.device_count() if job.across else 1,
     )  # fmt: skip
     left = len(units) - done
-    seconds, peak = float("nan"), 0
+    seconds, peak, compiling = float("nan"), 0, 0.0
     if timed and left:
         trials = (
             _tried_by_all(pool, job, workers)
             if isinstance(pool, ProcessPoolExecutor)
             else [try_out(job)]
         )
-        step = max(trial.seconds for trial in trials)
-        seconds = step / options.num_probes * matvecs * -(-left // workers)
-        peak = max(trial.peak_bytes for trial in trials)
+        step, layer, first, peak = (
+            max(getattr(trial, name) for trial in trials)
+            for name in ("seconds", "layer_seconds", "layer_first_seconds", "peak_bytes")
+        )
+        each = (step * products[0] + layer * sum(products[1:])) / options.num_probes
+        seconds = each * -(-left // workers)
+        compiling = first * len(products[1:])
     examples = getattr(op, "num_examples", 0)
     return Plan(
         tuple(units), done, size, int(examples), matvecs * job.together, vectors * job.together,
-        product_bytes(op) * job.together, peak, seconds, workers,
+        product_bytes(op) * job.together, peak, seconds, workers, compiling,
+        "; the rank's time is not in it" if options.rank else "",
     )  # fmt: skip
 
 
@@ -211,14 +231,28 @@ def try_out(job: Job) -> Trial:
 
 
 def _tried(job: Job) -> Trial:
-    _, op, options = _at_the_first(job)
+    problem, op, options = _at_the_first(job)
+    _, seconds = _timed(job, op, options)
+    first_layer, layer = 0.0, 0.0
+    if options.layers:
+        # One of the middle stands for all.
+        names = layer_names(problem.params)
+        part = operator(problem, options, names[len(names) // 2])
+        first_layer, layer = _timed(job, part, options)
+    return Trial(seconds, _peak_bytes(), layer, first_layer)
+
+
+def _timed(job: Job, op: Any, options: Options) -> tuple[float, float]:
+    """Seconds of the first steps, which compile, and of each one after them."""
     if job.together > 1:
         op = stack([op] * min(job.together, len(job.names)))
     elif job.across:
         op = place(op, data_mesh())
+    begun = time.perf_counter()
     run, steps = lanczos_of(op, jax.random.key(0), options)
     run = run.advance(min(_TRIED, steps))
     jax.block_until_ready(run.state)
+    compiled = time.perf_counter() - begun
     begun, first, tries = time.perf_counter(), run.num_steps, 0
     while run.num_steps < steps and _tries_on(tries, begun):
         before, tries = run.num_steps, tries + 1
@@ -226,8 +260,7 @@ def _tried(job: Job) -> Trial:
         jax.block_until_ready(run.state)
         if run.num_steps == before:
             break
-    seconds = (time.perf_counter() - begun) / max(run.num_steps - first, 1)
-    return Trial(seconds, _peak_bytes())
+    return compiled, (time.perf_counter() - begun) / max(run.num_steps - first, 1)
 
 
 def _tries_on(tries: int, begun: float) -> bool:
