@@ -232,6 +232,17 @@ def empirical_fisher(
     ------
     InputError
         As ``ggn``.
+
+    Examples
+    --------
+    >>> def model(w, batch):
+    ...     return batch[0] @ w
+    >>> def half_square(outputs, batch):
+    ...     return 0.5 * jnp.mean(jnp.sum((outputs - batch[1]) ** 2, -1))
+    >>> x, y = jnp.array([[1.0], [2.0]]), jnp.array([[0.0], [1.0]])
+    >>> op = empirical_fisher(model, half_square, jnp.ones((1, 1)), (x, y))
+    >>> op.to_dense().tolist()  # gradients 1 and 2
+    [[2.5]]
     """
     options = _prepare(
         model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
@@ -276,6 +287,16 @@ def fisher(
     ------
     InputError
         For an unknown distribution, num_samples below 1, or outputs of another shape than (N, C).
+
+    Examples
+    --------
+    >>> def model(w, batch):
+    ...     return batch[0] @ w
+    >>> x = jnp.array([[1.0], [2.0]])
+    >>> op = fisher(model, jnp.ones((1, 1)), (x, x), jax.random.key(0), distribution="gaussian",
+    ...             num_samples=20_000)
+    >>> bool(abs(op.to_dense()[0, 0] - 2.5) < 0.1)  # the mean of x²
+    True
     """
     check_options(precision, chunk_size)
     note_function(model_fn)

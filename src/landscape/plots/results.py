@@ -64,6 +64,16 @@ def plot_spectrum(
     Returns
     -------
     The axes.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> plot_spectrum(spectrum, label="mine").get_xlabel()
+    'eigenvalue λ'
     """
     if isinstance(spectrum, ResolvedFraction):
         spectrum = spectrum.spectrum
@@ -97,6 +107,16 @@ def plot_fraction_of_eps(
     Returns
     -------
     The axes; ε from the noise floor up, what is below it shaded.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> plot_fraction_of_eps(spectrum, eps=1e-2).get_xscale()
+    'log'
     """
     if isinstance(spectrum, ResolvedFraction):
         spectrum = spectrum.spectrum
@@ -132,6 +152,18 @@ def plot_shares(fraction: Fraction, *, label: str = "", ax: Any | None = None) -
     -------
     The axes: shares in percent. Bands, or light bars, are the certified bounds; of the curves of a
     family means are drawn.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import distribution_function
+    >>> import numpy as np
+    >>> plot_shares(distribution_function(spectrum, np.linspace(-2, 10, 50))).get_xlabel()
+    'upper end of the interval'
     """
     if np.ndim(fraction.estimate) == 0:
         return plot_intervals({label: fraction}, ax=ax)
@@ -170,6 +202,17 @@ def plot_values(estimate: Estimate, *, ax: Any | None = None) -> Any:
     Returns
     -------
     The axes: a histogram, its counts on a logarithmic scale.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import diagonal
+    >>> plot_values(diagonal(op, jax.random.key(0), num_matvecs=10)).get_xlabel()
+    'value of an entry'
     """
     ax = tidy(new_axes(ax))
     ax.hist(np.ravel(estimate.value), bins=60, color=look("residual").color, alpha=0.8)
@@ -200,6 +243,18 @@ def plot_intervals(
     -------
     The axes. Of a share: light bar, the certified bounds; whiskers, the 95 % confidence interval;
     in percent. Of another estimate the whiskers alone.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import degenerate_fraction, negative_fraction
+    >>> shares = {"flat": degenerate_fraction(spectrum, 0.1), "below": negative_fraction(spectrum)}
+    >>> [label.get_text() for label in plot_intervals(shares).get_yticklabels()]
+    ['flat', 'below']
     """
     if not isinstance(results, Mapping):
         results = {"": results}
@@ -246,6 +301,18 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
     Returns
     -------
     The axes, largest first; logarithmic on both sides of zero if they differ by much.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import extremal_eigenpairs
+    >>> pairs = extremal_eigenpairs(op, jax.random.key(1), num_largest=2, num_smallest=1)
+    >>> len(plot_eigenpairs(pairs).containers)
+    1
     """
     ax = tidy(new_axes(ax))
     fresh = not ax.has_data()
@@ -292,6 +359,18 @@ def plot_mixture(
     Returns
     -------
     The axes: share per unit of asinh(λ/σ). A component that is a point is a dotted line.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import fit_mixture, spectral_moments
+    >>> fit = fit_mixture(spectral_moments(op, jax.random.key(0)))
+    >>> plot_mixture(fit, spectrum=spectrum).get_legend() is not None
+    True
     """
     ax = tidy(new_axes(ax))
     fresh = not ax.has_data()
@@ -343,6 +422,17 @@ def plot_moments(moments: Moments, *, ax: Any | None = None) -> Any:
     -------
     The axes: the j-th root of the size of the j-th moment, in units of the eigenvalues; open
     markers for negative ones.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> from landscape.spectra import spectral_moments
+    >>> plot_moments(spectral_moments(op, jax.random.key(0))).get_xlabel()
+    'order j'
     """
     ax = tidy(new_axes(ax))
     orders = np.arange(1, moments.num_moments + 1)

@@ -35,6 +35,15 @@ def fraction_curve(
     ------
     InputError
         If an ε is not positive, or there is no axis of them.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([-2.0, -5e-4, 0.0, 1.0])))
+    >>> fraction_curve(spectrum, np.array([1e-4, 1e-3, 1.0, 2.0])).estimate.tolist()
+    [0.25, 0.5, 0.75, 1.0]
     """
     epsilons = numbers(epsilons, "epsilons", ndim=1)
     if not np.all(epsilons > 0):

@@ -32,6 +32,17 @@ def density(
     ------
     InputError
         If the bandwidth is not positive.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([0.0, 1.0])))
+    >>> grid = np.linspace(-1, 2, 301)
+    >>> values = density(spectrum, grid, bandwidth=0.1)
+    >>> round(float(np.trapezoid(values, grid)), 3)
+    1.0
     """
     expect_spectrum(spectrum)
     points = numbers(grid, "grid", ndim=1)

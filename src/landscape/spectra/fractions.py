@@ -268,6 +268,15 @@ def degenerate_fraction(
     ------
     InputError
         If ε is not positive, or below the noise floor of the arithmetic and not forced.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([-2.0, -5e-4, 0.0, 1.0])))
+    >>> float(degenerate_fraction(spectrum, 1e-3).estimate)
+    0.5
     """
     width = half_width(spectrum, eps, relative_to, force)
     return fraction_between(spectrum, center - width, center + width)
@@ -295,6 +304,15 @@ def negative_fraction(
     ------
     InputError
         As ``degenerate_fraction``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([-2.0, -5e-4, 0.0, 1.0])))
+    >>> float(negative_fraction(spectrum, 1e-3).estimate)
+    0.25
     """
     width = half_width(spectrum, eps, relative_to, force)
     return fraction_between(spectrum, -np.inf, -np.nextafter(width, np.inf))

@@ -73,6 +73,17 @@ class Callback:
         When it is called; 0 is the initial network.
     function
         ``Snapshot -> {quantity: array}``; shapes must not change over epochs.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.data import load
+    >>> from landscape.models import MLP
+    >>> size = Callback("size", [0, 1], lambda at: {"of all": optax.global_norm(at.params)})
+    >>> data = load("digits").subset(100, seed=0).standardized()
+    >>> run = fit(MLP(2, 4, 10), data, TrainConfig(1, 50), jax.random.key(0), callbacks=[size])
+    >>> run.records["size/of all"].shape
+    (2,)
     """
 
     name: str
@@ -251,6 +262,16 @@ def fit_many(
     Blocks of another size round differently, and training amplifies rounding: the networks are then
     other samples of the same experiment. Blocks are formed from the full list of keys, so what is
     done already changes nothing.
+
+    Examples
+    --------
+    >>> from landscape.data import load
+    >>> from landscape.models import MLP
+    >>> data = load("digits").subset(100, seed=0).standardized()
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> run = fit_many(MLP(2, 4, 10), data, TrainConfig(2, 50), keys, block_size=3)
+    >>> run.loss.shape  # networks, epochs 0 to 2
+    (3, 3)
     """
     raw = jax.random.key_data(keys)
     if raw.ndim != 2 or raw.shape[0] == 0:
