@@ -264,6 +264,7 @@ def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     config, digests = out / "config.json", out / "digests.json"
     config.write_bytes(config.read_bytes()[:-20])
     known = json.loads(digests.read_text())
+    # Of one that is done.
     key = next(key for key in known if "/001.npz " in key)
     digests.write_text(json.dumps({**known, key: known[key][::-1]}))
     process = start(arguments, out, options.workers)
@@ -413,16 +414,18 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         arguments = prepare(place, options.units)
-        rows = []
+        asked = {name: getattr(options, name) for name in ("units", "kills", "workers", "seed")}
+        # Trials that were made before stay.
+        before = options.out is not None and options.out.exists()
+        rows = json.loads(options.out.read_text())["trials"] if before else []
         for trial in options.trials or TRIALS:
             begun, first = time.perf_counter(), len(_SAID)
             TRIALS[trial](arguments, place, options)
             # Paths are of this machine alone.
             said = [line.strip().replace(str(place), "DIR") for line in _SAID[first:]]
-            rows.append({"trial": trial, "seconds": time.perf_counter() - begun, "said": said})
-    if options.out:
-        asked = {name: getattr(options, name) for name in ("units", "kills", "workers", "seed")}
-        write(options.out, {"environment": machine(), **asked, "trials": rows})
+            row = {"trial": trial, "seconds": time.perf_counter() - begun, "said": said}
+            rows = [*(one for one in rows if one["trial"] != trial), row]
+            write(options.out, {"environment": machine(), **asked, "trials": rows})
 
 
 if __name__ == "__main__":

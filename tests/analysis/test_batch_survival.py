@@ -18,10 +18,10 @@ from landscape.analysis.batch import Job, make_units, run_job
 from landscape.analysis.measurement import known_problem, measure
 from landscape.analysis.options import Options
 from landscape.analysis.overview import summary
-from landscape.analysis.programs import expect_same_loss
+from landscape.analysis.programs import _checksum, expect_same_loss
 from landscape.cli import main
 from landscape.errors import InputError, ResourceError, StoppedError, UnitsFailedError
-from landscape.runs import open_run_folder
+from landscape.runs import open_run_folder, run_state
 from landscape.runs.events import read_events
 from landscape.spectra import extremal_run, trace
 
@@ -390,6 +390,62 @@ def test_equal_checkpoints_of_one_name_in_two_folders_are_both_there(job, checkp
     assert list(found["checkpoint"].values) == [str(tmp_path / n / "step.npz") for n in "ab"]
 
 
+def test_relative_names_mean_the_same_from_everywhere(job, checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(checkpoints[0], tmp_path / name / "step.npz")
+        relative = dataclasses.replace(job, checkpoints=(f"{name}/step.npz",))
+        run_job(relative, tmp_path / "run", executor=None)
+    (tmp_path / "bad.npz").write_bytes(b"bad")
+    with pytest.raises(UnitsFailedError):
+        run_job(dataclasses.replace(job, checkpoints=("bad.npz",)), tmp_path / "run", executor=None)
+    run_job(relative, tmp_path / "run", executor=None)
+    monkeypatch.chdir("/")
+    assert list(landscape.open_run(tmp_path / "run")["checkpoint"].values) == [
+        "a/step.npz",
+        "b/step.npz",
+    ]
+    assert run_state(tmp_path / "run").word == "failed"
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_configuration_costs_a_job_nothing(job, whole, tmp_path, damage, capsys):
+    found, out = whole
+    shutil.copytree(out, tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    before = json.loads(config.read_text())["config"]
+    if damage == "cut":
+        config.write_bytes(config.read_bytes()[:-40])
+    else:
+        config.unlink()
+    again = run_job(job, tmp_path / "run", executor=None)
+    xr.testing.assert_identical(again, found)
+    assert json.loads(config.read_text())["config"] == before
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 4
+    config.write_bytes(b"{")
+    options = ["--num-steps", "30", "--eps", "0.01", "0.1", "--largest", "2", "--workers", "1"]
+    command = ["spectrum", job.problem, "--out", str(tmp_path / "run"), *options]
+    assert main([*command, "--checkpoint", *job.checkpoints]) == 0
+    assert "4 units, 4 done before" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_other_parameters_now_shows_no_old_ones(job, checkpoints, tmp_path):
+    path = tmp_path / "c.npz"
+    shutil.copy(checkpoints[0], path)
+    one = dataclasses.replace(job, checkpoints=(str(path),))
+    run_job(one, tmp_path / "run", executor=None)
+    kept_time = path.stat()
+    with np.load(checkpoints[0]) as file:
+        np.savez(path, **{name: np.full_like(array, np.nan) for name, array in file.items()})
+    # As large as before, and the time set back.
+    assert path.stat().st_size == kept_time.st_size
+    os.utime(path, ns=(kept_time.st_atime_ns, kept_time.st_mtime_ns))
+    with pytest.raises(UnitsFailedError, match="the loss is nan"):
+        run_job(one, tmp_path / "run", executor=None)
+    assert landscape.open_run(tmp_path / "run").sizes["checkpoint"] == 0
+
+
 def test_a_checkpoint_that_has_become_unreadable_hides_no_result(job, checkpoints, tmp_path):
     path = tmp_path / "c.npz"
     shutil.copy(checkpoints[0], path)
@@ -422,7 +478,7 @@ def test_an_unchanged_loss_with_another_template_is_the_same(tmp_path):
         "def loss(w, state, x):\n    return jnp.mean(jnp.tanh(x @ w + state) ** 2)\n"
         "def problem():\n"
         f"    shift = float(open({str(tmp_path / 'shift')!r}).read())\n"
-        "    return Problem(loss, jnp.ones(3), shift * jnp.eye(3), jnp.asarray(shift))\n"
+        "    return Problem(loss, jnp.ones(3), jnp.eye(3), jnp.asarray(shift))\n"
     )
     one = Job(f"{source}:problem", options=dataclasses.replace(OPTIONS, num_steps=3))
     for shift in ("1.0", "2.0"):
@@ -430,7 +486,12 @@ def test_an_unchanged_loss_with_another_template_is_the_same(tmp_path):
         known_problem.cache_clear()
         run_job(one, tmp_path / "run", executor=None)
     assert len(list((tmp_path / "run" / "units").iterdir())) == 2
-    source.write_text(source.read_text().replace("** 2", "** 4"))
+    text = source.read_text()
+    source.write_text(text.replace("jnp.eye(3)", "2 * jnp.eye(3)"))
+    known_problem.cache_clear()
+    with pytest.raises(InputError, match="are not those that the results in"):
+        run_job(one, tmp_path / "run", executor=None)
+    source.write_text(text.replace("** 2", "** 4"))
     known_problem.cache_clear()
     with pytest.raises(InputError, match="is not the one that the results"):
         run_job(one, tmp_path / "run", executor=None)
@@ -549,21 +610,30 @@ def test_what_was_kept_by_other_chunks_is_told(spec, tmp_path, monkeypatch):
 def test_another_kind_of_device_does_not_make_another_loss(spec, tmp_path, monkeypatch, caplog):
     folder = open_run_folder(tmp_path / "run", {"command": "spectrum"}, resume=True)
     expect_same_loss(spec, OPTIONS, folder)
-    (mine,) = json.loads((folder.path / "loss.json").read_text()).values()
+    programs = json.loads((folder.path / "loss.json").read_text())
+    programs = {k: v for k, v in programs.items() if k not in ("data", "checksum")}
+    (mine,) = programs.values()
+    assert len(mine) == 16
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     expect_same_loss(spec, OPTIONS, folder, keep=False)
-    assert len(json.loads((folder.path / "loss.json").read_text())) == 1
+    assert len(json.loads((folder.path / "loss.json").read_text())) == 3
     expect_same_loss(spec, OPTIONS, folder)
     known = json.loads((folder.path / "loss.json").read_text())
-    assert len(known) == 2
-    (folder.path / "loss.json").write_text(json.dumps(dict.fromkeys(known, "another")))
+    assert set(known) == {"data", "checksum", *programs} | {k for k in known if "gpu" in k}
+    assert len(known) == 4
+    another = {name: "another" for name in known if name not in ("data", "checksum")}
+    another["data"] = known["data"]
+    another["checksum"] = _checksum(another)
+    (folder.path / "loss.json").write_text(json.dumps(another))
     with pytest.raises(InputError, match="is not the one"):
         expect_same_loss(spec, OPTIONS, folder)
-    assert len(mine) == 16
-    (folder.path / "loss.json").write_text("{")
-    expect_same_loss(spec, OPTIONS, folder)
-    assert "the loss is not compared" in caplog.text
-    assert len(json.loads((folder.path / "loss.json").read_text())) == 1
+    # One hexadecimal digit, or no JSON: it is not what was written.
+    for damaged in (json.dumps({**known, "data": known["data"][::-1]}), "{"):
+        (folder.path / "loss.json").write_text(damaged)
+        caplog.clear()
+        expect_same_loss(spec, OPTIONS, folder)
+        assert "the loss is not compared" in caplog.text
+        assert len(json.loads((folder.path / "loss.json").read_text())) == 3
 
 
 def test_a_problem_that_is_another_each_time_says_so(tmp_path):

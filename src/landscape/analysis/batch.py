@@ -9,6 +9,7 @@ refuses a checkpoint that has become another one since it was named.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -26,8 +27,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.analysis.blocks import ALONE, BlockMeasurement, block_size, blocks_of, kind
-from landscape.analysis.checkpoints import digest
-from landscape.analysis.collected import COMMAND, joined, named
+from landscape.analysis.collected import COMMAND, UNREADABLE, joined, named
 from landscape.analysis.digests import Digests
 from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
 from landscape.analysis.measurement import (
@@ -39,7 +39,7 @@ from landscape.analysis.measurement import (
     name_of,
 )
 from landscape.analysis.options import MATRICES, WHOLE, Options
-from landscape.analysis.programs import expect_same_loss
+from landscape.analysis.programs import data_digest, expect_same_loss
 from landscape.curvature import Problem
 from landscape.curvature.memory import device_memory
 from landscape.errors import (
@@ -49,8 +49,20 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs import StopFlag, Unit, open_run_folder, read_run_folder, run_units
-from landscape.runs.together import expect_same_everywhere, run_units_together
+from landscape.runs import (
+    RunFolder,
+    StopFlag,
+    Unit,
+    open_run_folder,
+    read_run_folder,
+    run_units,
+)
+from landscape.runs.folder import ConfigDamagedError
+from landscape.runs.together import (
+    expect_same_everywhere,
+    of_the_first,
+    run_units_together,
+)
 from landscape.spectra.schemes import auto_scheme
 
 _logger = logging.getLogger("landscape")
@@ -167,7 +179,7 @@ def make_units(
     # A load function may have changed, with whatever it calls: what it gives is hashed each time.
     kept_in = None if folder is None or problem.load is not None else folder / "digests.json"
     known = Digests(kept_in, job.problem, keep=keep)
-    data, options = digest(problem.batch), job.measured
+    data, options = data_digest(problem), job.measured
     count = len(job.names)
     hashes, kinds, unreadable = [""] * count, [ALONE] * count, [""] * count
     for number in dict.fromkeys([*first, *range(count)]):
@@ -198,7 +210,7 @@ def make_units(
     units = []
     spec = absolute(job.problem)
     for block in blocks_of(kinds, job.together, kept):
-        names = tuple(job.names[number] for number in block)
+        names, kind_of_unit = tuple(job.names[number] for number in block), COMMAND
         inputs: dict[str, Any] = {"problem": name_of(job.problem), "data": data, "options": options}
         if job.across:
             # The ends of its spectrum are Ritz values.
@@ -211,7 +223,7 @@ def make_units(
                 spec, path, job.params_key, job.options, job.across, hashes[number]
             )
             if unreadable[number]:
-                work = Unreadable(unreadable[number])
+                work, kind_of_unit = Unreadable(unreadable[number]), UNREADABLE
         else:
             expected = tuple(hashes[number] for number in block)
             inputs["parameters"] = list(expected)
@@ -220,7 +232,7 @@ def make_units(
         alone = len(block) == 1
         name = names[0] if alone else f"{names[0]} and {len(block) - 1} more"
         parts = () if alone else names
-        units.append(Unit(name, json.loads(json.dumps(inputs)), work, COMMAND, parts))
+        units.append(Unit(name, json.loads(json.dumps(inputs)), work, kind_of_unit, parts))
     known.write()
     expect_same_everywhere(units)
     return units
@@ -279,10 +291,8 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
     together
         Whether it is left open how many checkpoints are measured in one program.
     """
-    record: Mapping[str, Any] = {}
-    if out is not None and os.path.exists(out / "config.json"):
-        record = read_run_folder(out).config
-    options = _settled_options(job, record.get("options"))
+    record: Mapping[str, Any] = {} if out is None else _record(out)
+    options = _as_the_first_has_them(_settled_options(job, record.get("options")))
     job = dataclasses.replace(job, options=options)
     if not together or job.across:
         return job
@@ -293,6 +303,36 @@ def settled(job: Job, out: Path | None, *, together: bool) -> Job:
     problem = known_problem(job.problem)
     op, _ = by_smaller_chunks(problem, options, functools.partial(operator, problem))
     return dataclasses.replace(job, together=block_size(op, options))
+
+
+def _as_the_first_has_them(options: Options) -> Options:
+    """What memory decides, where hosts with different ones work together."""
+    if jax.process_count() == 1:
+        return options
+    schemes, methods = ("auto", "full", "partial", "none"), ("auto", "hutchinson", "hutch++")
+    subspace = of_the_first(-1 if options.subspace is None else options.subspace)
+    return dataclasses.replace(
+        options,
+        reorthogonalize=schemes[of_the_first(schemes.index(options.reorthogonalize))],
+        trace_method=methods[of_the_first(methods.index(options.trace_method))],
+        subspace=None if subspace < 0 else subspace,
+    )
+
+
+def _record(out: Path) -> Mapping[str, Any]:
+    """The configuration of a folder, from its results if it is damaged or gone."""
+    with contextlib.suppress(ConfigDamagedError):
+        if os.path.exists(out / "config.json"):
+            return read_run_folder(out).config
+    folder = RunFolder(out, {}, [])
+    found: list[Mapping[str, Any]] = []
+    for path in folder.finished_units().values():
+        with contextlib.suppress(StorageError):
+            found.append(folder.inputs_of(path))
+    if not found:
+        return {}
+    sizes = [len(one["parameters"]) for one in found if isinstance(one["parameters"], list)]
+    return {"options": found[0]["options"], "together": max(sizes, default=1)}
 
 
 def _settled_options(job: Job, record: Mapping[str, Any] | None) -> Options:
@@ -371,20 +411,21 @@ def run_job(
     mine = range(len(job.names))[shard[0] :: shard[1]]
     units = list(make_units(job, out, mine) if units is None else units)
     asked = units[shard[0] :: shard[1]]
-    if jax.process_count() > 1:
-        results = run_units_together(folder, asked, should_stop=should_stop, report=report)
-    else:
-        try:
+    try:
+        if jax.process_count() > 1:
+            results = run_units_together(folder, asked, should_stop=should_stop, report=report)
+        else:
             results = run_units(
                 folder, units, executor=executor, should_stop=should_stop, report=report,
                 own=range(len(units))[shard[0] :: shard[1]], again="run the same command again",
             )  # fmt: skip
-        except UnitsFailedError as error:
-            # A hash may be wrong: of a file that was replaced without a new time, for one.
+    except UnitsFailedError as error:
+        if jax.process_index() == 0:
+            # A hash may be wrong.
             failed = [unit for unit in units if unit.name in error.names]
             paths = [part for unit in failed for part in unit.parts or (unit.name,)]
             Digests(folder.path / "digests.json", job.problem).forget(paths)
-            raise
+        raise
     return joined(
         [named(one, unit.parts or (unit.name,)) for unit, one in zip(asked, results, strict=True)]
     )

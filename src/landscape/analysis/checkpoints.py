@@ -121,17 +121,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    """What else is in the file, may be of any type."""
+    """Arrays, or why one cannot be read: what else is in the file may be of any type, or broken."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"the checkpoint {path} cannot be read: it is damaged, or no .npz file")
-    found = {}
+    found: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as file:
         for name in file.files:
             try:
                 found[name] = file[name]
-            except ValueError as error:
-                if "Object arrays" not in str(error):
-                    raise
+            except (ValueError, OSError, zipfile.BadZipFile) as error:
+                found[name] = error
     return found
 
 
@@ -153,7 +152,9 @@ def _orbax(path: Path) -> dict[str, Any]:
     items = [path] if (path / "_METADATA").exists() else []
     items = items or sorted(file.parent for file in path.glob("*/_METADATA"))
     if not items:
-        raise InputError(f"the folder {path} holds no pytree of Orbax's")
+        steps = sorted({file.parent.parent.name for file in path.glob("*/*/_METADATA")})
+        told = f": name one of its steps, {_listed(steps, 5)}" if steps else ""
+        raise InputError(f"the folder {path} holds no pytree of Orbax's{told}")
     trees = {item.name: _orbax_tree(item.absolute()) for item in items}
     found = {f"{item}/{name}": leaf for item, tree in trees.items() for name, leaf in tree.items()}
     # What is saved alone is called by names of the library's own.
@@ -195,6 +196,8 @@ def _filled(template: Any, named: Mapping[str, Any], prefixes: Sequence[str], pa
         )
     found = []
     for name, (_, leaf) in zip(full, leaves, strict=True):
+        if isinstance(named[name], Exception):
+            raise InputError(f"{name} of the checkpoint {path} cannot be read: {named[name]}")
         array = _as_type(named[name], jnp.result_type(leaf), name, path)
         if array.shape != np.shape(leaf):
             raise InputError(

@@ -11,11 +11,13 @@ import xarray as xr
 
 from landscape.errors import InputError
 from landscape.runs import RunFolder, read_run_folder
-from landscape.runs.events import read_events
+from landscape.runs.events import places_of, read_events
 from landscape.runs.folder import DamagedError
 
 # What a batch job's folder says that it was made by.
 COMMAND = "spectrum"
+# What units are called whose checkpoint cannot be read.
+UNREADABLE = f"{COMMAND}-unreadable"
 
 
 def named(result: xr.Dataset, checkpoints: Sequence[str]) -> xr.Dataset:
@@ -74,39 +76,49 @@ def open_run(path: Path | str) -> xr.Dataset:
     return xr.concat(list(found.values()), named, join="outer", data_vars="all")
 
 
-def _is_another(name: str, now: str | None) -> bool:
-    """Whether a checkpoint that was planned is not the one that is called so now."""
-    if now is None or not os.path.exists(name):
-        return now is None
-    return not os.path.exists(now) or not os.path.samefile(name, now)
+def _is_unreadable(stem: str) -> bool:
+    return stem.startswith(f"{UNREADABLE}.")
+
+
+def _is_another(before: str, now: str | None) -> bool:
+    """Whether a checkpoint that was planned is another one than what is planned now.
+
+    Where neither is to be seen, as on another machine, they are two.
+    """
+    if now is None or not os.path.exists(now):
+        return before != now
+    return os.path.exists(before) and not os.path.samefile(before, now)
 
 
 def _finished(folder: RunFolder) -> list[xr.Dataset]:
     """What is done of a job, with the names of the checkpoints, which events have written down.
 
-    Of a name that has been planned more than once, its checkpoint changed, the last plan that is
-    done counts; of a checkpoint in several blocks, or under several names one of which is gone, the
-    last one. A result that is not what was written is left out, with a warning.
+    Of a name that has been planned more than once, its checkpoint changed, the last plan counts in
+    which it could be read; of a checkpoint in several blocks, or under several names one of which
+    is gone, the last one. A result that is not what was written is left out, with a warning.
     """
     finished = folder.finished_units()
     stems: dict[str, str] = {}
+    places: dict[str, str] = {}
     parts: dict[str, list[str]] = {}
     for event in read_events(folder.path / "events"):
         if event.get("event") == "planned":
             parts |= event.get("parts", {})
             planned = dict(zip(event["names"], event["units"], strict=True))
-            # What is planned and cannot be read, or is not done yet, hides no result.
-            planned = {name: stem for name, stem in planned.items() if stem in finished}
+            # What cannot be read hides no result.
+            planned = {n: stem for n, stem in planned.items() if not _is_unreadable(stem)}
+            places |= {name: place[0] for name, place in places_of(event).items()}
             again = {(stem, Path(name).name): name for name, stem in planned.items()}
             stems = {
                 name: stem
                 for name, stem in stems.items()
-                if _is_another(name, again.get((stem, Path(name).name)))
+                if _is_another(places[name], places.get(again.get((stem, Path(name).name), "")))
             }
             # Other checkpoints by the same names.
             for name, stem in planned.items():
                 stems.pop(name, None)
                 stems[name] = stem
+    stems = {name: stem for name, stem in stems.items() if stem in finished}
     found: list[xr.Dataset] = []
     seen: set[str] = set()
     # From the last on: for what it holds, others are no more asked.

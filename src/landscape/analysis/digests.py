@@ -85,5 +85,7 @@ class Digests:
 def _stamp(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     stats = [file.stat() for file in files]
-    size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+    # The time of the last change of the file itself cannot be set back, as that of its content can.
+    size = sum(s.st_size for s in stats)
+    changed = max((max(s.st_mtime_ns, s.st_ctime_ns) for s in stats), default=0)
     return f"{path.absolute()} {size} {changed}"

@@ -6,12 +6,14 @@ import contextlib
 import json
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from landscape.analysis.checkpoints import digest
 from landscape.analysis.measurement import known_problem
 from landscape.analysis.options import Options
 from landscape.curvature import Problem
@@ -20,15 +22,16 @@ from landscape.curvature.streams import first_batch, is_stream
 from landscape.degeneracy.describe import logits_function, opened
 from landscape.errors import InputError, LandscapeError
 from landscape.runs import RunFolder
+from landscape.runs.folder import short_hash
 
 _logger = logging.getLogger("landscape")
 
 
 def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bool = True) -> None:
-    """Refuse a problem whose loss computes something else than when the folder was made.
+    """Refuse a problem whose loss, or whose data, are others than when the folder was made.
 
-    Its program is compared with all numbers in it, and that of its second derivative along a
-    direction; with those of the same version of JAX on the same kind of device alone.
+    Of the loss its program is compared with all numbers in it, and that of its second derivative
+    along a direction; with those of the same version of JAX on the same kind of device alone.
 
     Parameters
     ----------
@@ -44,18 +47,15 @@ def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bo
     Raises
     ------
     InputError
-        If it does, or if it fails.
+        If they are, or if the loss fails.
     """
     where, now = f"jax {jax.__version__}, {jax.default_backend()}", _program(spec, options)
-    path = folder.path / "loss.json"
-    try:
-        known = dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        known = {}
-    except (OSError, ValueError, TypeError) as error:
-        known = {}
-        _logger.warning(
-            "%s is damaged (%s): the loss is not compared with what it was", path, error
+    data, path = data_digest(known_problem(spec)), folder.path / "loss.json"
+    known = _read_known(path)
+    if known.get("data", data) != data:
+        raise InputError(
+            f"the data of {spec} are not those that the results in {folder.path} are of. Choose "
+            "another --out"
         )
     if known.get(where, now) != now:
         raise InputError(
@@ -64,7 +64,38 @@ def expect_same_loss(spec: str, options: Options, folder: RunFolder, *, keep: bo
             "another --out"
         )
     if keep and where not in known:
-        folder.write_json(path.name, {**known, where: now})
+        known |= {"data": data, where: now}
+        folder.write_json(path.name, {**known, "checksum": _checksum(known)})
+
+
+def _read_known(path: Path) -> dict[str, str]:
+    """What was written down; nothing if it is not what was."""
+    try:
+        known = dict(json.loads(path.read_text()))
+        if known.pop("checksum", None) == _checksum(known):
+            return known
+        why = "it does not match its checksum"
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        why = str(error)
+    _logger.warning("%s is damaged (%s): the loss is not compared with what it was", path, why)
+    return {}
+
+
+def _checksum(known: Mapping[str, str]) -> str:
+    return short_hash(json.dumps(known, sort_keys=True).encode())
+
+
+def data_digest(problem: Problem) -> str:
+    """A hash of a problem's data, taken once."""
+    if not _LAST or _LAST[0] is not problem.batch:
+        _LAST[:] = [problem.batch, digest(problem.batch)]
+    return str(_LAST[1])
+
+
+# The data that were hashed last, and their hash.
+_LAST: list[Any] = []
 
 
 def traced_loss(problem: Problem, name: str) -> Any:

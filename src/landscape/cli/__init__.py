@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parse(arguments).run(Console(width=None if sys.stdout.isatty() else 120))
     except KeyboardInterrupt:
         return _fail(
-            "interrupted; what is finished is kept (reproduce continues with --resume)", 75
+            "interrupted; what is finished is kept: give the command again (reproduce: --resume)",
+            75,
         )
     except LandscapeError as error:
         return _fail(str(error), error.exit_code)

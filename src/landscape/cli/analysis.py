@@ -224,6 +224,7 @@ class Spectrum:
             open_folder = functools.partial(open_run_folder, resume=True)
             folder = (look_into if self.dry_run else open_folder)(self.out, job.config())
             expect_same_loss(job.problem, job.options, folder, keep=not self.dry_run)
+            there = True
         first = range(len(job.names))[shard[0] :: shard[1]]
         units = batch.make_units(job, self.out if there else None, first, keep=not self.dry_run)
         mine = units[shard[0] :: shard[1]]

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ class EventLog:
                 os.close(descriptor)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def places_of(planned: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Where the things are that a plan's units are of, by the units' names: of paths the whole."""
+    parts, place = planned.get("parts", {}), planned.get("place", "")
+    return {
+        name: [os.path.join(place, one) for one in parts.get(name, [name])]
+        for name in planned["names"]
+    }
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

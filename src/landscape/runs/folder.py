@@ -68,7 +68,7 @@ class DamagedError(StorageError):
     """A result is not what was written."""
 
 
-class _ConfigDamagedError(InputError):
+class ConfigDamagedError(InputError):
     """A configuration is not what was written."""
 
 
@@ -459,7 +459,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} is not a run folder: it has no readable config.json") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise _ConfigDamagedError(
+        raise ConfigDamagedError(
             f"{path / 'config.json'} is damaged. Give the run's own command again: it makes this "
             "file anew, and what is finished stays"
         ) from error
@@ -472,19 +472,24 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _aside_if_damaged(path: Path) -> bool:
-    """Put a run's configuration that is not what was written out of the way, and say so."""
+    """Put a run's configuration that is not what was written out of the way, and say so.
+
+    One that is gone from beside results is made anew as well.
+    """
+    place, missing = path / "config.json", not os.path.exists(path / "config.json")
+    # Without results it may be somebody else's folder.
+    if not RunFolder(path, {}, []).finished_units():
+        return False
     try:
-        _read_config(path)
-    except _ConfigDamagedError:
-        # Without results it may be somebody else's file.
-        if (path / "units").is_dir():
-            place = path / "config.json"
-            target = RunFolder(path, {}, []).set_aside(place)
-            _logger.warning("%s is damaged; it is now %s, and made anew", place, target)
-            return True
+        if not missing:
+            _read_config(path)
+    except ConfigDamagedError:
+        target = RunFolder(path, {}, []).set_aside(place)
+        _logger.warning("%s is damaged; it is now %s, and made anew", place, target)
+        return True
     except InputError:
         pass
-    return False
+    return missing
 
 
 def _write_config(path: Path, record: Mapping[str, Any]) -> None:

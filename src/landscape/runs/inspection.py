@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,14 +13,17 @@ from typing import Any
 from landscape._temporary import stale
 from landscape.errors import InputError, StorageError
 from landscape.runs.claims import Claim
-from landscape.runs.events import read_events
+from landscape.runs.events import places_of, read_events
 from landscape.runs.folder import (
     UNIT_NAME,
+    ConfigDamagedError,
     DamagedError,
     RunFolder,
     places_of_strays,
     read_run_folder,
 )
+
+_logger = logging.getLogger("landscape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +85,17 @@ def run_state(path: Path) -> RunState:
     folder = read_run_folder(path)
     planned: dict[str, str] = {}
     failed: dict[str, str] = {}
+    places: dict[str, list[str]] = {}
     last = None
     for event in read_events(path / "events"):
         last = event.get("time", last)
         if event.get("event") == "planned" and {"names", "units"} <= event.keys():
             # What a name was planned with before, its new inputs have taken the place of.
             planned.update(zip(event["names"], event["units"], strict=True))
+            places.update(places_of(event))
             # Checkpoints that failed, were removed, and are not asked for any more.
             for name in failed.keys() - set(event["names"]):
-                if not os.path.exists(name):
+                if not any(map(os.path.exists, places.get(name, ()))):
                     planned.pop(name, None)
                     del failed[name]
         if event.get("event") == "failed":
@@ -128,6 +134,8 @@ def find_runs(place: Path) -> list[RunState]:
                           *place.glob("*/*/config.json")}):  # fmt: skip
         try:
             found.append(run_state(config.parent))
+        except ConfigDamagedError as error:
+            _logger.warning("%s", error)
         except InputError:
             continue
     return found

@@ -177,7 +177,10 @@ def note_plan(folder: RunFolder, units: Sequence[Unit]) -> None:
     """Write down what is to be done, and what units are called: file names tell less."""
     stems, names = [unit.stem for unit in units], [unit.name for unit in units]
     parts = {unit.name: list(unit.parts) for unit in units if unit.parts}
-    folder.events.add("planned", units=stems, names=names, **({"parts": parts} if parts else {}))
+    folder.events.add(
+        "planned", units=stems, names=names, place=os.getcwd(),
+        **({"parts": parts} if parts else {}),
+    )  # fmt: skip
 
 
 def read_or_set_aside(folder: RunFolder, unit: Unit, path: Path) -> xr.Dataset | None:
