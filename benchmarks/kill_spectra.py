@@ -205,6 +205,9 @@ def shared(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     processes = [start(arguments, out, 1) for _ in range(3)]
     while done(out) < options.units // 4 and any(p.poll() is None for p in processes):
         time.sleep(0.1)
+    # While it has a unit, and not between two.
+    while not _holds_one(out, processes[0].pid) and processes[0].poll() is None:
+        time.sleep(0.01)
     kill(processes[0])
     codes = [process.wait() for process in processes[1:]]
     if any(codes):
@@ -222,6 +225,15 @@ def shared(arguments: list[str], place: Path, options: argparse.Namespace) -> No
     if not taken or len(by_process) < 2:
         sys.exit("shared: nothing was taken over, or one process did everything")
     compare(place / "undisturbed", out, "shared")
+
+
+def _holds_one(out: Path, process: int) -> bool:
+    """Whether a process is at work on a unit that is not done."""
+    from landscape.runs import read_run_folder
+
+    folder = read_run_folder(out)
+    mine = [one.stem for one in folder.claims.latest().values() if one.process == process]
+    return any(stem not in folder.finished_units() for stem in mine)
 
 
 def faults(arguments: list[str], place: Path, options: argparse.Namespace) -> None:
