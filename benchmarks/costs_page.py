@@ -39,9 +39,9 @@ def survival(record: dict[str, Any], _: Path) -> list[str]:
         "is not. What it said:",
         "",
         *table(
-            ["trial", "minutes", "what was seen"],
+            ["trial", "revision", "minutes", "what was seen"],
             [
-                (row["trial"], f"{row['seconds'] / 60:.1f}", line)
+                (row["trial"], row["revision"], f"{row['seconds'] / 60:.1f}", line)
                 for row in record["trials"]
                 for line in _without_each_kill(row["said"])
             ],

@@ -392,6 +392,10 @@ def _expect_agreement(theirs: xr.Dataset, ours: xr.Dataset, rtol: float = 1e-5) 
     ε − δ and ε + δ, where δ is how far nodes may move. Weights move by more: by the rounding of T
     over the distance of their node to the next.
     """
+    counts = [one["nodes"].notnull().sum("node") for one in (theirs, ours)]
+    if bool((counts[0] != counts[1]).any()):
+        other = int((counts[0] != counts[1]).sum())
+        say(f"hosts: {other} of {counts[0].size} Lanczos runs broke down at another step")
     move = rtol * float(abs(ours["nodes"]).max())
     inner, outer = (
         ours["weights"].where(abs(ours["nodes"]) <= ours["eps"] + shift).sum("node")
@@ -404,7 +408,8 @@ def _expect_agreement(theirs: xr.Dataset, ours: xr.Dataset, rtol: float = 1e-5) 
         ("degenerate, of nodes so moved,", beyond.where(theirs["degenerate"].notnull(), 0), 1e-4),
     ):
         found = float(distance.max())
-        say(f"hosts: {name} differs by at most {found:.1e}")
+        place = {k: int(v) for k, v in distance.fillna(-1).argmax(...).items()}
+        say(f"hosts: {name} differs by at most {found:.1e}, at {place}")
         if not found <= allowed:
             sys.exit(f"hosts: {name} should differ by {allowed:.1e} at most")
 
@@ -444,9 +449,10 @@ def main() -> None:
             TRIALS[trial](arguments, place, options)
             # Paths are of this machine alone.
             said = [line.strip().replace(str(place), "DIR") for line in _SAID[first:]]
-            row = {"trial": trial, "seconds": time.perf_counter() - begun, "said": said}
+            here, passed = machine(), time.perf_counter() - begun
+            row = {"trial": trial, "seconds": passed, "revision": here["revision"], "said": said}
             rows = [*(one for one in rows if one["trial"] != trial), row]
-            write(options.out, {"environment": machine(), **asked, "trials": rows})
+            write(options.out, {"environment": here, **asked, "trials": rows})
 
 
 if __name__ == "__main__":
