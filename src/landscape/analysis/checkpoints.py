@@ -140,7 +140,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
     found = {}
     with safe_open(path, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
+        names = file.keys()
+        for name in names:
             # Of types that NumPy does not have.
             with contextlib.suppress(AttributeError, TypeError):
                 found[name] = file.get_tensor(name)

@@ -54,7 +54,7 @@ def advanced(
         before, begun = run.num_steps, time.perf_counter()
         run = run.advance(min(before + stride, steps))
         jax.block_until_ready(run.state)
-        each = (time.perf_counter() - begun) / stride
+        each = max((time.perf_counter() - begun) / stride, 1e-9)
         # Hosts that work together take the same steps.
         stride = of_the_first(max(1, min(_STEPS, int(_LOOK_SECONDS / each))))
         saves.look(run.state, should_stop(), more=run.num_steps < steps)

@@ -109,8 +109,12 @@ class Verdict:
     def sides(self) -> tuple[float, float]:
         """Mean (or median) of each side, of the values that are judged; NaN if there are none."""
         larger, smaller = _judged(self.claim)
-        middle = np.median if self.claim.median else np.mean
-        return tuple(float(middle(one)) if one.size else np.nan for one in (larger, smaller))  # type: ignore[return-value]
+        return self._middle(larger), self._middle(smaller)
+
+    def _middle(self, values: np.ndarray) -> float:
+        if not values.size:
+            return np.nan
+        return float(np.median(values) if self.claim.median else np.mean(values))
 
 
 def decide(claims: Sequence[Claim]) -> list[Verdict]:
