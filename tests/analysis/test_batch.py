@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import landscape
-from landscape.analysis import batch, measurement
+from landscape.analysis import measurement
 from landscape.analysis.batch import Job, make_units, run_job, shard_from
 from landscape.analysis.measurement import at_checkpoint, known_problem, measure
 from landscape.analysis.options import MATRICES, Options
@@ -91,12 +91,17 @@ def test_names_of_units_are_of_contents_and_not_of_places(job, checkpoints, tmp_
 
 def test_digests_are_kept_until_a_file_changes(job, checkpoints, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    make_units(job, tmp_path / "run")
+    mine = [str(shutil.copy(path, tmp_path)) for path in checkpoints]
+    copied = dataclasses.replace(job, checkpoints=tuple(mine))
+    make_units(copied, tmp_path / "run")
     calls = []
-    inner = batch.digest
-    monkeypatch.setattr(batch, "digest", lambda tree: calls.append(1) or inner(tree))
-    make_units(job, tmp_path / "run")
-    assert len(calls) == 1  # the data's
+    inner = measurement.digest
+    monkeypatch.setattr(measurement, "digest", lambda tree: calls.append(1) or inner(tree))
+    make_units(copied, tmp_path / "run")
+    assert not calls
+    shutil.copy(checkpoints[1], mine[0])
+    make_units(copied, tmp_path / "run")
+    assert len(calls) == 1
 
 
 def test_equal_checkpoints_are_measured_once_and_both_told(job, checkpoints, tmp_path):
