@@ -47,6 +47,7 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
         ["large", "--inputs", "random", "--examples", "500", "--epochs", "0"],
         [],
     ),
+    "blocks": ("checkpoints side by side in one program", None, []),
     "limits": (
         "precision of products, memory, the largest network",
         ["--max-parameters", "3e7"],

@@ -419,6 +419,13 @@ def test_a_run_is_not_continued_under_another_request(finished, nothing_computes
             "--seed must be from 0 to 4294967295",
         ),
         (Request("fig3", scale="smoke", seed=2**32), InputError, "--seed must be from 0 to"),
+        (Request("fig3", scale="smoke", steps=0), InputError, "--steps must be at least 1; got 0"),
+        (Request("fig2", scale="smoke", last_only=True), InputError, "--last-only changes nothing"),
+        (
+            Request("validation", scale="smoke", block=2, steps=5),
+            InputError,
+            "--block and --steps change nothing there; leave them out",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_met_leaves_no_folder_behind(tmp_path, request_, error, message):
@@ -469,3 +476,10 @@ def test_worker_processes_give_the_same_bits_as_this_process(finished, no_figure
     run(finished, resume=True, workers=2)
     assert [path.name for path in units_of(finished)] == names
     xr.testing.assert_identical(results_of(finished), results)
+
+
+def test_a_request_is_recorded_as_before_unless_it_changes_the_scale():
+    assert "steps" not in REQUEST.to_json()
+    changed = Request("fig4", steps=5, last_only=True)
+    assert Request(**json.loads(json.dumps(changed.to_json()))) == changed
+    assert "block" not in changed.to_json()

@@ -4,7 +4,13 @@ import pytest
 from landscape.data import Dataset
 from landscape.errors import InputError
 from landscape.experiments.networks import Family, spectrum_places
-from landscape.experiments.scales import SCALES, Scale, make_scale, standard_dataset
+from landscape.experiments.scales import (
+    SCALES,
+    Scale,
+    make_scale,
+    standard_dataset,
+    with_less,
+)
 from landscape.experiments.variants import STANDARD
 
 # Examples, image shape and classes of what is loaded by name.
@@ -179,3 +185,36 @@ def test_an_unknown_scale_is_refused_with_the_choices():
 def test_the_paper_scale_is_refused_on_the_digits():
     with pytest.raises(InputError, match=r"needs 50,000 images; choose --dataset cifar100"):
         make_scale("paper", "digits", None)
+
+
+def test_spectra_can_be_fewer_and_shorter_and_it_is_said():
+    scale = make_scale("paper", "cifar100", 100, depth=30)
+    less = with_less(scale, block=50, steps=64, last_only=True)
+    group = less.accuracy
+    assert (group.block, group.seeds) == (50, 100)
+    assert (group.spectrum_epochs, group.spectrum_images, group.num_steps) == (
+        (100,),
+        (None,),
+        (64,),
+    )
+    assert group.epochs == scale.accuracy.epochs
+    assert group.measure_epochs == scale.accuracy.measure_epochs
+    assert less.deviations == (
+        *scale.deviations,
+        "spectra at the last epoch only, over the most images",
+        "64 Lanczos steps at most",
+    )
+    assert with_less(scale) == scale
+    # More steps than there are change nothing, and a block is no larger than what there is.
+    more = with_less(make_scale("laptop", "cifar100", 2), block=9, steps=10_000)
+    assert more.deviations == make_scale("laptop", "cifar100", 2).deviations
+    assert (more.accuracy.block, more.fractions.block) == (2, 2)
+    assert with_less(
+        make_scale("laptop", "cifar100", 2), last_only=True
+    ).accuracy.spectrum_images == (2_000,)
+
+
+@pytest.mark.parametrize("name", ["block", "steps"])
+def test_less_than_one_is_refused(name):
+    with pytest.raises(InputError, match=f"--{name} must be at least 1; got 0"):
+        with_less(make_scale("smoke", "digits", None), **{name: 0})

@@ -262,6 +262,37 @@ def test_callbacks_are_recorded_at_their_epochs(model, digits, config, probe):
     assert seen == [(e, float(run.loss[e]), float(run.accuracy[e])) for e in (1, 6)]
 
 
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+def test_a_callback_may_be_given_all_networks_of_a_block_together(
+    model, digits, config, block_size
+):
+    calls = []
+
+    def biases(snapshot):
+        calls.append(snapshot.loss.shape)
+        return {"bias": snapshot.params["input"]["bias"], "loss": snapshot.loss}
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    whole = Callback("whole", [0, 2], biases, together=True)
+    one_by_one = Callback("each", [0, 2], lambda s: {"bias": s.params["input"]["bias"]})
+    run = fit_many(
+        model, digits, config, keys, block_size=block_size, callbacks=[whole, one_by_one]
+    )
+    np.testing.assert_array_equal(run.records["whole/bias"], run.records["each/bias"])
+    np.testing.assert_array_equal(run.records["whole/loss"], run.loss[:, [0, 2]])
+    assert len(calls) == 2 * -(-3 // block_size)
+    alone = fit(model, digits, config, keys[0], callbacks=[whole])
+    assert alone.records["whole/bias"].shape == (2, 6)
+    np.testing.assert_array_equal(alone.records["whole/loss"], alone.loss[[0, 2]])
+
+
+def test_a_callback_must_return_a_row_for_each_network(model, digits, config):
+    callback = Callback("mean", [0], lambda s: {"loss": s.loss.mean()}, together=True)
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(InputError, match=r"is given 3 networks .* 'loss' has shape \(\)"):
+        fit_many(model, digits, config, keys, block_size=3, callbacks=[callback])
+
+
 @pytest.mark.parametrize("block_size", [1, 2])
 def test_callbacks_of_many_networks_have_a_leading_axis(model, digits, config, probe, block_size):
     keys = jax.random.split(jax.random.key(0), 3)

@@ -24,3 +24,5 @@ def test_what_it_cannot_record_is_refused():
     with pytest.raises(InputError, match="must not change"):
         watch(1, jnp.ones(3))
     assert watch.numbers == [0]
+    with pytest.raises(InputError, match="a Watch sees one at a time"):
+        Watch(Callback("n", (0,), lambda seen: {}, together=True))

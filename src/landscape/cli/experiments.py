@@ -22,6 +22,7 @@ class Reproduce:
       LANDSCAPE_DATA=~/data landscape reproduce fig3 --dataset cifar100 --out runs/cifar100
       landscape reproduce fig3 --out runs/fig3 --resume
       landscape reproduce all --scale smoke --out /tmp/all
+      landscape reproduce fig4 --scale paper --last-only --steps 200
     """
 
     experiment: Positional[str]
@@ -35,6 +36,13 @@ class Reproduce:
     """Networks per architecture. Default: the scale's."""
     seed: int = 0
     """Seed of the whole run: one seed, one set of numbers."""
+    block: int | None = None
+    """Networks trained side by side in one program: on an accelerator as many as there are.
+    Default: the scale's."""
+    steps: int | None = None
+    """Lanczos steps of a spectrum at most. Default: the scale's."""
+    last_only: bool = False
+    """Take spectra at the last epoch only, over the most images."""
     out: Path | None = None
     """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE. Of all: a folder for their folders."""
     workers: int | None = None
@@ -53,7 +61,13 @@ class Reproduce:
             return
         names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
         dataset = self.dataset or standard_dataset(self.scale)
-        requests = [Request(n, dataset, self.scale, self.seeds, self.seed) for n in names]
+        requests = [
+            Request(
+                name, dataset, self.scale, self.seeds, self.seed, self.block, self.steps,
+                self.last_only,
+            )
+            for name in names
+        ]  # fmt: skip
         for request in requests:
             expect_request(request)
         for request in requests:

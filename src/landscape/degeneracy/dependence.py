@@ -106,7 +106,7 @@ def linear_dependence(
         s, modes = _decomposed(centered)
         total = jnp.sum(s**2)
         share = s**2 / jnp.where(total > 0, total, 1)
-        shares.append(jnp.where(total > 0, jnp.sum(share[:k]), 1))
+        shares.append(_top_share(centered, k))
         logs = jnp.log(jnp.where(share > 0, share, 1))
         effective.append(jnp.where(total > 0, jnp.exp(-jnp.sum(share * logs)), 0))
         unit = float(jnp.finfo(x.dtype).eps)
@@ -132,6 +132,13 @@ def linear_dependence(
         distances,
         top.mean(),
     )
+
+
+def _top_share(x: Array, k: int) -> Array:
+    """Of the variance, in the k largest eigenvalues: those need no singular vectors."""
+    values = jnp.linalg.eigvalsh(jnp.matmul(x.T, x, precision="highest"))
+    total = jnp.sum(x**2)
+    return jnp.where(total > 0, jnp.sum(values[-k:]) / jnp.where(total > 0, total, 1), 1)
 
 
 def _decomposed(x: Array) -> tuple[Array, Array]:

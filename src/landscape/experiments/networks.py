@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import xarray as xr
 from jax.flatten_util import ravel_pytree
 
 from landscape.curvature import hessian, noise_floor
+from landscape.curvature.memory import device_memory
 from landscape.data import Dataset, load
 from landscape.degeneracy import activity_gradient_norms, measures
 from landscape.experiments.scales import Group, training_split
@@ -120,18 +122,8 @@ class Family:
         return data.subset(min(MEASURED, data.num_examples), _SUBSET_SEED).arrays()
 
     def measure(self, snapshot: Snapshot) -> Mapping[str, Any]:
-        """How near a network is to each singularity, and its gradients layer by layer."""
-        inputs, _ = self.measured
-        state = calibrated(self.model, snapshot.params, snapshot.state, inputs)
-        found = measures(self.model, snapshot.params, inputs, state=state)
-        slopes = activity_gradient_norms(self.model, snapshot.params, self.measured, state=state)
-        return {
-            "incoming_norm": found.elimination.mean_incoming_norm,
-            "zero_probability": found.elimination.mean_zero_probability,
-            "correlation": found.overlap.mean_correlation,
-            "top_share": found.dependence.mean_top_share,
-            "gradient_norm": slopes,
-        }
+        """How near networks are to each singularity, and their gradients layer by layer."""
+        return _measured(self.model, snapshot.params, snapshot.state, self.measured)
 
     def keys(self, networks: Sequence[int]) -> jax.Array:
         """Random keys of some networks."""
@@ -146,6 +138,24 @@ class Family:
             ravel_pytree(params)[1](jnp.asarray(parameters)),
             ravel_pytree(blank)[1](jnp.asarray(state)),
         )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measured(model: MLP, params: Any, state: Any, data: tuple[jax.Array, jax.Array]) -> Any:
+    """Of networks side by side; what is not asked for is not computed."""
+
+    def one(params: Any, state: Any) -> dict[str, jax.Array]:
+        state = calibrated(model, params, state, data[0])
+        found = measures(model, params, data[0], state=state)
+        return {
+            "incoming_norm": found.elimination.mean_incoming_norm,
+            "zero_probability": found.elimination.mean_zero_probability,
+            "correlation": found.overlap.mean_correlation,
+            "top_share": found.dependence.mean_top_share,
+            "gradient_norm": activity_gradient_norms(model, params, data, state=state),
+        }
+
+    return jax.vmap(one)(params, state)
 
 
 def calibrated(model: MLP, params: Any, state: Any, inputs: jax.Array) -> Any:
@@ -183,9 +193,9 @@ class TrainBlock:
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         """Train, measure, and keep the networks at the epochs that spectra are taken at."""
         family, group = self.family, self.family.group
-        callbacks = [Callback("measures", group.measure_epochs, family.measure)]
+        callbacks = [Callback("measures", group.measure_epochs, family.measure, together=True)]
         if group.spectrum_epochs:
-            callbacks.append(Callback("snapshot", snapshot_epochs(group), _flat))
+            callbacks.append(Callback("snapshot", snapshot_epochs(group), _flat, together=True))
         run = fit_many(
             family.model,
             family.dataset,
@@ -219,9 +229,11 @@ class TrainBlock:
 
 
 def _flat(snapshot: Snapshot) -> Mapping[str, Any]:
+    flat = jax.vmap(lambda tree: ravel_pytree(tree)[0])
+    rows = len(snapshot.loss)
     return {
-        "parameters": ravel_pytree(snapshot.params)[0],
-        "state": ravel_pytree(snapshot.state)[0],
+        "parameters": flat(snapshot.params),
+        "state": flat(snapshot.state) if jax.tree.leaves(snapshot.state) else np.zeros((rows, 0)),
     }
 
 
@@ -332,7 +344,7 @@ class TakeSpectrum:
             params,
             arrays,
             state=calibrated(family.model, params, state, arrays[0]),
-            chunk_size=family.group.chunk_size,
+            chunk_size=_chunk_size(family.group, images, arrays[0].dtype.itemsize),
         )
         key = jax.random.fold_in(jax.random.key(family.seed), 1_000_000 + self.place.network)
         probe, trial = jax.random.split(key)
@@ -344,6 +356,15 @@ class TakeSpectrum:
             noise_floor=floor,
             capacity=max(family.group.num_steps),
         )
+
+
+def _chunk_size(group: Group, images: int, itemsize: int) -> int | None:
+    """None where products linearised over all images at once take a quarter of the memory at most.
+
+    They take ten numbers for each unit and image, of which half are what is stored.
+    """
+    whole = 10 * images * group.depth * group.width * itemsize
+    return None if whole <= device_memory() / 4 else group.chunk_size
 
 
 @cache

@@ -40,7 +40,7 @@ from landscape.experiments.networks import (
     spectrum_units,
     training_units,
 )
-from landscape.experiments.scales import Group, Scale, scale_from_json
+from landscape.experiments.scales import Group, Scale, scale_from_json, with_less
 from landscape.experiments.study import Study
 from landscape.experiments.study_page import inquiry_page, make_page, search_of
 from landscape.report import Page
@@ -65,6 +65,9 @@ EXPERIMENTS: dict[str, Study | Inquiry] = {
 }
 
 
+_CHANGES = ("block", "steps", "last_only")
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What ``landscape reproduce`` was asked for.
@@ -77,6 +80,8 @@ class Request:
         Networks per architecture; None takes the scale's.
     seed
         Of the whole run.
+    block, steps, last_only
+        What is changed of the scale; see ``with_less``.
     """
 
     experiment: str
@@ -84,6 +89,19 @@ class Request:
     scale: str = "laptop"
     seeds: int | None = None
     seed: int = 0
+    block: int | None = None
+    steps: int | None = None
+    last_only: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run folder's configuration; changes of the scale only if there are any."""
+        whole = dataclasses.asdict(self)
+        return {name: value for name, value in whole.items() if name not in _CHANGES or value}
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Of the scale."""
+        return {name: getattr(self, name) for name in _CHANGES}
 
 
 def reproduce(
@@ -118,11 +136,11 @@ def reproduce(
     study = EXPERIMENTS[request.experiment]
     if isinstance(study, Inquiry):
         return _inquire(study, request, out, resume, console, processes)
-    scale = study.scale(request.scale, request.dataset, request.seeds)
+    scale = _scale(study, request)
     # The data come first: a data set that is missing must not leave a folder behind.
     datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
     config = {
-        "request": dataclasses.asdict(request),
+        "request": request.to_json(),
         "scale": dataclasses.asdict(scale),
         "data": {name: data.digest for name, data in datasets.items()},
     }
@@ -150,7 +168,7 @@ def _inquire(
     inquiry: Inquiry, request: Request, out: Path, resume: bool, console: Any, processes: int
 ) -> Page:
     settings = inquiry.settings(request.scale, request.dataset, request.seeds)
-    config = {"request": dataclasses.asdict(request), "settings": settings}
+    config = {"request": request.to_json(), "settings": settings}
     folder = open_run_folder(out, config, resume=resume)
     start = time.perf_counter()
     with stop_on_signals() as stop, worker_pool(processes) as pool:
@@ -259,12 +277,24 @@ def expect_request(request: Request) -> None:
         raise InputError(f"--seeds must be at least 1; got {request.seeds}")
     study = EXPERIMENTS[request.experiment]
     if isinstance(study, Inquiry):
+        given = [f"--{name.replace('_', '-')}" for name, value in request.changes.items() if value]
+        if given:
+            raise InputError(
+                f"{study.name} trains no families of networks: {' and '.join(given)} "
+                f"change{'s' if len(given) == 1 else ''} nothing there; leave "
+                f"{'it' if len(given) == 1 else 'them'} out"
+            )
         study.settings(request.scale, request.dataset, request.seeds)
         if study.about is not None:
             load(request.dataset)
     else:
-        for group in study.scale(request.scale, request.dataset, request.seeds).groups:
+        for group in _scale(study, request).groups:
             prepare(request.dataset, group)
+
+
+def _scale(study: Study, request: Request) -> Scale:
+    scale = study.scale(request.scale, request.dataset, request.seeds)
+    return with_less(scale, **request.changes)
 
 
 def _run_search(

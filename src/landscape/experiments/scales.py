@@ -46,7 +46,8 @@ class Group:
     num_steps
         Lanczos steps for each of the spectrum epochs, one probe.
     chunk_size
-        Examples per chunk of a Hessian product; None linearises all at once.
+        Examples per chunk of a Hessian product, where all at once do not fit in the memory; None
+        never makes chunks.
     float64
         Whether curvature is taken in float64: in float32 ε = 10⁻³ can lie below the noise floor of
         Hessians of norms above 10³, as small networks have that fit their data.
@@ -190,6 +191,56 @@ def make_scale(
         for g in (scale.accuracy, scale.fractions)
     )
     return dataclasses.replace(scale, accuracy=accuracy, fractions=fractions)
+
+
+def with_less(
+    scale: Scale, *, block: int | None = None, steps: int | None = None, last_only: bool = False
+) -> Scale:
+    """The same with other blocks, and with fewer or shorter spectra; what differs is said.
+
+    Parameters
+    ----------
+    scale
+        As it would be.
+    block
+        Networks trained together in one program.
+    steps
+        Lanczos steps of a spectrum at most.
+    last_only
+        Whether spectra are taken at the last epoch only, over the most images.
+
+    Raises
+    ------
+    InputError
+        For fewer than one network, or fewer than one step.
+    """
+    for name, count in (("block", block), ("steps", steps)):
+        if count is not None and count < 1:
+            raise InputError(f"--{name} must be at least 1; got {count}")
+
+    def less(group: Group) -> Group:
+        changes: dict[str, Any] = {}
+        if block is not None:
+            changes["block"] = min(block, group.seeds)
+        epochs, counts, sizes = group.spectrum_epochs, group.num_steps, group.spectrum_images
+        if last_only and epochs:
+            largest = None if None in sizes else max(size for size in sizes if size is not None)
+            epochs, counts, sizes = epochs[-1:], counts[-1:], (largest,)
+        if steps is not None:
+            counts = tuple(min(steps, count) for count in counts)
+        return dataclasses.replace(
+            group, **changes, spectrum_epochs=epochs, num_steps=counts, spectrum_images=sizes
+        )
+
+    accuracy, fractions = less(scale.accuracy), less(scale.fractions)
+    said = list(scale.deviations)
+    if last_only and scale.fractions.spectrum_epochs:
+        said.append("spectra at the last epoch only, over the most images")
+    if fractions.num_steps != scale.fractions.num_steps[-len(fractions.num_steps) :]:
+        said.append(f"{max(fractions.num_steps)} Lanczos steps at most")
+    return dataclasses.replace(
+        scale, accuracy=accuracy, fractions=fractions, deviations=tuple(said)
+    )
 
 
 def training_split(dataset: str, num_images: int | None) -> str:

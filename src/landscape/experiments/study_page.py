@@ -402,8 +402,8 @@ def _penalised_table(results: xr.Dataset) -> Table:
 
 def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
     """One row of the table of fractions, from its N on."""
-    images, norm = int(part["images"]), f"{np.mean(part['norm'].values):.3g}"
-    floor = f"{np.max(part['noise_floor'].values):.0e}"
+    images, norm = int(part["images"]), f"{np.nanmean(part['norm'].values):.3g}"
+    floor = f"{np.nanmax(part['noise_floor'].values):.0e}"
     if not np.isfinite(part["degenerate"].values).any():
         return (f"{images:,}", "below the noise floor", *["—"] * 6, norm, floor)
     cells = [
@@ -414,7 +414,8 @@ def _fraction_cells(part: xr.Dataset) -> tuple[str, ...]:
         )
     ]  # fmt: skip
     fits = part["mixture_fits"].values
-    return (f"{images:,}", *cells, f"{int(np.nansum(fits))} of {fits.size}", norm, floor)
+    taken = int(np.isfinite(part["norm"].values).sum())
+    return (f"{images:,}", *cells, f"{int(np.nansum(fits))} of {taken}", norm, floor)
 
 
 def _estimate_cells(part: xr.Dataset, kind: str) -> tuple[str, str]:

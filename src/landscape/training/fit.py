@@ -51,14 +51,15 @@ class Snapshot:
     params, state
         The network's variables; copies that stay valid.
     loss, accuracy
-        Over the whole training set: nats per example, and a fraction.
+        Over the whole training set: nats per example, and a fraction; arrays (S,) if a callback is
+        given S networks together.
     """
 
     epoch: int
     params: Any
     state: Any
-    loss: float
-    accuracy: float
+    loss: Any
+    accuracy: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Callback:
         When it is called; 0 is the initial network.
     function
         ``Snapshot -> {quantity: array}``; shapes must not change over epochs.
+    together
+        Whether it is given all networks of a block at once: then every array of the snapshot has a
+        leading axis, also with ``fit``, where it is 1; and so must every array that is returned.
 
     Examples
     --------
@@ -89,6 +93,7 @@ class Callback:
     name: str
     epochs: Sequence[int]
     function: Callable[[Snapshot], Mapping[str, Any]]
+    together: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +245,8 @@ def fit_many(
     Parameters
     ----------
     model, dataset, config, optimizer, penalty, callbacks, checkpoint_dir, should_stop, progress
-        As for ``fit``. A callback is called for each network in turn.
+        As for ``fit``. A callback is called for each network in turn, unless it wants them
+        together.
     keys
         JAX random keys, shape (S,).
     block_size
@@ -405,10 +411,28 @@ class _History:
             )
             return {name: np.asarray(v) for name, v in callback.function(snapshot).items()}
 
+        if callback.together:
+            return self._together(callback, epoch, params, state, metrics)
         if not self._vectorized:
             return dict(one(None))
         results = [one(index) for index in range(metrics["loss"].shape[0])]
         return {name: np.stack([result[name] for result in results]) for name in results[0]}
+
+    def _together(
+        self, callback: Callback, epoch: int, params: Any, state: Any, metrics: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        if not self._vectorized:
+            params, state, metrics = jax.tree.map(lambda x: x[None], (params, state, metrics))
+        count = len(metrics["loss"])
+        found = callback.function(Snapshot(epoch, params, state, **metrics))
+        found = {name: np.asarray(value) for name, value in found.items()}
+        for name, value in found.items():
+            if value.shape[:1] != (count,):
+                raise InputError(
+                    f"callback {callback.name!r} is given {count} networks together and must "
+                    f"return as many rows; {name!r} has shape {value.shape}"
+                )
+        return found if self._vectorized else {name: value[0] for name, value in found.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {name: np.stack(rows) for name, rows in self._rows.items()}

@@ -36,6 +36,10 @@ class Watch:
     """
 
     def __init__(self, callback: Callback) -> None:
+        if callback.together:
+            raise InputError(
+                f"callback {callback.name!r} wants networks together; a Watch sees one at a time"
+            )
         self.callback = callback
         self.numbers: list[int] = []
         self._found: list[dict[str, np.ndarray]] = []
