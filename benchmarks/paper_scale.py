@@ -3,9 +3,8 @@
 Every kind of network of every experiment, as ``landscape reproduce … --scale paper`` makes it, is
 trained for one epoch on all 50,000 images of CIFAR-100, and takes two steps of its spectrum over
 all of them, of which the second is timed. From these come the hours of a whole experiment on this
-machine. Beside them an estimate for an accelerator of 67 TFLOP/s (float32 without tensor cores, of
-NVIDIA's data sheet of the H100 SXM): the same share of its rate of matrix products as is reached
-here. That is an assumption, not a measurement.
+machine. ``paper_rates.py`` measures the two rates on an accelerator, from which the page of
+benchmarks estimates the hours there.
 
     LANDSCAPE_DATA=~/data python benchmarks/paper_scale.py --out paper_scale.json
 """
@@ -22,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from harness import machine, seconds, write
+from harness import machine, write
 
 from landscape.curvature import hessian
 from landscape.data import Dataset
@@ -42,19 +40,8 @@ from landscape.experiments.study import Study
 from landscape.spectra import lanczos_run
 from landscape.training import softmax_cross_entropy
 
-# Multiplications and additions a second: NVIDIA H100 Tensor Core GPU data sheet, SXM, FP32.
-ACCELERATOR = 67e12
-
 # Products with a Hessian that its noise floor takes, besides those of its steps.
 _FLOOR = 20
-
-
-def machines_rate(size: int = 2_048) -> float:
-    """Operations a second of a product of float32 matrices."""
-    a = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda a: a @ a)
-    _, times = seconds(lambda: product(a), 5)
-    return 2.0 * size**3 / float(np.median(times))
 
 
 def one_epoch(family: Family) -> tuple[float, Any]:
@@ -147,10 +134,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", choices=[*studies, []], help="default all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rate = machines_rate()
-    record: dict[str, Any] = {
-        "environment": machine(), "rate": rate, "accelerator_rate": ACCELERATOR, "rows": [],
-    }  # fmt: skip
+    record: dict[str, Any] = {"environment": machine(), "rows": []}
     known: dict[str, dict[str, Any]] = {}
     cached: dict[Any, Dataset] = {}
     for name in options.experiments or studies:
@@ -160,13 +144,8 @@ def main() -> None:
             sys.exit(str(error))
         total = sum(row[f"{part}_seconds"] for part in ("training", "search", "spectra"))
         row["hours"] = total / 3600
-        row["accelerator_hours"] = row["hours"] * rate / ACCELERATOR
         record["rows"].append(row)
-        print(
-            f"{name:6s} {row['networks']:4d} networks: {row['hours']:.0f} h here, about "
-            f"{row['accelerator_hours']:.1f} h at {ACCELERATOR / 1e12:.0f} TFLOP/s",
-            flush=True,
-        )
+        print(f"{name:6s} {row['networks']:4d} networks: {row['hours']:.0f} h", flush=True)
         write(options.out, record)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from answers_page import certify, resolve, schemes
-from costs_page import jobs, paper_scale, survival
+from costs_page import blocks, jobs, paper_rates, paper_scale, survival
 from peers_page import again, peers
 from tables import OURS, ratio, save, table, time_in_words, times
 
@@ -29,6 +29,7 @@ def about(record: dict[str, Any], path: Path) -> str:
     """The machine, in a line."""
     where = record["environment"]
     parts = [
+        *(name for name in where["devices"] if "cpu" not in name.lower()),
         where.get("processor") or ", ".join(where["devices"]),
         f"{where['cores']} cores",
         f"jax {where['jax']}",
@@ -334,8 +335,10 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "resolve": ("Certified answers", resolve),
     "schemes": ("Schemes", schemes),
     "jobs": ("Batch jobs", jobs),
+    "blocks": ("Many checkpoints in one program", blocks),
     "kill_spectra": ("Batch jobs that are killed, shared and broken", survival),
     "paper_scale": ("The experiments at the paper's scale", paper_scale),
+    "paper_rates": ("Rates on the paper's networks", paper_rates),
     "certify": ("Correctness", certify),
     "peers": ("Side by side with others", peers),
 }

@@ -59,6 +59,7 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     "schemes": ("which scheme reaches a width first (CIFAR)", None, []),
     "stacking": ("layers in one stack or one by one", None, []),
     "families": ("many small networks side by side", None, []),
+    "paper_rates": ("an accelerator's rates on the paper's networks", None, []),
     "paper_scale": ("what the experiments cost at the paper's scale (CIFAR)", None, []),
     "jobs": (
         "what a batch job takes beside its steps",
