@@ -6,6 +6,7 @@ from landscape.experiments.claims import Claim, decide
 from landscape.experiments.collect import EPSILONS, FRACTIONS, RELATIVE
 from landscape.experiments.fig3 import STUDY, claims
 from landscape.experiments.networks import MEASURES
+from landscape.experiments.pictures import fraction_curves
 from landscape.experiments.scales import make_scale
 from landscape.experiments.study_page import counted, failures, make_page
 from landscape.experiments.variants import STANDARD
@@ -200,3 +201,19 @@ def test_the_protocol_and_its_deviations_are_stated(two_groups):
         assert deviation in footer
     for words in ("landscape 9.9", "2 cores", "1.5 minutes", "ICLR 2018", "Holm"):
         assert words in footer
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_curves_of_which_nothing_is_resolved_are_left_out(known):
+    axes = ("architecture", "seed", "spectrum_epoch", "images")
+    eps, relative = np.logspace(-6, 2, 9), np.logspace(-8, 0, 9)
+    lower = 1.0 if known else 0.0
+    data = {"noise_floor": (axes, np.full((1, 2, 1, 1), 1e-5))}
+    for name, grid in (("curve", "eps"), ("relative_curve", "relative")):
+        for end, value in (("", 1.0), ("_lower", lower), ("_upper", 1.0)):
+            data[name + end] = ((*axes, grid), np.full((1, 2, 1, 1, 9), value))
+    for end, value in (("", 1.0), ("_lower", lower), ("_upper", 1.0)):
+        data["degenerate" + end] = (axes, np.full((1, 2, 1, 1), value))
+    coords = {"architecture": ["plain"], "seed": [0, 1], "spectrum_epoch": [1], "images": [9]}
+    whole = xr.Dataset(data, coords={**coords, "eps": eps, "relative": relative})
+    assert len(fraction_curves(whole)) == known

@@ -119,7 +119,7 @@ def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
         overview(sides(accuracy), sides(fractions)),
         distances(sides(accuracy)),
         _one_by_one(accuracy, fractions),
-        fraction_curves(sides(fractions)),
+        *fraction_curves(sides(fractions)),
     ]
 
 
@@ -148,6 +148,9 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
         # Of small numbers labels are long.
         ax.xaxis.get_major_locator().set_params(nbins=5)
         ax.set_xlabel(label)
+        if not np.isfinite(values).any():
+            ax.set_xticks([])
+            ax.text(0.5, 0.5, "not resolved", transform=ax.transAxes, ha="center", color="0.4")
     for ax in grid[:, 0]:
         ax.set_ylabel("training accuracy, mean (%)")
     one_legend(figure, panels[0])

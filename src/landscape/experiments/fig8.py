@@ -54,7 +54,7 @@ def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
     return [
         overview(accuracy, fractions),
         distances(accuracy),
-        fraction_curves(fractions),
+        *fraction_curves(fractions),
         densities(fractions),
     ]
 

@@ -41,7 +41,7 @@ def standard(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
     """Through training, f(ε), densities, distances: of studies that compare architectures."""
     return [
         overview(accuracy, fractions),
-        fraction_curves(fractions),
+        *fraction_curves(fractions),
         densities(fractions),
         distances(accuracy),
     ]
@@ -76,8 +76,8 @@ def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
     )
 
 
-def fraction_curves(fractions: xr.Dataset) -> Drawn:
-    """f(ε) at the last epoch."""
+def fraction_curves(fractions: xr.Dataset) -> list[Drawn]:
+    """f(ε) at the last epoch; no picture where no line would be drawn."""
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
@@ -85,14 +85,16 @@ def fraction_curves(fractions: xr.Dataset) -> Drawn:
     absolute = resolved(last, "curve", _LINE), last["curve_lower"], last["curve_upper"]
     plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
     _mark_judged(last, left)
-    left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
     bounds = last["relative_curve_lower"], last["relative_curve_upper"]
     arrays = resolved(last, "relative_curve", _LINE), *bounds
     plot_fraction_curve(*(array.rename(relative="eps") for array in arrays), ax=right)
+    if not any(np.isfinite(line.get_ydata()).any() for ax in (left, right) for line in ax.lines):
+        return []
+    left.axvline(EPS, color="0.3", linestyle=":", linewidth=1)
     right.set_xlabel("ε / ‖H‖")
     right.set_ylabel("eigenvalues with |λ| ≤ ε  (%)")
     one_legend(figure, left)
-    return Drawn(
+    drawn = Drawn(
         "fraction-curves",
         "How many eigenvalues lie within ε of zero, at the last epoch",
         "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with architecture "
@@ -102,6 +104,7 @@ def fraction_curves(fractions: xr.Dataset) -> Drawn:
         "the noise floor of the arithmetic.",
         figure,
     )
+    return [drawn]
 
 
 def _mark_judged(last: xr.Dataset, ax: Any) -> None:
