@@ -292,3 +292,15 @@ def test_the_interval_of_one_seed_or_none_is_unknown():
 def test_the_interval_of_equal_values_is_empty():
     mean, half = mean_interval(np.full(4, 0.5), 0)
     assert (float(mean), float(half)) == (0.5, 0.0)
+
+
+def test_seeds_without_any_bounds_are_left_aside():
+    eps = np.logspace(-3, 0, 4)
+    coords = {"architecture": ["best"], "seed": [0, 1], "eps": eps}
+    values = np.stack([[0.2, 0.4, 0.6, 0.8], np.full(4, np.nan)])[None]
+    lower, upper = (
+        xr.DataArray(values + shift, coords=coords, dims=tuple(coords)) for shift in (-0.1, 0.1)
+    )
+    estimate = xr.DataArray(values, coords=coords, dims=tuple(coords)).where(lower > 0.2)
+    ax = plot_fraction_curve(estimate, lower, upper)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [np.nan, 40, 60, 80])

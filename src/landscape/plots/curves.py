@@ -117,7 +117,8 @@ def plot_fraction_curve(
         From ``fraction_curve``; or with dimensions architecture, seed, eps: fractions of 1, NaN
         where they are not resolved.
     lower, upper
-        Of the latter, certified bounds, same dimensions; NaN where nothing is known.
+        Of the latter, certified bounds, same dimensions; NaN where nothing is known. Seeds that
+        have none at all are left aside.
     ax
         Matplotlib axes; new ones by default.
     noise_floor
@@ -139,9 +140,13 @@ def plot_fraction_curve(
     epsilons = estimate["eps"].values
     for index, name in enumerate(str(name) for name in estimate["architecture"].values):
         style = look(name, index + before)
-        middle, low, high = (
-            100 * array.isel(architecture=index).transpose("seed", "eps").values.mean(0)
+        rows = [
+            100 * array.isel(architecture=index).transpose("seed", "eps").values
             for array in (estimate, lower, upper)
+        ]
+        there = np.isfinite(rows[1]).any(1)
+        middle, low, high = (
+            row[there].mean(0) if there.any() else np.full(len(epsilons), np.nan) for row in rows
         )
         ax.plot(epsilons, middle, color=style.color, linestyle=style.linestyle, label=name)
         ax.fill_between(epsilons, low, high, color=style.color, alpha=0.2, linewidth=0)
