@@ -420,11 +420,16 @@ def test_a_run_is_not_continued_under_another_request(finished, nothing_computes
         ),
         (Request("fig3", scale="smoke", seed=2**32), InputError, "--seed must be from 0 to"),
         (Request("fig3", scale="smoke", steps=0), InputError, "--steps must be at least 1; got 0"),
-        (Request("fig2", scale="smoke", last_only=True), InputError, "--last-only changes nothing"),
+        (
+            Request("fig2", scale="smoke", last_only=True),
+            InputError,
+            "--last-only changes nothing in fig2",
+        ),
+        (Request("fig9", scale="smoke", steps=5), InputError, "fig9, which takes no spectra"),
         (
             Request("validation", scale="smoke", block=2, steps=5),
             InputError,
-            "--block and --steps change nothing there; leave them out",
+            "--block and --steps change nothing in validation, .*; leave them out",
         ),
     ],
 )
@@ -483,3 +488,17 @@ def test_a_request_is_recorded_as_before_unless_it_changes_the_scale():
     changed = Request("fig4", steps=5, last_only=True)
     assert Request(**json.loads(json.dumps(changed.to_json()))) == changed
     assert "block" not in changed.to_json()
+
+
+def test_of_all_experiments_each_is_told_what_concerns_it():
+    asked = {"block": 3, "steps": 5, "last_only": True}
+    assert Request("fig3", **asked).where_it_matters() == Request("fig3", **asked)
+    assert Request("fig9", **asked).where_it_matters() == Request("fig9", block=3)
+    assert Request("fig2", **asked).where_it_matters() == Request("fig2")
+
+
+def test_time_is_that_of_the_units_whenever_they_were_done(finished):
+    before = json.loads((finished / "timing.json").read_text())
+    assert before["seconds_of_units"] > 1
+    run(finished, resume=True)
+    assert json.loads((finished / "timing.json").read_text()) == before

@@ -325,7 +325,13 @@ def expect_study(name, folder, page):
     assert (np.abs(results["correlation"]) <= 1).all()
     assert (results["incoming_norm"] > 0).all()
     if study.spectra:
-        assert (results["degenerate_lower"] <= results["degenerate_upper"]).all()
+        for kind in ("degenerate", "negative"):
+            low, estimate, high = (results[f"{kind}{end}"] for end in ("_lower", "", "_upper"))
+            assert ((low <= estimate + 1e-6) & (estimate <= high + 1e-6)).all()
+            assert ((low >= 0) & (high <= 1)).all()
+        assert (results["norm"] > 0).all()
+        assert (np.diff(results["curve"].values, axis=-1) >= -1e-6).all()
+    assert np.isfinite(results["loss"]).all()
     assert ("degenerate" in results) == study.spectra
     assert ("matched_degenerate" in results) == study.matched
     claims = json.loads((folder / "claims.json").read_text())

@@ -42,7 +42,8 @@ class Reproduce:
     steps: int | None = None
     """Lanczos steps of a spectrum at most. Default: the scale's."""
     last_only: bool = False
-    """Take spectra at the last epoch only, over the most images."""
+    """Take spectra at the last epoch only (and at matched training loss, where an experiment
+    compares there), over the most images."""
     out: Path | None = None
     """Run folder. Default: runs/EXPERIMENT-DATASET-SCALE. Of all: a folder for their folders."""
     workers: int | None = None
@@ -62,11 +63,14 @@ class Reproduce:
         names = tuple(EXPERIMENTS) if self.experiment == "all" else (self.experiment,)
         dataset = self.dataset or standard_dataset(self.scale)
         requests = [
-            Request(
-                name, dataset, self.scale, self.seeds, self.seed, self.block, self.steps,
-                self.last_only,
+            request if self.experiment != "all" else request.where_it_matters()
+            for request in (
+                Request(
+                    name, dataset, self.scale, self.seeds, self.seed, self.block, self.steps,
+                    self.last_only,
+                )
+                for name in names
             )
-            for name in names
         ]  # fmt: skip
         for request in requests:
             expect_request(request)

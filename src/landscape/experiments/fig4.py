@@ -46,8 +46,10 @@ MOST = 10
 
 def at_chance(results: xr.Dataset) -> np.ndarray:
     """(S,) whether each network's mean accuracy is no better than the commonest class."""
+    # Results of earlier versions lack it.
+    chance = results.attrs.get("commonest_class", 1 / results.attrs["num_classes"])
     # Accuracies are float32.
-    return through_training(results).values[0] <= results.attrs["commonest_class"] + 1e-6
+    return through_training(results).values[0] <= chance + 1e-6
 
 
 def extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -191,7 +191,14 @@ class TrainBlock:
     networks: tuple[int, ...]
 
     def __call__(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
-        """Train, measure, and keep the networks at the epochs that spectra are taken at."""
+        """Train, measure, and keep the networks at the epochs that spectra are taken at.
+
+        In float32 everywhere: accelerators would take TF32 or bfloat16 otherwise.
+        """
+        with jax.default_matmul_precision("highest"):
+            return self._trained(checkpoints, should_stop)
+
+    def _trained(self, checkpoints: Path, should_stop: Callable[[], bool]) -> xr.Dataset:
         family, group = self.family, self.family.group
         callbacks = [Callback("measures", group.measure_epochs, family.measure, together=True)]
         if group.spectrum_epochs:

@@ -26,7 +26,7 @@ from landscape.plots.style import tidy
 WIDTH = 10
 
 # Certified bounds of f(ε) up to so far apart have a line between them.
-_LINE = 0.2
+LINE = 0.2
 
 # What each of the measures is the distance from, or the nearness to.
 MEASURE_LABELS = {
@@ -82,11 +82,11 @@ def fraction_curves(fractions: xr.Dataset) -> list[Drawn]:
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
     floor = float(last["noise_floor"].max())
-    absolute = resolved(last, "curve", _LINE), last["curve_lower"], last["curve_upper"]
+    absolute = resolved(last, "curve", LINE), last["curve_lower"], last["curve_upper"]
     plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
     _mark_judged(last, left)
     bounds = last["relative_curve_lower"], last["relative_curve_upper"]
-    arrays = resolved(last, "relative_curve", _LINE), *bounds
+    arrays = resolved(last, "relative_curve", LINE), *bounds
     plot_fraction_curve(*(array.rename(relative="eps") for array in arrays), ax=right)
     if not any(np.isfinite(line.get_ydata()).any() for ax in (left, right) for line in ax.lines):
         return []
@@ -99,7 +99,7 @@ def fraction_curves(fractions: xr.Dataset) -> list[Drawn]:
         "How many eigenvalues lie within ε of zero, at the last epoch",
         "Left: ε absolute. Right: ε relative to the Hessian's norm, which moves with architecture "
         "and loss. Lines: mean over seeds; bands: certified bounds, means over seeds; where these "
-        f"are more than {100 * _LINE:.0f} points apart no line is drawn. The dotted line is "
+        f"are more than {100 * LINE:.0f} points apart no line is drawn. The dotted line is "
         "ε = 10⁻³; beside it the shares of the table, with their tighter intervals. Shaded: below "
         "the noise floor of the arithmetic.",
         figure,
@@ -166,7 +166,7 @@ def against_images(results: xr.Dataset, *, judged: bool) -> Drawn:
     for ax, size in zip(curves, sizes, strict=True):
         part = last.sel(images=size)
         plot_fraction_curve(
-            resolved(part, "curve", _LINE), part["curve_lower"], part["curve_upper"],
+            resolved(part, "curve", LINE), part["curve_lower"], part["curve_upper"],
             ax=ax, noise_floor=float(part["noise_floor"].max()),
         )  # fmt: skip
         ax.set_title(f"N = {size:,}")

@@ -57,6 +57,7 @@ from landscape.runs import (
     worker_pool,
     write_atomically,
 )
+from landscape.runs.events import read_events
 
 _STUDIES = (fig3, fig4, fig5, fig6, fig7, fig8, fig9, fig10)
 EXPERIMENTS: dict[str, Study | Inquiry] = {
@@ -97,6 +98,20 @@ class Request:
         """For the run folder's configuration; changes of the scale only if there are any."""
         whole = dataclasses.asdict(self)
         return {name: value for name, value in whole.items() if name not in _CHANGES or value}
+
+    @property
+    def useless(self) -> list[str]:
+        """Changes of the scale that change nothing in this experiment."""
+        study = EXPERIMENTS[self.experiment]
+        trains = isinstance(study, Study)
+        spectra = isinstance(study, Study) and study.spectra
+        matters = {"block": trains, "steps": spectra, "last_only": spectra}
+        return [name for name, value in self.changes.items() if value and not matters[name]]
+
+    def where_it_matters(self) -> Request:
+        """The same without the changes that change nothing."""
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: defaults[name] for name in self.useless})
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -145,7 +160,6 @@ def reproduce(
         "data": {name: data.digest for name, data in datasets.items()},
     }
     folder = open_run_folder(out, config, resume=resume)
-    start = time.perf_counter()
     results = {}
     with stop_on_signals() as stop, worker_pool(processes) as pool:
         for group in scale.groups:
@@ -159,8 +173,7 @@ def reproduce(
             results[group.name] = _run_group(folder, families, pool, stop, console)
     for name, dataset in results.items():
         folder.write_dataset(f"results-{name}.nc", dataset)
-    seconds = time.perf_counter() - start
-    _note_timing(folder, seconds)
+    _note_timing(folder)
     return write_report(folder, console)
 
 
@@ -170,7 +183,6 @@ def _inquire(
     settings = inquiry.settings(request.scale, request.dataset, request.seeds)
     config = {"request": request.to_json(), "settings": settings}
     folder = open_run_folder(out, config, resume=resume)
-    start = time.perf_counter()
     with stop_on_signals() as stop, worker_pool(processes) as pool:
 
         def run(units: Sequence[Unit], title: str) -> list[xr.Dataset]:
@@ -178,8 +190,7 @@ def _inquire(
 
         results = inquiry.compute(settings, request.dataset, request.seed, run)
     folder.write_dataset("results.nc", results)
-    seconds = time.perf_counter() - start
-    _note_timing(folder, seconds)
+    _note_timing(folder)
     return write_report(folder, console)
 
 
@@ -276,14 +287,16 @@ def expect_request(request: Request) -> None:
     if request.seeds is not None and request.seeds < 1:
         raise InputError(f"--seeds must be at least 1; got {request.seeds}")
     study = EXPERIMENTS[request.experiment]
+    useless = request.useless
+    if useless:
+        given = [f"--{name.replace('_', '-')}" for name in useless]
+        one = len(given) == 1
+        raise InputError(
+            f"{' and '.join(given)} change{'s' * one} nothing in {study.name}, which "
+            f"{'takes no spectra' if isinstance(study, Study) else 'has settings of its own'}; "
+            f"leave {'it' if one else 'them'} out"
+        )
     if isinstance(study, Inquiry):
-        given = [f"--{name.replace('_', '-')}" for name, value in request.changes.items() if value]
-        if given:
-            raise InputError(
-                f"{study.name} trains no families of networks: {' and '.join(given)} "
-                f"change{'s' if len(given) == 1 else ''} nothing there; leave "
-                f"{'it' if len(given) == 1 else 'them'} out"
-            )
         study.settings(request.scale, request.dataset, request.seeds)
         if study.about is not None:
             load(request.dataset)
@@ -410,17 +423,21 @@ def _unfinished(folder: RunFolder) -> InputError:
     )
 
 
-def _note_timing(folder: RunFolder, seconds: float) -> None:
-    finished = time.strftime("%Y-%m-%d")
-    record = {"seconds_of_last_start": round(seconds, 1), "finished": finished}
+def _note_timing(folder: RunFolder) -> None:
+    """What the units took, whenever that was, and the day on which the last one was done."""
+    done = [e for e in read_events(folder.path / "events") if e["event"] == "finished"]
+    took = {event["stem"]: float(event["seconds"]) for event in done}
+    last = max((event["time"] for event in done), default=time.time())
+    finished = time.strftime("%Y-%m-%d", time.gmtime(last))
+    record = {"seconds_of_units": round(sum(took.values()), 1), "finished": finished}
     folder.write_json("timing.json", record)
 
 
 def _read_seconds(folder: RunFolder) -> float | None:
-    """Duration of the last start; None if it is not known."""
+    """What all units took; None if it is not known."""
     try:
         record = json.loads((folder.path / "timing.json").read_text())
-        return float(record["seconds_of_last_start"])
+        return float(record["seconds_of_units"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

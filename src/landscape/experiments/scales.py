@@ -207,7 +207,8 @@ def with_less(
     steps
         Lanczos steps of a spectrum at most.
     last_only
-        Whether spectra are taken at the last epoch only, over the most images.
+        Whether spectra are taken at the last epoch only, over the most images; where the study asks
+        for it at matched training loss too.
 
     Raises
     ------
@@ -235,7 +236,8 @@ def with_less(
     accuracy, fractions = less(scale.accuracy), less(scale.fractions)
     said = list(scale.deviations)
     if last_only and scale.fractions.spectrum_epochs:
-        said.append("spectra at the last epoch only, over the most images")
+        besides = " and at matched training loss" if scale.fractions.kept_epochs else ""
+        said.append(f"spectra at the last epoch{besides} only, over the most images")
     if fractions.num_steps != scale.fractions.num_steps[-len(fractions.num_steps) :]:
         said.append(f"{max(fractions.num_steps)} Lanczos steps at most")
     return dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from landscape.experiments.claims import MIN_PAIRS, Verdict
 from landscape.experiments.collect import ENOUGH_DATA, EPS, WIDEST, data_ratio, resolved
 from landscape.experiments.inquiry import Inquiry
 from landscape.experiments.networks import MEASURED
-from landscape.experiments.pictures import against_images
+from landscape.experiments.pictures import LINE, against_images
 from landscape.experiments.scales import Group, Scale
 from landscape.experiments.study import Drawn, Study
 from landscape.plots import mean_interval
@@ -140,8 +141,8 @@ def _made(environments: Sequence[Mapping[str, Any]], seconds: float | None) -> s
         + f"; {environment.get('cores')} cores; on {_devices(environment.get('devices', ()))}"
         for environment in environments
     )
-    duration = f"; {seconds / 60:.1f} minutes" if seconds is not None else ""
-    return f"Made with {made}{duration}."
+    took = "" if seconds is None else f"; units of work took {seconds / 60:.1f} minutes in all"
+    return f"Made with {made}{took}."
 
 
 def _devices(names: Sequence[str]) -> str:
@@ -163,6 +164,7 @@ def _lead(
     return [
         ask,
         *failures(verdicts),
+        *_relative_orders(fractions, verdicts),
         f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
         f"C = {fractions.attrs['num_classes']} classes, for networks of "
         f"P = {fractions.attrs['num_parameters']:,} parameters: N(C−1)/P = {ratio:.2f}, {enough} "
@@ -268,6 +270,38 @@ def _failure(verdict: Verdict) -> str:
     if not np.any(claim.smaller):
         why = f"beyond {claim.margin:g}" if claim.margin else "on the other side of 0"
     return f"“{claim.name}” fails: {told}, {why}."
+
+
+def _relative_orders(fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list[str]:
+    """Where an order of shares at ε is certainly the other way round at ε/‖H‖: a sentence each."""
+    last = fractions.isel(spectrum_epoch=-1, images=-1)
+    whole = resolved(last, "relative_curve", LINE)
+    told = []
+    for verdict in verdicts:
+        named = re.fullmatch(r"degenerate: (.+) > (.+), at the last epoch", verdict.claim.name)
+        if named is None or not verdict.effect > 0:
+            continue
+        more, less = (
+            [
+                array.sel(architecture=name).transpose("seed", ...).values.mean(0)
+                for array in (whole, last["relative_curve_lower"], last["relative_curve_upper"])
+            ]
+            for name in named.groups()
+        )
+        beyond = np.nan_to_num(less[1] - more[2], nan=-1.0)
+        beyond[~np.isfinite(more[0] + less[0])] = -1.0
+        at = int(np.argmax(beyond))
+        if beyond[at] > 0:
+            (a, a_low, a_high), (b, b_low, b_high) = (
+                [100 * value[at] for value in side] for side in (more, less)
+            )
+            told.append(
+                f"“{verdict.claim.name}” is about ε = {EPS:g}, and norms differ: relative to them "
+                f"the order is the other way round. At ε = {float(last['relative'][at]):.0e} ‖H‖ "
+                f"{named[1]} networks have {a:.1f} % (certified [{a_low:.1f}, {a_high:.1f}]), "
+                f"{named[2]} ones {b:.1f} % ([{b_low:.1f}, {b_high:.1f}])."
+            )
+    return told
 
 
 def _how_to_read(verdicts: Sequence[Verdict]) -> list[str]:

@@ -425,6 +425,11 @@ class _History:
             params, state, metrics = jax.tree.map(lambda x: x[None], (params, state, metrics))
         count = len(metrics["loss"])
         found = callback.function(Snapshot(epoch, params, state, **metrics))
+        if not isinstance(found, Mapping):
+            raise InputError(
+                f"callback {callback.name!r} must return a mapping of names to arrays; got a "
+                f"{type(found).__name__}"
+            )
         found = {name: np.asarray(value) for name, value in found.items()}
         for name, value in found.items():
             if value.shape[:1] != (count,):
