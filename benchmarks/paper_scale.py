@@ -1,8 +1,9 @@
 """What the experiments cost at the paper's scale: one epoch and one Lanczos step of each network.
 
 Every kind of network of every experiment, as ``landscape reproduce … --scale paper`` makes it, is
-trained for one epoch on all 50,000 images of CIFAR-100, and takes two steps of its spectrum over
-all of them, of which the second is timed. From these come the hours of a whole experiment on this
+trained for two epochs on all 50,000 images of CIFAR-100, and takes two steps of its spectrum over
+all of them; the second of each is timed. ``fig2`` and ``validation`` are the same at every scale,
+and take minutes. From these come the hours of a whole experiment on this
 machine. ``paper_rates.py`` measures the two rates on an accelerator, from which the page of
 benchmarks estimates the hours there.
 
@@ -31,6 +32,7 @@ from landscape.experiments.networks import (
     Family,
     TrainBlock,
     calibrated,
+    penalized_places,
     prepare,
     spectrum_places,
 )
@@ -45,18 +47,21 @@ _FLOOR = 20
 
 
 def one_epoch(family: Family) -> tuple[float, Any]:
-    """Seconds of an epoch, with what is measured after it, its compilation apart; the network."""
+    """Seconds of an epoch with its evaluation, the second of two; the network after it."""
     short = dataclasses.replace(
-        family.group, epochs=1, seeds=1, block=1, spectrum_epochs=(1,), kept_epochs=(),
-        measure_epochs=(0, 1),
+        family.group, epochs=2, seeds=1, block=1, spectrum_epochs=(2,), kept_epochs=(),
+        measure_epochs=(0, 2),
     )  # fmt: skip
     work = TrainBlock(dataclasses.replace(family, group=short), (0,))
-    for _ in range(2):
-        with tempfile.TemporaryDirectory() as place:
-            begun = time.perf_counter()
-            trained = work(Path(place), lambda: False)
-            taken = time.perf_counter() - begun
-    return taken, trained.isel(seed=0, snapshot_epoch=-1)
+    ends: list[float] = []
+
+    def after_each() -> bool:
+        ends.append(time.perf_counter())
+        return False
+
+    with tempfile.TemporaryDirectory() as place:
+        trained = work(Path(place), after_each)
+    return ends[1] - ends[0], trained.isel(seed=0, snapshot_epoch=-1)
 
 
 def one_step(family: Family, trained: Any) -> dict[str, float]:
@@ -79,7 +84,8 @@ def one_step(family: Family, trained: Any) -> dict[str, float]:
 
 def images_of_spectra(family: Family, *, matched: bool) -> float:
     """Images times products of all spectra of a kind of networks."""
-    group, places = family.group, spectrum_places(family)
+    group = family.group
+    places = [*spectrum_places(family), *penalized_places(family)]
     steps = dict(zip(group.spectrum_epochs, group.num_steps, strict=True))
     total = sum(place.images * (steps[place.epoch] + _FLOOR) for place in places)
     if matched:
@@ -122,7 +128,8 @@ def experiment(
         searching = each * search.CANDIDATES["paper"]
     return {
         "experiment": study.name, "depth": group.depth, "networks": group.seeds * len(kinds),
-        "epochs": group.epochs, "kinds": kinds, "training_seconds": training,
+        "epochs": group.epochs, "blocks": sum(-(-group.seeds // group.block) for _ in kinds),
+        "kinds": kinds, "training_seconds": training,
         "search_seconds": searching, "spectra_seconds": spectra,
     }  # fmt: skip
 
