@@ -91,9 +91,9 @@ def paper_scale(record: dict[str, Any], _: Path) -> list[str]:
             f"{training['networks']} trained side by side {1e3 * each:.1f} ms an epoch with its "
             f"evaluation ({gains[name][0]:,.0f} times as fast as here) and {1e3 * step:.1f} ms a "
             f"step ({gains[name][1]:,.0f} times), and every other kind is taken to gain as much. "
-            "Fewer networks side by side gain less, but take no longer than a hundred: the hours lie "
-            "between those if every network gained as much and those if every block of networks "
-            "took as long as a hundred."
+            "Fewer networks side by side gain less, but take no longer than a hundred: the hours "
+            "lie between those if every network gained as much and those if every block of "
+            "networks took as long as a hundred."
         )
 
     def there(row: dict[str, Any], gain: tuple[float, float], most: int) -> str:

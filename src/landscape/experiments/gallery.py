@@ -24,7 +24,8 @@ from landscape.runs import read_run_folder, write_atomically
 _HEAD = """# Results
 
 Made from run folders by `landscape results`; nothing here is typed by hand. What the experiments
-are, how claims are decided, what differs from the paper: [experiments](experiments.md)."""
+are, how claims are decided, what differs from the paper, and what was done by hand to a run:
+[experiments](experiments.md)."""
 _MARK = "<!-- run: {} -->"
 
 
