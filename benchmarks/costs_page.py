@@ -66,7 +66,14 @@ _MEASURED = (30, "plain")
 
 def paper_scale(record: dict[str, Any], _: Path) -> list[str]:
     """Hours of the experiments at the paper's scale, and on accelerators whose rates are known."""
-    kinds = {(row["depth"], kind["kind"]): kind for row in record["rows"] for kind in row["kinds"]}
+    # Where spectra are taken too last, so that these stay.
+    kinds = {
+        (depth, kind["kind"]): kind
+        for depth, kind in sorted(
+            ((row["depth"], kind) for row in record["rows"] for kind in row["kinds"]),
+            key=lambda one: "step_seconds" in one[1],
+        )
+    }
     rates = (
         {
             path.parent.name: json.loads(path.read_text())

@@ -8,7 +8,7 @@ from landscape.experiments.fig3 import STUDY, claims
 from landscape.experiments.networks import MEASURES
 from landscape.experiments.pictures import fraction_curves
 from landscape.experiments.scales import make_scale
-from landscape.experiments.study_page import counted, failures, make_page
+from landscape.experiments.study_page import counted, failures, make_page, relative_orders
 from landscape.experiments.variants import STANDARD
 from landscape.report import Picture, Table
 
@@ -217,3 +217,24 @@ def test_curves_of_which_nothing_is_resolved_are_left_out(known):
     coords = {"architecture": ["plain"], "seed": [0, 1], "spectrum_epoch": [1], "images": [9]}
     whole = xr.Dataset(data, coords={**coords, "eps": eps, "relative": relative})
     assert len(fraction_curves(whole)) == known
+
+
+@pytest.mark.parametrize(("shift", "told"), [(0.2, 1), (0.005, 0), (-0.2, 0)])
+def test_an_order_that_norms_turn_round_is_told(shift, told):
+    axes = ("architecture", "seed", "spectrum_epoch", "images", "relative")
+    names = ["plain", "residual"]
+    middle = np.full((2, 3, 1, 1, 4), 0.6)
+    middle[1] += shift
+    data = {
+        f"relative_curve{end}": (axes, middle + width)
+        for end, width in (("", 0.0), ("_lower", -0.001), ("_upper", 0.001))
+    }
+    coords = {"architecture": names, "seed": range(3), "spectrum_epoch": [1], "images": [9]}
+    whole = xr.Dataset(data, coords={**coords, "relative": np.logspace(-6, -3, 4)})
+    more, less = np.array([0.5, 0.51, 0.52]), np.array([0.3, 0.3, 0.31])
+    name = "degenerate: plain > residual, at the last epoch"
+    found = relative_orders(whole, decide([Claim(name, "", more, less, unit="points")]))
+    assert len(found) == told
+    if told:
+        assert "plain networks have 60.0 % (certified [59.9, 60.1])" in found[0]
+        assert "residual ones 80.0 %" in found[0]

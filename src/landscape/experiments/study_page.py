@@ -164,7 +164,7 @@ def _lead(
     return [
         ask,
         *failures(verdicts),
-        *_relative_orders(fractions, verdicts),
+        *relative_orders(fractions, verdicts),
         f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
         f"C = {fractions.attrs['num_classes']} classes, for networks of "
         f"P = {fractions.attrs['num_parameters']:,} parameters: N(C−1)/P = {ratio:.2f}, {enough} "
@@ -272,7 +272,7 @@ def _failure(verdict: Verdict) -> str:
     return f"“{claim.name}” fails: {told}, {why}."
 
 
-def _relative_orders(fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list[str]:
+def relative_orders(fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list[str]:
     """Where an order of shares at ε is certainly the other way round at ε/‖H‖: a sentence each."""
     last = fractions.isel(spectrum_epoch=-1, images=-1)
     whole = resolved(last, "relative_curve", LINE)
@@ -291,7 +291,8 @@ def _relative_orders(fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list
         beyond = np.nan_to_num(less[1] - more[2], nan=-1.0)
         beyond[~np.isfinite(more[0] + less[0])] = -1.0
         at = int(np.argmax(beyond))
-        if beyond[at] > 0:
+        # By more than a point: far out every share is nearly all.
+        if beyond[at] > 0.01:
             (a, a_low, a_high), (b, b_low, b_high) = (
                 [100 * value[at] for value in side] for side in (more, less)
             )
