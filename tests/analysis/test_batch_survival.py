@@ -25,6 +25,9 @@ from landscape.runs import open_run_folder, run_state
 from landscape.runs.events import read_events
 from landscape.spectra import extremal_run, trace
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 
 

@@ -18,6 +18,9 @@ from landscape.experiments.scales import make_scale
 from landscape.experiments.variants import STANDARD
 from landscape.report import Page
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 REQUEST = Request("fig3", scale="smoke")
 GROUP = make_scale("smoke", "digits", None).accuracy
 STATUSES = {"holds", "fails", "undecided", "no verdict"}
