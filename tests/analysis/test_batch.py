@@ -19,6 +19,9 @@ from landscape.cli import main
 from landscape.errors import InputError
 from landscape.spectra import degenerate_fraction, dense_spectrum
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 
 

@@ -39,6 +39,9 @@ from landscape.experiments.scales import make_scale
 from landscape.experiments.study import Study
 from landscape.training import BiasRegularization
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 PENALTY = BiasRegularization(1e-3, 0.1, 0.5)
 NAMES = tuple(name for name, study in EXPERIMENTS.items() if isinstance(study, Study))
 

@@ -24,6 +24,9 @@ from landscape.runs.events import read_events
 from landscape.runs.executors import DevicePool
 from landscape.runs.folder import unit_stem
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 
 class Work:
     """Makes units that note when they are computed."""

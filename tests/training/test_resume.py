@@ -21,6 +21,9 @@ from landscape.models import MLP
 from landscape.training import Callback, checkpoints, fit, fit_many
 from landscape.training.identity import identity as identity_of
 
+# Whole runs and processes of their own.
+pytestmark = pytest.mark.slow
+
 KEY = 0
 
 
