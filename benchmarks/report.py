@@ -36,6 +36,7 @@ def about(record: dict[str, Any], path: Path) -> str:
         f"Python {where['python']}",
     ]
     parts.append(f"revision {where.get('revision', 'not recorded')}")
+    parts += [f"note: {record['made']}"] if "made" in record else []
     source = path.relative_to(HERE.parent)
     return f"*[`{source}`](../{source}): {', '.join(parts)}.*\n"
 
