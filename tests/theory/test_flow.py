@@ -54,3 +54,17 @@ def test_energies_only_fall():
 def test_what_cannot_be_integrated_is_refused(start, duration):
     with pytest.raises(InputError):
         gradient_flow(lambda x: x @ x, np.array(start), duration)
+
+
+def test_what_an_energy_depends_on_is_given_and_compiles_nothing_new():
+    traced = []
+
+    def energy(state, scale):
+        traced.append(scale)
+        return scale * (state @ state) / 2
+
+    for k in (1, 2, 3):
+        path = gradient_flow(energy, np.ones(2), 50.0, until=1e-4 * k, args=(float(k),))
+        assert path.reached == pytest.approx(np.log(100) / k, rel=1e-6)
+        once = len(traced) if k == 1 else once
+    assert len(traced) == once

@@ -9,6 +9,7 @@ from scipy.special import erf
 
 from landscape.errors import InputError
 from landscape.theory import TwoUnit, conserved, reduced_flow
+from landscape.theory.two_unit import _loss
 
 TEACHER = (np.array([1.0, 0.8]), np.array([[1.2, 0.3], [-0.2, 1.1]]))
 SKIPS = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -36,11 +37,15 @@ def test_where_the_student_is_the_teacher_nothing_is_lost_and_nothing_moves():
     assert abs(system.loss(*start)) < 1e-14
     path = system.flow(*start, 10.0)
     assert abs(path.states - path.states[0]).max() < 1e-6
+    moved = path.states + np.linspace(0, 1, len(path.states))[:, None]
+    singly = [system.loss(*start) for start in zip(*system.unpack(moved), strict=True)]
+    np.testing.assert_allclose(system.losses(moved), singly, rtol=1e-12)
 
 
 def hessian_at(system, v, incoming):
     with jax.enable_x64(True):
-        return np.asarray(jax.hessian(system._loss)(jnp.asarray(np.r_[v, incoming.ravel()])))
+        state = jnp.asarray(np.r_[v, incoming.ravel()])
+        return np.asarray(jax.hessian(_loss)(state, *system._given))
 
 
 def one_unit_alone(system):

@@ -229,8 +229,9 @@ def _surface() -> Drawn:
         outgoing = total / 2 * np.array([1 + z, 1 - z])
         return outgoing, middle + np.outer([u / 2, -u / 2], direction)
 
+    grid = [np.r_[v, np.ravel(j)] for v, j in (weights(z, u) for u in apart for z in shares)]
     surfaces = {
-        kind: np.log10([[two_units(kind).loss(*weights(z, u)) for z in shares] for u in apart])
+        kind: np.log10(two_units(kind).losses(np.array(grid)).reshape(len(apart), -1))
         for kind in KINDS
     }
     ends = [function(list(surfaces.values())) for function in (np.min, np.max)]
@@ -387,7 +388,7 @@ def tables(results: xr.Dataset) -> list[Table]:
                 arrived = int(np.isfinite(times.sel(kind=kind).values).all(-1).sum())
                 rows.append(
                     (system, place, kind, f"{float(values.median()):.3g}",
-                     f"{float(nearest.max()):.4g}", f"{arrived} of {values.size}")
+                     _longest(nearest), f"{arrived} of {values.size}")
                 )  # fmt: skip
     ratio = np.nanmax(np.abs(results["followed"].values / results["closed"].values - 1), 1)
     return [
@@ -411,6 +412,11 @@ def tables(results: xr.Dataset) -> list[Table]:
             [(kind, f"{difference:.1e}") for kind, difference in zip(KINDS, ratio, strict=True)],
         ),
     ]
+
+
+def _longest(times: xr.DataArray) -> str:
+    known = bool(np.isfinite(times).all())
+    return f"{float(times.max()):.4g}" if known else f"> {LONGEST:g}"
 
 
 INQUIRY = Inquiry(

@@ -96,11 +96,13 @@ def integrate(
     """
     _checked(depth, target, start, fraction, skip)
 
-    def loss(weights: Array) -> Array:
-        return (target - jnp.prod(weights + 1 if skip else weights)) ** 2 / 2
-
     end = (target * (1 - fraction)) ** 2 / 2
-    return gradient_flow(loss, np.full(depth, start), duration, until=end)
+    given = target, float(skip)
+    return gradient_flow(_loss, np.full(depth, start), duration, until=end, args=given)
+
+
+def _loss(weights: Array, target: Array, skip: Array) -> Array:
+    return (target - jnp.prod(weights + skip)) ** 2 / 2
 
 
 def _checked(

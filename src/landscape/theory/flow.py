@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,35 +53,34 @@ class Trajectory(Result):
 
 
 @lru_cache(maxsize=64)
-def _compiled(energy: Callable[[Array], Array]) -> tuple[Callable[..., Array], ...]:
-    """The energy, its gradient and Hessian, and energies of many states; once for one function."""
-    return (
-        jax.jit(energy),
-        jax.jit(jax.grad(energy)),
-        jax.jit(jax.hessian(energy)),
-        jax.jit(jax.vmap(energy)),
-    )
+def _compiled(energy: Callable[..., Array]) -> tuple[Callable[..., Array], ...]:
+    """The energy, its gradient and its Hessian; once for one function."""
+    return jax.jit(energy), jax.jit(jax.grad(energy)), jax.jit(jax.hessian(energy))
 
 
 def gradient_flow(
-    energy: Callable[[Array], Array],
+    energy: Callable[..., Array],
     start: Float[np.ndarray, " n"],
     duration: float,
     *,
     until: float | None = None,
+    args: tuple[Any, ...] = (),
 ) -> Trajectory:
     """Follow the negative gradient of an energy.
 
     Parameters
     ----------
     energy
-        From n float64 numbers to a scalar, twice differentiable; compiled once for one function.
+        ``energy(state, *args)``: from n float64 numbers to a scalar, twice differentiable;
+        compiled once for one function and one shape of what it is given.
     start
         (n,).
     duration
         Time to integrate at most.
     until
         Energy to stop at.
+    args
+        Arrays that the energy depends on besides; in float64.
 
     Returns
     -------
@@ -103,18 +103,21 @@ def gradient_flow(
     if not np.isfinite(start).all():
         raise InputError("the start of a gradient flow must be finite")
     with jax.enable_x64(True):
-        value, slope, curvature, along = _compiled(energy)
+        functions, constants = _compiled(energy), [jnp.asarray(arg, float) for arg in args]
+        value, slope, curvature = (
+            lambda state, of=of: np.asarray(of(state, *constants)) for of in functions
+        )
 
         def level(_: float, state: np.ndarray) -> float:
-            return float(value(jnp.asarray(state))) - (-np.inf if until is None else until)
+            return float(value(state)) - (-np.inf if until is None else until)
 
         level.terminal = True  # type: ignore[attr-defined]  # SciPy's way to end at an event
         path = solve_ivp(
-            lambda _, state: -np.asarray(slope(jnp.asarray(state))),
+            lambda _, state: -slope(state),
             (0.0, duration),
             start,
             method="LSODA",
-            jac=lambda _, state: -np.asarray(curvature(jnp.asarray(state))),
+            jac=lambda _, state: -curvature(state),
             events=None if until is None else level,
             rtol=_RELATIVE,
             atol=_ABSOLUTE,
@@ -122,7 +125,7 @@ def gradient_flow(
         if path.status < 0:
             raise InputError(f"the gradient flow cannot be integrated: {path.message}")
         states = path.y.T
-        energies = np.asarray(along(jnp.asarray(states)))
+        energies = np.array([value(state) for state in states])
     ended = path.status == 1
     already = until is not None and energies[0] <= until
     reached = 0.0 if already else float(path.t_events[0][0]) if ended else np.nan

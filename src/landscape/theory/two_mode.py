@@ -79,7 +79,11 @@ class TwoMode:
         In float64.
         """
         with jax.enable_x64(True):
-            return float(self._energy(jnp.asarray(self._flat(a, b))))
+            return float(_compiled_energy(jnp.asarray(self._flat(a, b)), *self._given))
+
+    @property
+    def _given(self) -> tuple[Any, ...]:
+        return self.strengths, self.skips_in, self.skips_out
 
     def _flat(self, a: Any, b: Any) -> np.ndarray:
         shape = (len(self.strengths), self.num_hidden)
@@ -109,7 +113,7 @@ class TwoMode:
         -------
         Trajectory whose states are a and then b: ``unpack`` takes them apart.
         """
-        return gradient_flow(self._energy, self._flat(a, b), duration, until=until)
+        return gradient_flow(_energy, self._flat(a, b), duration, until=until, args=self._given)
 
     def unpack(
         self, states: Float[np.ndarray, "T n"]
@@ -119,7 +123,11 @@ class TwoMode:
         shape = (len(states), len(self.strengths), self.num_hidden)
         return first.reshape(shape), second.reshape(shape)
 
-    def _energy(self, state: Array) -> Array:
-        a, b = (x.reshape(-1, self.num_hidden) for x in jnp.split(state, 2))
-        paths = (a + jnp.asarray(self.skips_in)) @ (b + jnp.asarray(self.skips_out)).T
-        return jnp.sum((jnp.diag(jnp.asarray(self.strengths)) - paths) ** 2) / 2
+
+def _energy(state: Array, strengths: Array, skips_in: Array, skips_out: Array) -> Array:
+    a, b = (x.reshape(skips_in.shape) for x in jnp.split(state, 2))
+    paths = (a + skips_in) @ (b + skips_out).T
+    return jnp.sum((jnp.diag(strengths) - paths) ** 2) / 2
+
+
+_compiled_energy = jax.jit(_energy)

@@ -98,18 +98,23 @@ class TwoUnit:
         In float64, computed without a sample.
         """
         outgoing, incoming = self._student(outgoing, incoming)
-        weights = np.r_[outgoing, -self.teacher_outgoing]
-        units = np.r_[incoming + self.skips, self.teacher_incoming]
         with jax.enable_x64(True):
-            return float(_compiled_half_square(jnp.asarray(weights, float), jnp.asarray(units)))
+            return float(_compiled_loss(np.r_[outgoing, np.ravel(incoming)], *self._given))
 
-    def _loss(self, state: Array) -> Array:
-        """From v and the rows of J, one after the other."""
-        units = state[2:].reshape(2, -1) + jnp.asarray(self.skips)
-        return _half_square(
-            jnp.concatenate([state[:2], -jnp.asarray(self.teacher_outgoing)]),
-            jnp.concatenate([units, jnp.asarray(self.teacher_incoming)]),
-        )
+    def losses(self, states: Float[np.ndarray, "T n"]) -> Float[np.ndarray, " T"]:
+        """The same of many states, as a trajectory has them.
+
+        Parameters
+        ----------
+        states
+            (T, 2 + 2d).
+
+        Returns
+        -------
+        (T,).
+        """
+        with jax.enable_x64(True):
+            return np.asarray(_compiled_losses(np.asarray(states, float), *self._given))
 
     def flow(
         self,
@@ -135,7 +140,11 @@ class TwoUnit:
         """
         outgoing, incoming = self._student(outgoing, incoming)
         start = np.r_[outgoing, np.ravel(incoming)]
-        return gradient_flow(self._loss, start, duration, until=until)
+        return gradient_flow(_loss, start, duration, until=until, args=self._given)
+
+    @property
+    def _given(self) -> tuple[Any, ...]:
+        return self.teacher_outgoing, self.teacher_incoming, self.skips
 
     def _student(self, outgoing: Any, incoming: Any) -> tuple[np.ndarray, np.ndarray]:
         v, rows = np.asarray(outgoing, float), np.asarray(incoming, float)
@@ -259,6 +268,12 @@ def conserved(
     return np.asarray(h**2 - (4 * v**2 / 3) * np.log((z**2 + 3) ** 2 / np.abs(z)))
 
 
+def _loss(state: Array, outgoing: Array, incoming: Array, skips: Array) -> Array:
+    """From v and the rows of J, one after the other, and the teacher's."""
+    units = state[2:].reshape(2, -1) + skips
+    return _half_square(jnp.concatenate([state[:2], -outgoing]), jnp.concatenate([units, incoming]))
+
+
 def _half_square(weights: Array, units: Array) -> Array:
     """½ E(Σ_i w_i φ(a_i·x))²."""
     products = units @ units.T
@@ -268,4 +283,5 @@ def _half_square(weights: Array, units: Array) -> Array:
 
 
 # Of all systems alike.
-_compiled_half_square = jax.jit(_half_square)
+_compiled_loss = jax.jit(_loss)
+_compiled_losses = jax.jit(jax.vmap(_loss, (0, None, None, None)))
