@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ class JacobianOperator(LinearOperator):
     def shape(self) -> tuple[int, int]:
         """(N·C, P), or (P, N·C) of the transpose."""
         size = sum(int(np.prod(jnp.shape(leaf))) for leaf in self._mine())
-        shape = (math.prod(self._outputs().shape), size)
+        shape = (math.prod(self._outputs.shape), size)
         return shape[::-1] if self.transposed else shape
 
     @property
@@ -89,6 +90,7 @@ class JacobianOperator(LinearOperator):
     def _mine(self) -> list[Array]:
         return self.selection.split(self.params)[0]
 
+    @cached_property
     def _outputs(self) -> Any:
         return check_outputs(self.model_fn, self.params, self.state, self.batch)
 
@@ -189,5 +191,6 @@ def jacobian(
     refuse_stream(batch, "jacobian")
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
-    check_outputs(model_fn, params, state, batch)
-    return JacobianOperator(params, state, batch, model_fn, selection, precision, False)
+    operator = JacobianOperator(params, state, batch, model_fn, selection, precision, False)
+    operator._outputs  # noqa: B018 — the door: refuses what are no outputs
+    return operator
