@@ -62,7 +62,7 @@ def test_devices_and_hosts_do_a_unit_together(hosts, devices, job, whole, tmp_pa
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     for time_ in range(2):
         # The second time one result is damaged, and the other is done before.
         if time_:

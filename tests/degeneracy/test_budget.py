@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ from landscape.degeneracy import (
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP, ResNet
 
+# Of each architecture. LANDSCAPE_PLANTED=70 takes more than 200 in all, and some minutes.
+PLANTED = int(os.environ.get("LANDSCAPE_PLANTED", "20"))
 RUNS = settings(
-    max_examples=70,
+    max_examples=PLANTED,
     deadline=None,
     derandomize=True,
     # A failing network is told by its seed; to look for a smaller one takes minutes.
@@ -203,9 +206,9 @@ def test_planted_causes_are_counted_and_add_up(skip, planted, x64):
         seen.append(sum(expected[cause] > 0 for cause in COUNTED))
 
     check()
-    # Of three architectures, more than 200 networks; several of them with more than one cause.
-    assert len(seen) > 60
-    assert sum(count > 1 for count in seen) > 10
+    # Several of them with more than one cause.
+    assert len(seen) > 0.85 * PLANTED
+    assert sum(count > 1 for count in seen) > PLANTED / 7
     # Without skips nothing is left, with them a little in some, if no unit is always active.
     allowed = {"none": 0, "identity": 0.1, "hyper": 0.25}[skip]
     assert np.mean(np.array(remainders) > 0) <= allowed
