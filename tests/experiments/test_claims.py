@@ -206,7 +206,8 @@ def test_groups_of_different_networks_are_compared_by_welch():
     assert verdict.p_value == pytest.approx(truth.pvalue)
     interval = truth.confidence_interval()
     assert (verdict.lower, verdict.upper) == pytest.approx((interval.low, interval.high))
-    assert verdict.num_pairs == 10
+    assert (verdict.num_pairs, verdict.counted) == (10, "10 and 14")
+    assert decide([Claim("a > b", "", larger, smaller[:10])])[0].counted == "10"
 
 
 def test_groups_that_are_constant_or_too_small():

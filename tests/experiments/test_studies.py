@@ -208,6 +208,9 @@ def test_networks_at_chance_are_the_worst_together_and_the_others_compared_by_th
         assert found[f"{name}: worst > best"] == "holds"
         assert found[f"{name}: worst > best, of those that train"] == "fails"
     assert found["incoming norm: best > worst, of those that train"] == "holds"
+    assert study.about(results, results)[0].startswith("The 13 worst networks never do better")
+    trained = planted(study, np.linspace(0.2, 0.9, 40), share, seeds=40)
+    assert study.about(trained, trained) == []
     dead = planted(study, np.full(40, 0.09), np.ones(40), seeds=40)
     assert set(statuses(study, dead).values()) == {"no verdict"}
 
@@ -226,6 +229,12 @@ def test_trends_of_gradients_are_slopes_of_their_logarithm():
     slopes = np.linspace(-0.2, 0.3, 5)[:, None] * np.ones(6)
     results = planted(fig7.STUDY, [0.5] * 5, [0.5] * 5, slope=slopes)
     np.testing.assert_allclose(fig7.trends(results).values, slopes, atol=5e-3)
+    # At epoch 0 all are flat: the table tells what their mean hides.
+    early = results["measure_epoch"] == 0
+    results["gradient_norm"] = results["gradient_norm"].where(~early, 1.0)
+    rows = fig7.tables(results, results)[0].rows
+    assert [row[1] for row in rows] == ["+0.000 ± 0.000"] * 5
+    np.testing.assert_allclose([float(row[2].split()[0]) for row in rows], slopes[:, 0], atol=5e-3)
 
 
 def test_gradients_that_have_vanished_count_as_the_least():
@@ -333,7 +342,9 @@ def expect_study(name, folder, page):
             assert ((low <= estimate + 1e-6) & (estimate <= high + 1e-6)).all()
             assert ((low >= 0) & (high <= 1)).all()
         assert (results["norm"] > 0).all()
-        assert (np.diff(results["curve"].values, axis=-1) >= -1e-6).all()
+        known = results["eps"] >= results["noise_floor"]
+        assert (results["curve"].notnull() == known).all()
+        assert not (results["curve"].diff("eps") < -1e-6).any()
     assert np.isfinite(results["loss"]).all()
     assert ("degenerate" in results) == study.spectra
     assert ("matched_degenerate" in results) == study.matched
@@ -498,7 +509,7 @@ def test_a_gallery_shows_every_verdict_and_figure_of_its_runs(small_runs, tmp_pa
     assert other.read_text() == text
     # What is kept of them is enough to draw it anew.
     pictures = {one.name: one.read_bytes() for one in (other.parent / "results").glob("*.png")}
-    write_gallery([other.parent / "results" / run.name for run in runs], other, console)
+    write_gallery([other.parent / "results" / runs[1].name], other, console)
     assert other.read_text() == text
     for name, content in pictures.items():
         assert (other.parent / "results" / name).read_bytes() == content

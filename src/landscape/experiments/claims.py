@@ -106,6 +106,13 @@ class Verdict:
     certified: tuple[float, float] | None = None
 
     @property
+    def counted(self) -> str:
+        """The number of pairs, or of the values in each of two groups."""
+        if self.claim.paired:
+            return str(self.num_pairs)
+        return " and ".join(str(side.size) for side in _judged(self.claim))
+
+    @property
     def sides(self) -> tuple[float, float]:
         """Mean (or median) of each side, of the values that are judged; NaN if there are none."""
         larger, smaller = _judged(self.claim)

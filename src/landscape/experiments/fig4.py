@@ -105,6 +105,18 @@ def claims(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Claim]:
     return found
 
 
+def about(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[str]:
+    """Where the worst are networks that never trained, what the claims then compare."""
+    count, worst = int(at_chance(accuracy).sum()), len(extremes(accuracy)[0])
+    if count < worst:
+        return []
+    return [
+        f"The {worst} worst networks never do better than the commonest class: with them the "
+        "claims compare weights that have hardly been trained with trained ones. “Of those that "
+        "train” leaves them out."
+    ]
+
+
 def sides(results: xr.Dataset) -> xr.Dataset:
     """The same with the worst and the best as two architectures, their seeds renumbered."""
     parts = [
@@ -184,4 +196,5 @@ STUDY = Study(
     pictures=pictures,
     depth=30,
     seeds={"smoke": 8, "laptop": 40, "paper": 100},
+    about=about,
 )

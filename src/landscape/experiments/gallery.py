@@ -168,7 +168,7 @@ def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:
     return (
         ", ".join([request["experiment"], *data, request["scale"]]),
         claim["claim"],
-        str(claim["pairs"]),
+        claim.get("counted", str(claim["pairs"])),
         told(claim["effect"]),
         "—" if low == "—" else f"[{low}, {high}]",
         claim["status"] + (f" ({claim['obstacle']})" if claim["obstacle"] else ""),

@@ -81,9 +81,8 @@ def fraction_curves(fractions: xr.Dataset) -> list[Drawn]:
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     last = fractions.isel(spectrum_epoch=-1, images=-1)
-    floor = float(last["noise_floor"].max())
     absolute = resolved(last, "curve", LINE), last["curve_lower"], last["curve_upper"]
-    plot_fraction_curve(*absolute, ax=left, noise_floor=floor)
+    plot_fraction_curve(*absolute, ax=left, noise_floor=float(last["noise_floor"].min()))
     _mark_judged(last, left)
     bounds = last["relative_curve_lower"], last["relative_curve_upper"]
     arrays = resolved(last, "relative_curve", LINE), *bounds
@@ -101,7 +100,7 @@ def fraction_curves(fractions: xr.Dataset) -> list[Drawn]:
         "and loss. Lines: mean over seeds; bands: certified bounds, means over seeds; where these "
         f"are more than {100 * LINE:.0f} points apart no line is drawn. The dotted line is "
         "ε = 10⁻³; beside it the shares of the table, with their tighter intervals. Shaded: below "
-        "the noise floor of the arithmetic.",
+        "the noise floor of every network; a line begins above the floors of its own.",
         figure,
     )
     return [drawn]
@@ -167,7 +166,7 @@ def against_images(results: xr.Dataset, *, judged: bool) -> Drawn:
         part = last.sel(images=size)
         plot_fraction_curve(
             resolved(part, "curve", LINE), part["curve_lower"], part["curve_upper"],
-            ax=ax, noise_floor=float(part["noise_floor"].max()),
+            ax=ax, noise_floor=float(part["noise_floor"].min()),
         )  # fmt: skip
         ax.set_title(f"N = {size:,}")
     draw_fractions(last, "degenerate", degenerate)

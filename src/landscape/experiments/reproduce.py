@@ -458,6 +458,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "p_holm": number(verdict.p_value),
         "unit": verdict.claim.unit,
         "pairs": verdict.num_pairs,
+        "counted": verdict.counted,
         "status": verdict.status,
         "obstacle": verdict.claim.obstacle,
     }

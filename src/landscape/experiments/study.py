@@ -13,6 +13,7 @@ from landscape.experiments.claims import Claim
 from landscape.experiments.networks import Family
 from landscape.experiments.scales import Group, Scale, make_scale
 from landscape.experiments.variants import Variant
+from landscape.report import Table
 from landscape.training import BiasRegularization
 
 
@@ -39,6 +40,8 @@ class Drawn:
 # Results of the group judged for accuracy, and of the one judged for fractions.
 Claims = Callable[[xr.Dataset, xr.Dataset], list[Claim]]
 Pictures = Callable[[xr.Dataset, xr.Dataset], list[Drawn]]
+Tables = Callable[[xr.Dataset, xr.Dataset], list[Table]]
+About = Callable[[xr.Dataset, xr.Dataset], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Study:
         Whether they are taken at matched training loss too.
     searches
         Whether the penalty on the biases is searched for first.
+    tables
+        Of the results, beside those that all studies have.
+    about
+        What a reader must know of these results, for the page's beginning: sentences.
     """
 
     name: str
@@ -89,6 +96,8 @@ class Study:
     spectra: bool = True
     matched: bool = False
     searches: bool = False
+    tables: Tables | None = None
+    about: About | None = None
 
     def scale(self, name: str, dataset: str, seeds: int | None) -> Scale:
         """The groups at a scale; see ``make_scale``."""

@@ -72,11 +72,13 @@ def make_page(
         parts.append(Picture(drawn.title, drawn.caption, _save(drawn, study, figures)))
     if study.spectra and scale.accuracy != scale.fractions:
         parts.append(_fractions_table(accuracy))
+    if study.tables:
+        parts += study.tables(accuracy, fractions)
     if study.searches:
         parts += [_search_table(results[search_of(group)], group) for group in scale.groups]
     return Page(
         title=f"{study.title} on {dataset} ({scale.name} scale)",
-        lead=_lead(study, scale, fractions, verdicts),
+        lead=_lead(study, scale, accuracy, fractions, verdicts),
         parts=parts,
         footer=_footer(study, scale, environments, seconds),
     )
@@ -153,17 +155,22 @@ def _devices(names: Sequence[str]) -> str:
 
 
 def _lead(
-    study: Study, scale: Scale, fractions: xr.Dataset, verdicts: Sequence[Verdict]
+    study: Study,
+    scale: Scale,
+    accuracy: xr.Dataset,
+    fractions: xr.Dataset,
+    verdicts: Sequence[Verdict],
 ) -> list[str]:
     found = counted([verdict.status for verdict in verdicts])
     ask = f"{study.question} {found} ({scale.accuracy.seeds} seeds per architecture)."
+    told = [*failures(verdicts), *(study.about(accuracy, fractions) if study.about else ())]
     if not study.spectra:
-        return [ask, *failures(verdicts)]
+        return [ask, *told]
     ratio = data_ratio(fractions)
     enough = "enough" if ratio >= ENOUGH_DATA else "not enough"
     return [
         ask,
-        *failures(verdicts),
+        *told,
         *relative_orders(fractions, verdicts),
         f"Curvature is taken over N = {int(fractions['images'].max()):,} examples of "
         f"C = {fractions.attrs['num_classes']} classes, for networks of "
@@ -227,7 +234,7 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
                 *([certified] if bounded else []),
                 verdict.claim.unit,
                 _number(verdict.p_value, ".2g"),
-                str(verdict.num_pairs),
+                verdict.counted,
                 verdict.status + (f" ({verdict.claim.obstacle})" if verdict.claim.obstacle else ""),
             )
         )
@@ -308,7 +315,9 @@ def relative_orders(fractions: xr.Dataset, verdicts: Sequence[Verdict]) -> list[
 def _how_to_read(verdicts: Sequence[Verdict]) -> list[str]:
     """What a reader of these claims must know."""
     claims = [verdict.claim.name for verdict in verdicts]
-    told = ["Effect: mean difference of the left and the right side over seeds."]
+    paired = all(verdict.claim.paired for verdict in verdicts)
+    over = "over seeds" if paired else "between two groups, whose sizes stand for the pairs"
+    told = [f"Effect: mean difference of the left and the right side {over}."]
     if any(verdict.certified is not None for verdict in verdicts):
         told.append(
             "Certified: what the certified bounds of the same shares leave for the effect; where "
@@ -512,5 +521,7 @@ def _save(drawn: Drawn, study: Study | Inquiry, figures: Path) -> bytes:
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, **options)  # type: ignore[arg-type]
         content[kind] = stream.getvalue()
+        # Laid out once: that takes as long as drawing.
+        figure.set_layout_engine("none")
         write_atomically(stem.with_suffix(f".{kind}"), content[kind])
     return content["png"]

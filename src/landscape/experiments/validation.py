@@ -299,7 +299,7 @@ def about(results: xr.Dataset) -> list[str]:
 INQUIRY = Inquiry(
     name="validation",
     summary="estimates of fractions against all eigenvalues of small networks",
-    title="How good are the estimates of degenerate and negative fractions?",
+    title="Estimates of degenerate and negative fractions against the exact ones",
     question="Do 95 % intervals hold the exact shares, and how far is the mixture off?",
     settings=settings,
     compute=compute,
