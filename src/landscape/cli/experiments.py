@@ -55,6 +55,7 @@ class Reproduce:
         """Run, print the summary, say where the report is."""
         from landscape.experiments.reproduce import EXPERIMENTS, Request, expect_request, reproduce
         from landscape.experiments.scales import standard_dataset
+        from landscape.runs import default_workers, worker_pool
 
         if self.experiment == "list":
             for entry in EXPERIMENTS.values():
@@ -74,16 +75,18 @@ class Reproduce:
         ]  # fmt: skip
         for request in requests:
             expect_request(request)
-        for request in requests:
-            folder = f"{request.experiment}-{dataset}-{self.scale}"
-            out = self.out or Path("runs") / folder
-            if self.out and self.experiment == "all":
-                out = self.out / folder
-            page = reproduce(
-                request, out, resume=self.resume, console=console, workers=self.workers
-            )
-            page.show(console)
-            console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+        # One pool for all: what its processes have compiled serves the next experiment too.
+        with worker_pool(default_workers(self.workers)) as pool:
+            for request in requests:
+                folder = f"{request.experiment}-{dataset}-{self.scale}"
+                out = self.out or Path("runs") / folder
+                if self.out and self.experiment == "all":
+                    out = self.out / folder
+                page = reproduce(
+                    request, out, resume=self.resume, console=console, workers=1, pool=pool
+                )
+                page.show(console)
+                console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,13 @@ class Request:
 
 
 def reproduce(
-    request: Request, out: Path, *, resume: bool, console: Any, workers: int | None = None
+    request: Request,
+    out: Path,
+    *,
+    resume: bool,
+    console: Any,
+    workers: int | None = None,
+    pool: Executor | None = None,
 ) -> Page:
     """Run an experiment, or what is left of it, and write its report.
 
@@ -136,6 +142,9 @@ def reproduce(
         A ``rich`` console for progress; plain lines where it is not a terminal.
     workers
         Processes that do the units. Default: one per core on a CPU, else one.
+    pool
+        Of ``worker_pool``, to do the units instead: what its processes have compiled they keep for
+        the next experiment.
 
     Returns
     -------
@@ -147,10 +156,10 @@ def reproduce(
         See ``landscape.errors``.
     """
     expect_request(request)
-    processes = default_workers(workers)
+    place = worker_pool(default_workers(workers)) if pool is None else nullcontext(pool)
     study = EXPERIMENTS[request.experiment]
     if isinstance(study, Inquiry):
-        return _inquire(study, request, out, resume, console, processes)
+        return _inquire(study, request, out, resume, console, place)
     scale = _scale(study, request)
     # The data come first: a data set that is missing must not leave a folder behind.
     datasets = {group.name: prepare(request.dataset, group) for group in scale.groups}
@@ -161,7 +170,7 @@ def reproduce(
     }
     folder = open_run_folder(out, config, resume=resume)
     results = {}
-    with stop_on_signals() as stop, worker_pool(processes) as pool:
+    with stop_on_signals() as stop, place as pool:
         for group in scale.groups:
             penalty = None
             if study.searches:
@@ -178,12 +187,17 @@ def reproduce(
 
 
 def _inquire(
-    inquiry: Inquiry, request: Request, out: Path, resume: bool, console: Any, processes: int
+    inquiry: Inquiry,
+    request: Request,
+    out: Path,
+    resume: bool,
+    console: Any,
+    place: AbstractContextManager[Executor | None],
 ) -> Page:
     settings = inquiry.settings(request.scale, request.dataset, request.seeds)
     config = {"request": request.to_json(), "settings": settings}
     folder = open_run_folder(out, config, resume=resume)
-    with stop_on_signals() as stop, worker_pool(processes) as pool:
+    with stop_on_signals() as stop, place as pool:
 
         def run(units: Sequence[Unit], title: str) -> list[xr.Dataset]:
             return _run(folder, units, pool, stop, console, title)

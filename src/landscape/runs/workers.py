@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
@@ -59,8 +60,8 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
     Notes
     -----
     Workers ignore the terminal's interrupt: the run asks them to stop. They end with it, however
-    it ends. What one has compiled the others read from a cache, which lives as long as the pool
-    unless ``JAX_COMPILATION_CACHE_DIR`` names a lasting one.
+    it ends. What one has compiled the others read from a cache, and those of later pools too: it
+    lives as long as this process unless ``JAX_COMPILATION_CACHE_DIR`` names a lasting one.
     """
     if workers == 1:
         with nullcontext() as nothing:
@@ -68,12 +69,7 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("spawn")
     stop, end = context.Event(), context.Event()
-    for left in stale(Path(gettempdir()), _CACHE):
-        rmtree(left, ignore_errors=True)
-    with (
-        TemporaryDirectory(prefix=temporary_prefix(_CACHE)) as cache,
-        _environment(_worker_settings(cache)),
-    ):
+    with _environment(_worker_settings(_programs().name)):
         pool = _WorkerPool(
             workers,
             mp_context=context,
@@ -92,7 +88,15 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _worker_settings(cache: str) -> dict[str, str]:
+@cache
+def _programs() -> TemporaryDirectory[str]:
+    """The folder of compiled programs of this process, which goes when it ends."""
+    for left in stale(Path(gettempdir()), _CACHE):
+        rmtree(left, ignore_errors=True)
+    return TemporaryDirectory(prefix=temporary_prefix(_CACHE))
+
+
+def _worker_settings(programs: str) -> dict[str, str]:
     """Environment variables that JAX reads when a worker starts."""
     # Workers share the cores; threads inside each would make them wait for one another (small
     # networks: 1.8 times as long). Not under the flag of ``_xla``: there units that were computed
@@ -101,7 +105,7 @@ def _worker_settings(cache: str) -> dict[str, str]:
     if not computes_sums_wrongly():
         flags += " --xla_cpu_multi_thread_eigen=false"
     settings = {
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": programs,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         **dict.fromkeys(_BLAS_THREADS, "1"),
     }
