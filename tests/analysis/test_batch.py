@@ -16,6 +16,7 @@ from landscape.analysis.options import MATRICES, Options
 from landscape.analysis.overview import summary
 from landscape.analysis.planning import plan
 from landscape.cli import main
+from landscape.curvature.noise import FLOOR_VECTORS
 from landscape.errors import InputError
 from landscape.spectra import degenerate_fraction, dense_spectrum
 
@@ -175,7 +176,11 @@ def test_a_plan_tells_units_products_memory_and_time(job):
     assert np.isnan(plan(job, units, done=4, workers=2).seconds)
     # Three vectors where a basis would not fit.
     tight = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, memory=5_000))
-    assert plan(tight, units, done=0, workers=1).vector_bytes == 3 * 113 * 4
+    little = plan(tight, units, done=0, workers=1, timed=False)
+    assert little.vector_bytes == 3 * 113 * 4
+    # The noise floor takes more than Lanczos without a basis.
+    assert little.memory >= FLOOR_VECTORS * 113 * 4
+    assert little.stage_bytes >= 15 * 113 * 4 - little.product_bytes
     assert found.vector_bytes >= 30 * 113 * 4
     assert found.peak_bytes > 1e8
     untried = plan(job, units, done=0, workers=1, timed=False)

@@ -19,9 +19,10 @@ from landscape.analysis.batch import Job
 from landscape.analysis.blocks import product_bytes
 from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
 from landscape.analysis.measurement import at_checkpoint, known_problem, lanczos_of
-from landscape.analysis.options import Options
+from landscape.analysis.options import Options, ranks_of
 from landscape.curvature import LinearOperator, Problem, data_mesh, place, stack
 from landscape.curvature.memory import device_memory, readable
+from landscape.curvature.noise import FLOOR_VECTORS
 from landscape.errors import ResourceError, StoppedError
 from landscape.runs import Unit
 from landscape.runs.progress import in_words
@@ -57,6 +58,8 @@ class Plan:
         Of the vectors of one Lanczos run.
     product_bytes
         What products keep at a time, estimated from their program; 0 if that is not known.
+    stage_bytes
+        What the noise floor, or the eigenvalues at the ends, take more than Lanczos.
     peak_bytes
         What a worker took at most when it was tried out; 0 if it was not.
     seconds
@@ -76,6 +79,7 @@ class Plan:
     matvecs: int
     vector_bytes: int
     product_bytes: int
+    stage_bytes: int
     peak_bytes: int
     seconds: float
     workers: int
@@ -85,7 +89,7 @@ class Plan:
     @property
     def memory(self) -> int:
         """Bytes that a worker takes: as tried out, or of vectors and products alone."""
-        return self.peak_bytes or self.vector_bytes + self.product_bytes
+        return (self.peak_bytes or self.vector_bytes + self.product_bytes) + self.stage_bytes
 
     def event(self) -> dict[str, float | int | None]:
         """For a log."""
@@ -201,9 +205,14 @@ def plan(
         seconds = each * -(-left // workers)
         compiling = first * len(products[1:])
     examples = getattr(op, "num_examples", 0)
+    product = product_bytes(op)
+    of_ends = (options.for_size(size, op.dtype.itemsize).subspace or 0) + 1 + len(ranks_of(options))
+    one = size * op.dtype.itemsize
+    stages = max(FLOOR_VECTORS * one, (of_ends * one + product) * bool(ends))
+    more = max(stages - vectors - product, 0)
     return Plan(
         tuple(units), done, size, int(examples), matvecs * job.together, vectors * job.together,
-        product_bytes(op) * job.together, peak, seconds, workers, compiling,
+        product * job.together, more * job.together, peak, seconds, workers, compiling,
         "; the rank's time is not in it" if options.rank else "",
     )  # fmt: skip
 
