@@ -466,6 +466,7 @@ def test_the_same_request_gives_the_same_numbers_in_another_folder(smoke, tmp_pa
 @pytest.mark.slow
 def test_another_seed_gives_other_networks(smoke, tmp_path, no_figures):
     run(tmp_path / "other", Request("fig3", scale="smoke", seed=1))
+    assert "<title>title, seed 1</title>" in (tmp_path / "other" / "report.html").read_text()
     one, other = results_of(smoke[0]), results_of(tmp_path / "other")
     for name in ("loss", "degenerate", "norm"):
         assert not np.isclose(one[name], other[name], rtol=1e-6).any()

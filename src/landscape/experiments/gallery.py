@@ -165,8 +165,9 @@ def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:
 
     low, high = (told(value) for value in claim["interval"])
     data = [] if request["experiment"] == "fig2" else [request["dataset"]]
+    seed = [f"seed {request['seed']}"] if request.get("seed") else []
     return (
-        ", ".join([request["experiment"], *data, request["scale"]]),
+        ", ".join([request["experiment"], *data, request["scale"], *seed]),
         claim["claim"],
         claim.get("counted", str(claim["pairs"])),
         told(claim["effect"]),

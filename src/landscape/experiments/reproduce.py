@@ -225,8 +225,7 @@ def _write_inquiry(folder: RunFolder, inquiry: Inquiry, request: Request, consol
             folder.environments,
             _read_seconds(folder),
         )
-    write_atomically(folder.path / "report.html", page.to_html().encode())
-    return page
+    return _published(folder, page, request)
 
 
 def write_report(folder: RunFolder, console: Any) -> Page:
@@ -252,6 +251,12 @@ def write_report(folder: RunFolder, console: Any) -> Page:
             folder.environments,
             _read_seconds(folder),
         )
+    return _published(folder, page, request)
+
+
+def _published(folder: RunFolder, page: Page, request: Request) -> Page:
+    if request.seed:
+        page = dataclasses.replace(page, title=f"{page.title}, seed {request.seed}")
     write_atomically(folder.path / "report.html", page.to_html().encode())
     return page
 
