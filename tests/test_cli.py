@@ -25,8 +25,9 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.experiments.reproduce import Request
+from landscape.experiments.reproduce import EXPERIMENTS, Request
 from landscape.experiments.scales import SCALES, make_scale
+from landscape.report import Page
 from landscape.runs import open_run_folder
 
 SMOKE = ("reproduce", "fig3", "--scale", "smoke")
@@ -512,3 +513,25 @@ def test_analyze_refuses_what_is_no_problem(landscape):
     ended = landscape("analyze", "nowhere")
     assert ended.code == 2
     assert "neither a run folder nor module:function" in ended.message
+
+
+def test_all_experiments_share_their_workers_and_what_these_have_compiled(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    pools, places = [], []
+
+    def noted(request, out, *, pool, **options):
+        pools.append(pool)
+        places.append(os.environ["JAX_COMPILATION_CACHE_DIR"])
+        return Page("title", [], [], [])
+
+    monkeypatch.setattr("landscape.experiments.reproduce.reproduce", noted)
+    asked = ["reproduce", "all", "--scale", "smoke", "--out", str(tmp_path), "--workers", "2"]
+    for _ in range(2):
+        assert main(asked) == 0
+    count = len(EXPERIMENTS)
+    assert len(pools) == 2 * count
+    assert len({id(pool) for pool in pools[:count]}) == 1
+    assert pools[0] is not None
+    # Those of a later command in the same process find the programs of the first.
+    assert len(set(places)) == 1
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ

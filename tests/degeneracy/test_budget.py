@@ -22,7 +22,7 @@ from landscape.degeneracy import (
 from landscape.errors import InputError, ResourceError
 from landscape.models import MLP, ResNet
 
-# Of each architecture. LANDSCAPE_PLANTED=70 takes more than 200 in all, and some minutes.
+# Of each architecture. LANDSCAPE_PLANTED=70, as CI has it, takes more than 200 in all.
 PLANTED = int(os.environ.get("LANDSCAPE_PLANTED", "20"))
 RUNS = settings(
     max_examples=PLANTED,
