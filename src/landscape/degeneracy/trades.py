@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,7 +33,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool
 
-from landscape._pytrees import pytree
 from landscape.degeneracy.describe import Logits
 from landscape.degeneracy.networks import Network, Norm
 
@@ -43,7 +43,6 @@ _TRIED, _AT_ONCE = 8, 100
 _NULL = 1e-9
 
 
-@pytree
 @dataclasses.dataclass(frozen=True)
 class Trade:
     """Changes of parameters, one for each unit of a map, in two parts that should cancel.
@@ -62,13 +61,14 @@ class Trade:
         """How many."""
         return int(self.first[0][0].shape[-1])
 
-    def direction(self, weights: Any, size: int, *, half: bool = False) -> Any:
-        """Σ_j c_j d_j as a vector of R^P; of the first part alone if asked for."""
-        vector = jnp.zeros(size)
-        for places, values in self.first if half else (*self.first, *self.second):
-            each = jnp.broadcast_to(weights, values.shape)
-            vector = vector.at[places].add(values * each)
-        return vector
+    def directions(self, weights: np.ndarray, size: int) -> np.ndarray:
+        """Σ_j c_j d_j, and its first part alone, as vectors of R^P: (2, P)."""
+        vectors = np.zeros((2, size))
+        for rows, parts in ((slice(2), self.first), (slice(1), self.second)):
+            for places, values in parts:
+                # Each place is that of one unit.
+                vectors[rows, places] += values * weights
+        return vectors
 
     def vectors(self, units: Bool[np.ndarray, " n"], size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Of some units, each with its number, at length 1."""
@@ -196,34 +196,33 @@ def that_are_null(
     -------
     (n,) for each trade; none of units that have passed on a few examples and fail on all together.
     """
-    flat, unflatten = ravel_pytree(params)
+    size = ravel_pytree(params)[0].size
     state = state or {}
 
-    def moved(vector: Any, part: Any) -> Any:
-        return jax.jvp(lambda v: logits(unflatten(v), state, part), (flat,), (vector,))[1]
+    def lengths(trade: Trade, weights: np.ndarray, part: Any) -> np.ndarray:
+        vectors = trade.directions(weights, size)
+        return np.asarray(_lengths(logits, params, state, vectors, part))
 
-    def lengths(trade: Trade, weights: Any, part: Any) -> Any:
-        """Of both parts together and of the first, squared."""
-        vectors = [trade.direction(weights, flat.size, half=half) for half in (False, True)]
-        return jnp.stack([jnp.sum(moved(vector, part) ** 2) for vector in vectors])
-
-    # Compiled once for layers of one shape.
-    together = jax.jit(lengths)
-    one_by_one = jax.jit(
-        lambda trade, part: jax.lax.map(
-            lambda row: lengths(trade, row, part), jnp.eye(trade.num_units)
-        )
-    )
     found = {}
     for number, (units, trade) in enumerate(trades.items()):
-        both, first = np.asarray(one_by_one(trade, inputs[:_TRIED])).T
+        each = [lengths(trade, unit, inputs[:_TRIED]) for unit in np.eye(trade.num_units)]
+        both, first = np.transpose(each)
         passed = both <= _NULL**2 * first
         weights = np.random.default_rng(number).normal(size=trade.num_units) * passed
         total = np.zeros(2)
         for start in range(0, len(inputs), _AT_ONCE):
-            total += np.asarray(together(trade, weights, inputs[start : start + _AT_ONCE]))
+            total += lengths(trade, weights, inputs[start : start + _AT_ONCE])
         found[units] = passed & bool(total[0] <= _NULL**2 * total[1])
     return found
+
+
+# Of all trades, whatever the shapes of their layers, one program.
+@partial(jax.jit, static_argnums=0)
+def _lengths(logits: Logits, params: Any, state: Any, vectors: Any, part: Any) -> Any:
+    """(k,) squared lengths of the logits' changes along each of k vectors of R^P."""
+    flat, unflatten = ravel_pytree(params)
+    _, moved = jax.linearize(lambda flat: logits(unflatten(flat), state, part), flat)
+    return jax.lax.map(lambda vector: jnp.sum(moved(vector) ** 2), vectors)
 
 
 def normalised_counts(
