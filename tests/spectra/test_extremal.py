@@ -2,6 +2,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from landscape.curvature import DenseOperator, DiagonalOperator, stack
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import extremal, extremal_eigenpairs, restarts
+from landscape.spectra.tiles import block_of, rows_of
 
 
 def matrix_of(values, seed=0):
@@ -218,3 +220,35 @@ def test_norms_that_cannot_be_squared_are_refused_by_name():
     op = DiagonalOperator(jnp.linspace(-1, 1, 100) * 1e-20)
     with pytest.raises(InputError, match="leaves the range"):
         extremal_eigenpairs(op, jax.random.key(0), num_largest=1)
+
+
+def test_no_step_takes_a_second_basis(monkeypatch):
+    # What is lowered holds descriptions of arrays.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(restarts, "_NUMBERS_AT_ONCE", 2**18)
+    size, room = 400_000, 24
+    op = DiagonalOperator(jnp.linspace(0, 1, size))
+    space = restarts.begin(op, jax.random.key(0), room)
+    coordinates, values = jnp.zeros((room + 1, 9)), jnp.zeros(9)
+    programs = [
+        restarts._extend_compiled.lower(op, space, 8),
+        restarts._grow_compiled.lower(space, jnp.zeros(size)),
+        restarts.restart.lower(space, coordinates, values),
+        restarts.start_anew.lower(space, size),
+    ]
+    most = 4 * (restarts.BESIDES * size + 2 * restarts._NUMBERS_AT_ONCE)
+    for program in programs:
+        taken = program.compile().memory_analysis()
+        assert taken.temp_size_in_bytes <= most < 4 * room * size
+        assert taken.alias_size_in_bytes > 4 * room * size
+
+
+@pytest.mark.parametrize("size", [7, 30_000, 500_000])
+def test_combinations_take_the_place_of_the_rows(size, monkeypatch):
+    monkeypatch.setattr(restarts, "_NUMBERS_AT_ONCE", 2**17)
+    rows = jax.random.normal(jax.random.key(0), (1, 5, size))
+    s = jax.random.normal(jax.random.key(1), (5, 2))
+    block = jax.jit(restarts._combined_in_place)(block_of(rows), s)
+    expected = jnp.einsum("rk,lrp->lkp", s, rows, precision="highest")
+    np.testing.assert_allclose(rows_of(block, size)[:, :2], expected, atol=1e-5)
+    assert not block[:, :, 2:].any()

@@ -26,6 +26,7 @@ from landscape.curvature.noise import FLOOR_VECTORS
 from landscape.errors import ResourceError, StoppedError
 from landscape.runs import Unit
 from landscape.runs.progress import in_words
+from landscape.spectra.restarts import BESIDES
 from landscape.spectra.schemes import lanczos_bytes
 
 # Lanczos steps of a trial: so many that compile, then as many at a time for so long at least.
@@ -206,7 +207,8 @@ def plan(
         compiling = first * len(products[1:])
     examples = getattr(op, "num_examples", 0)
     product = product_bytes(op)
-    of_ends = (options.for_size(size, op.dtype.itemsize).subspace or 0) + 1 + len(ranks_of(options))
+    subspace = options.for_size(size, op.dtype.itemsize).subspace or 0
+    of_ends = subspace + 1 + max(len(ranks_of(options)), BESIDES)
     one = size * op.dtype.itemsize
     stages = max(FLOOR_VECTORS * one, (of_ends * one + product) * bool(ends))
     more = max(stages - vectors - product, 0)

@@ -43,7 +43,7 @@ from landscape.runs.events import EventLog
 
 FORMAT = 3
 # Raised by hand when the same inputs give other numbers; part of every unit's name.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 
 # A unit's file: name, hash of the inputs, hash of the content.
 UNIT_NAME = re.compile(r"[A-Za-z0-9-]+\.[0-9a-f]{16}\.[0-9a-f]{16}\.nc")
@@ -264,18 +264,11 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
     config = json.loads(json.dumps(config))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(
-            not entry.name.startswith(".writing-") and entry.name not in _BEFORE
-            for entry in path.iterdir()
-        )
     except OSError as error:
         raise StorageError(f"cannot use {path} as a run folder: {error.strerror}") from error
     if not os.access(path, os.W_OK):
         raise StorageError(f"cannot write to {path}: permission denied; choose another --out")
-    if occupied and not resume:
-        raise InputError(
-            f"{path} is not empty; add --resume to continue the run in it, or choose another --out"
-        )
+    occupied = expect_free(path, resume=resume)
     if occupied and _aside_if_damaged(path):
         occupied = False
     if occupied:
@@ -290,6 +283,34 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
         except OSError as error:
             raise StorageError(f"cannot make {path / name}: {error.strerror}") from error
     return RunFolder(path, config, _read_config(path)["environments"])
+
+
+def expect_free(path: Path, *, resume: bool) -> bool:
+    """Refuse a folder that is not empty, unless it is to be continued.
+
+    Returns
+    -------
+    Whether there is something in it.
+
+    Raises
+    ------
+    InputError
+        If there is, without ``resume``.
+    StorageError
+        If it cannot be read.
+    """
+    try:
+        occupied = path.exists() and any(
+            not entry.name.startswith(".writing-") and entry.name not in _BEFORE
+            for entry in path.iterdir()
+        )
+    except OSError as error:
+        raise StorageError(f"cannot use {path} as a run folder: {error.strerror}") from error
+    if occupied and not resume:
+        raise InputError(
+            f"{path} is not empty; add --resume to continue the run in it, or choose another --out"
+        )
+    return occupied
 
 
 def look_into(path: Path, config: Mapping[str, Any]) -> RunFolder:

@@ -33,6 +33,7 @@ from landscape.curvature.preconditions import (
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
 from landscape.spectra.restarts import (
+    BESIDES,
     Space,
     begin,
     combine,
@@ -367,7 +368,7 @@ def extremal_run(
         )
     if room <= count and room < size:
         raise InputError(f"subspace must exceed the number of pairs, {count}; got {subspace}")
-    _check_memory(op, room + 1 + count)
+    _check_memory(op, room + 1 + max(count, BESIDES))
     zero = np.asarray(0)
     state = ExtremalState(
         begin(op, key, room), zero, zero, zero, np.asarray(False), np.full(count, np.nan)
@@ -419,13 +420,15 @@ def _residuals(op: LinearOperator, vectors: Array) -> tuple[np.ndarray, np.ndarr
     """Rayleigh quotients and ``‖Av − λv‖`` of unit rows; sums in float64."""
     values, norms = np.empty(len(vectors)), np.empty(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
-        some = slice(start, start + _BLOCK)
-        images = np.asarray(op.matmat(vectors[some].T), float).T
-        rows = np.asarray(vectors[some], float)
-        lengths = (rows**2).sum(-1)
-        values[some] = (rows * images).sum(-1) / lengths
-        rest = images - values[some, None] * rows
-        norms[some] = np.linalg.norm(rest, axis=-1) / np.sqrt(lengths)
+        some = vectors[start : start + _BLOCK]
+        images = np.asarray(op.matmat(some.T).T)
+        # One after the other: in float64 several would be much of the memory.
+        for number, (row, image) in enumerate(zip(np.asarray(some), images, strict=True), start):
+            v, rest = row.astype(float), image.astype(float)
+            length = v @ v
+            values[number] = (v @ rest) / length
+            rest -= values[number] * v
+            norms[number] = np.linalg.norm(rest) / np.sqrt(length)
     return values, norms
 
 

@@ -11,12 +11,25 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 from landscape.spectra.lanczos import BREAKDOWN
-from landscape.spectra.tiles import joined, lengths, remove, tile_shape, tiled
+from landscape.spectra.tiles import (
+    combination,
+    inner_products,
+    joined,
+    lengths,
+    tile_shape,
+    tiled,
+)
+
+# Vectors that steps take beside the basis and the product, as XLA's compiler for CPUs tells.
+BESIDES = 5
+
+# Numbers of a block that are combined at a time.
+_NUMBERS_AT_ONCE = 2**22
 
 
 @pytree
@@ -33,22 +46,27 @@ class Space:
 
 def begin(op: LinearOperator, key: Array, room: int) -> Space:
     """A space of one random vector, with room for so many."""
+    return _begun(key, op.shape[0], op.dtype, room)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _begun(key: Array, size: int, dtype: np.dtype, room: int) -> Space:
     start, fresh = jax.random.split(key)
-    count, length = tile_shape(op.shape[0])
-    v = tiled(jax.random.normal(start, (1, op.shape[0]), op.dtype))
-    block = jnp.zeros((1, count, room + 1, length), op.dtype)
+    count, length = tile_shape(size)
+    v = tiled(jax.random.normal(start, (1, size), dtype))
+    block = jnp.zeros((1, count, room + 1, length), dtype)
     return Space(
-        block=block.at[:, :, 0].set(v / lengths(v)[:, None, None]),
-        projection=jnp.zeros((room + 1, room), op.dtype),
+        block=_with_row(block, v / lengths(v)[:, None, None], 0),
+        projection=jnp.zeros((room + 1, room), dtype),
         filled=jnp.zeros((), jnp.int32),
-        scale=jnp.zeros((), op.dtype),
+        scale=jnp.zeros((), dtype),
         key=fresh,
     )
 
 
 def filled_up(s: np.ndarray, room: int, op: LinearOperator) -> Array:
-    """Coordinates of Ritz vectors in the whole basis, zero where none has been made yet."""
-    return jnp.asarray(np.pad(s, ((0, room - len(s)), (0, 0))), op.dtype)
+    """Coordinates of Ritz vectors in all rows of the block, zero where none has been made yet."""
+    return jnp.asarray(np.pad(s, ((0, room + 1 - len(s)), (0, 0))), op.dtype)
 
 
 def extend(op: LinearOperator, space: Space, stop: int) -> Space:
@@ -95,7 +113,7 @@ def _grow(space: Space, image: Array) -> Space:
     following = rest / jnp.where(norm > 0, norm, 1)
     column = column.at[row + 1].set(jnp.where(exhausted, 0, length))
     return Space(
-        block=space.block.at[:, :, row + 1].set(following),
+        block=_with_row(space.block, following, row + 1),
         projection=space.projection.at[:, row].set(column),
         filled=row + 1,
         scale=scale,
@@ -106,11 +124,15 @@ def _grow(space: Space, image: Array) -> Space:
 _grow_compiled = jax.jit(_grow, donate_argnums=0)
 
 
-def _orthogonal(block: Array, tiles: Array) -> tuple[Array, Array]:
-    """The vector without its components along the rows, and those: two passes are enough."""
+def _orthogonal(
+    block: Array, tiles: Array, kept: Bool[Array, " rows"] | None = None
+) -> tuple[Array, Array]:
+    """The vector without its components along (some) rows, and those: two passes are enough."""
     total = jnp.zeros(block.shape[2], block.dtype)
     for _ in range(2):
-        tiles, found = remove(block, tiles)
+        found = inner_products(block, tiles)
+        found = found if kept is None else jnp.where(kept, found, 0)
+        tiles = tiles - combination(found, block)
         total = total + found[0]
     return tiles, total
 
@@ -120,10 +142,8 @@ def restart(space: Space, s: Array, theta: Array) -> Space:
     """Keep some Ritz vectors, and the last Lanczos vector behind them."""
     kept = s.shape[1]
     rows, room = space.projection.shape
-    last = space.block[:, :, space.filled]
-    block = jnp.zeros_like(space.block)
-    block = block.at[:, :, :kept].set(combine(space.block, s))
-    block = block.at[:, :, kept].set(last)
+    last = jax.nn.one_hot(space.filled, rows, dtype=s.dtype)
+    block = _combined_in_place(space.block, jnp.concatenate([s, last[:, None]], 1))
     diagonal = jnp.zeros((rows, room), s.dtype)
     diagonal = diagonal.at[jnp.arange(kept), jnp.arange(kept)].set(theta.astype(s.dtype))
     return dataclasses.replace(
@@ -135,16 +155,44 @@ def restart(space: Space, s: Array, theta: Array) -> Space:
 def start_anew(space: Space, size: int) -> Space:
     """A fresh random vector, orthogonal to those that were kept, in place of the last one."""
     key, fresh = jax.random.split(space.key)
-    block = space.block.at[:, :, space.filled].set(0)
+    block = space.block
     v = tiled(jax.random.normal(fresh, (1, size), block.dtype))
-    v = _orthogonal(block, v / lengths(v)[:, None, None])[0]
-    block = block.at[:, :, space.filled].set(v / lengths(v)[:, None, None])
+    # Left out by its number: were it written over first, the compiler would copy the block.
+    kept = jnp.arange(block.shape[2]) != space.filled
+    v = _orthogonal(block, v / lengths(v)[:, None, None], kept)[0]
+    block = _with_row(block, v / lengths(v)[:, None, None], space.filled)
     return dataclasses.replace(space, block=block, key=key)
+
+
+def _with_row(block: Array, tiles: Array, row: Array | int) -> Array:
+    """In place, where the block is given up."""
+    return jax.lax.dynamic_update_slice_in_dim(block, tiles[:, :, None], row, axis=2)
+
+
+def _combined_in_place(block: Array, s: Array) -> Array:
+    """Combinations of the rows in place of the first of them, zero in the others.
+
+    Some tiles at a time: of long vectors a second block would be more than there is memory for.
+    """
+    count, rows, length = block.shape[1:]
+    width = min(count, max(1, _NUMBERS_AT_ONCE // (rows * length)))
+
+    def change(first: Array | int, width: int, block: Array) -> Array:
+        tiles = jax.lax.dynamic_slice_in_dim(block, first, width, axis=1)
+        empty = ((0, 0), (0, 0), (0, rows - s.shape[1]), (0, 0))
+        new = jnp.pad(combine(tiles, s), empty)
+        return jax.lax.dynamic_update_slice_in_dim(block, new, first, axis=1)
+
+    def change_some(number: Array, block: Array) -> Array:
+        return change(number * width, width, block)
+
+    block = jax.lax.fori_loop(0, count // width, change_some, block)
+    rest = count % width
+    return change(count - rest, rest, block) if rest else block
 
 
 @jax.jit
 def combine(block: Array, s: Array) -> Array:
-    """Ritz vectors as a block."""
+    """Combinations of all rows, as a block."""
     spread = jnp.broadcast_to(s, (*block.shape[:2], *s.shape))
-    rows = block[:, :, : s.shape[0]]
-    return jnp.einsum("ltrk,ltrp->ltkp", spread, rows, precision="highest")
+    return jnp.einsum("ltrk,ltrp->ltkp", spread, block, precision="highest")
