@@ -205,6 +205,23 @@ def test_a_folder_in_use_exits_2_and_names_resume(landscape, tmp_path):
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
+def test_all_looks_at_every_folder_before_it_begins(landscape, tmp_path):
+    last = tmp_path / "fig10-digits-smoke"
+    last.mkdir()
+    (last / "notes.txt").write_text("mine")
+    ended = landscape("reproduce", "all", "--scale", "smoke", "--out", tmp_path)
+    assert ended.code == 2
+    assert f"{last} is not empty; add --resume" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == [last.name]
+
+
+def test_theory_takes_no_data_set(landscape, tmp_path):
+    ended = landscape("reproduce", "fig2", "--dataset", "cifar10", "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert "fig2 takes no data set; leave --dataset out" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_in_use_that_is_no_run_is_not_resumed(landscape, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     ended = landscape(*SMOKE, "--out", tmp_path, "--resume")

@@ -21,12 +21,12 @@ from landscape.experiments import (
     fig10,
     networks,
     search,
-    study_page,
+    study_tables,
     validation,
 )
 from landscape.experiments.claims import decide
 from landscape.experiments.collect import collect
-from landscape.experiments.gallery import write_gallery
+from landscape.experiments.gallery import tally, write_gallery
 from landscape.experiments.networks import (
     MEASURES,
     Family,
@@ -34,6 +34,7 @@ from landscape.experiments.networks import (
     spectrum_units,
     training_units,
 )
+from landscape.experiments.pictures import gradients_by_layer
 from landscape.experiments.reproduce import EXPERIMENTS, Request, report, reproduce
 from landscape.experiments.scales import make_scale
 from landscape.experiments.study import Study
@@ -197,6 +198,10 @@ def test_networks_at_chance_are_the_worst_together_and_the_others_compared_by_th
         correlation=share[order][None], top_share=share[order][None],
     )  # fmt: skip
     assert fig4.at_chance(results).sum() == 13
+    older = results.copy()
+    del older.attrs["commonest_class"]
+    with pytest.raises(InputError, match=r"older version.*--resume"):
+        fig4.claims(older, older)
     worst, best = fig4.extremes(results)
     assert sorted(order[worst]) == list(range(13))
     assert sorted(order[best]) == list(range(30, 40))
@@ -245,6 +250,29 @@ def test_gradients_that_have_vanished_count_as_the_least():
     found = fig7.trends(results).values
     assert np.isfinite(found).all()
     assert found[0, 0] > 0.4
+    name = str(results["architecture"].values[0])
+    told = fig7.about(results, results)
+    assert len(told) == 1
+    assert f"gradients of {name} networks vanish" in told[0]
+    drawn = gradients_by_layer(results, fig7.EPOCHS)
+    assert f"{name} 1, 1, 1 of 6" in drawn.caption
+    # The mean of what is drawn has the slope that is measured.
+    line = next(line for line in drawn.figure.axes[0].lines if line.get_label() == name)
+    by_epoch = fig7.slopes(results).isel(architecture=0, measure_epoch=0).mean()
+    layers = results["layer"].values
+    assert np.polyfit(layers, line.get_ydata(), 1)[0] == pytest.approx(float(by_epoch))
+
+
+def test_gradients_that_explode_are_told():
+    grows = np.array([-0.01, -0.05, -0.1, -0.2])[:, None] * np.ones(6)
+    results = planted(fig10.STUDY, [0.5] * 4, [0.5] * 4, slope=grows)
+    names = [str(name) for name in results["architecture"].values]
+    growing, reason = fig10.about(results, results)
+    assert f"0.2 decades a layer for {names[-1]}" in growing
+    assert f"for {names[0]}," not in growing
+    assert "more the larger τ" in reason
+    falls = planted(fig10.STUDY, [0.5] * 4, [0.5] * 4, slope=-grows)
+    assert fig10.about(falls, falls) == []
 
 
 def test_levels_are_told_by_the_names():
@@ -479,6 +507,17 @@ def test_exact_shares_are_those_of_the_eigenvalues_and_moments_those_of_the_spec
     np.testing.assert_allclose(moments.moments, [np.mean(values**k) for k in (1, 2, 3, 4)])
 
 
+def test_claims_that_were_decided_again_are_counted_by_themselves():
+    first, again = {"seed": 0}, {"seed": 1}
+    claims = [(first, "holds"), (first, "fails"), (again, "holds")]
+    claims = [(request, {"status": status}) for request, status in claims]
+    assert tally(claims) == [
+        "Of 2 claims, 1 holds, 1 fails, 0 are undecided. Decided again with other networks: of 1 "
+        "claims, 1 holds, 0 fail, 0 are undecided."
+    ]
+    assert tally(claims[:2]) == ["Of 2 claims, 1 holds, 1 fails, 0 are undecided."]
+
+
 @pytest.mark.slow
 def test_a_gallery_shows_every_verdict_and_figure_of_its_runs(small_runs, tmp_path):
     console = Console(file=io.StringIO(), width=120)
@@ -551,5 +590,5 @@ def test_with_the_penalty_the_curvature_is_taken_apart(tmp_path):
     assert (with_it > alone).all()
     np.testing.assert_allclose((with_it - alone) / 0.1, share, rtol=0.6)
     assert (held["penalised_degenerate_lower"] <= held["penalised_degenerate_upper"]).all()
-    assert "With the penalty in the loss" in study_page._penalised_table(results).title
-    assert len(study_page._penalised_table(results).rows) == 1
+    assert "With the penalty in the loss" in study_tables.penalised_table(results).title
+    assert len(study_tables.penalised_table(results).rows) == 1

@@ -8,7 +8,8 @@ from landscape.experiments.fig3 import STUDY, claims
 from landscape.experiments.networks import MEASURES
 from landscape.experiments.pictures import fraction_curves
 from landscape.experiments.scales import make_scale
-from landscape.experiments.study_page import counted, failures, make_page, relative_orders
+from landscape.experiments.sentences import at_matched_levels, counted, failures, relative_orders
+from landscape.experiments.study_page import make_page
 from landscape.experiments.variants import STANDARD
 from landscape.report import Picture, Table
 
@@ -37,6 +38,7 @@ def planted(group, num_parameters, images):
         f"matched_degenerate{end}": level[:, :, -1, 0] + by
         for end, by in (("", 0), ("_lower", -0.05), ("_upper", 0.05))
     } | {"matched_epoch": np.full(networks, 7.0), "matched_loss": np.full(networks, 0.5)}
+    matched["matched_norm"] = np.broadcast_to([[100.0], [230.0], [90.0]], networks)
     grid = 1e-3 * np.sinh(np.linspace(-11, 11, 101))
     history = np.linspace(0.1, 0.9, len(epochs)) + 0.01 * rng.normal(size=(*networks, 1))
     return xr.Dataset(
@@ -103,9 +105,10 @@ def test_the_lead_counts_the_verdicts(two_groups):
     page, verdicts, _ = two_groups
     holding = sum(verdict.status == "holds" for verdict in verdicts)
     assert f"Of {len(verdicts)} claims, {holding} hold" in page.lead[0]
-    assert "N = 10,000" in page.lead[1]
-    assert "P = 26,900" in page.lead[1]
-    assert "N(C−1)/P = 7.06, enough data" in page.lead[1]
+    assert "those of the pooled ones" in page.lead[1]
+    assert "N = 10,000" in page.lead[-1]
+    assert "P = 26,900" in page.lead[-1]
+    assert "N(C−1)/P = 7.06, enough data" in page.lead[-1]
 
 
 def test_every_claim_has_a_row(two_groups):
@@ -185,6 +188,8 @@ def test_what_is_resolved_at_no_n_is_not_drawn(tmp_path):
     page = make_page(STUDY, SCALE, "cifar100", results, verdicts, tmp_path, [ENVIRONMENT], 90.0)
     assert not any("gainst the number" in part.title for part in page.parts)
     assert "No share is resolved" in tables(page)[-1].note
+    assert tables(page)[-1].title == "Fractions of the wide networks"
+    assert "No verdict" in tables(page)[-1].note
 
 
 def test_networks_below_the_noise_floor_are_left_out_of_means_and_said(two_groups):
@@ -238,3 +243,28 @@ def test_an_order_that_norms_turn_round_is_told(shift, told):
     if told:
         assert "plain networks have 60.0 % (certified [59.9, 60.1])" in found[0]
         assert "residual ones 80.0 %" in found[0]
+
+
+@pytest.mark.parametrize("level", [0.5, 2.95])
+def test_what_is_compared_at_matched_loss_is_told(level):
+    results = planted(SCALE.fractions, 26_900, [10_000])
+    results["loss"][:, 0, -1] = level
+    more, less = np.array([0.5, 0.51, 0.52]), np.array([0.3, 0.3, 0.31])
+
+    def told(name, more=more, less=less):
+        return at_matched_levels(results, decide([Claim(name, "", more, less, unit="points")]))
+
+    name = "degenerate: plain > residual, at matched training loss"
+    *untrained, norms = told(name)
+    assert "‖H‖ is 100 against 230" in norms
+    # ln 20 is 2.996.
+    assert len(untrained) == (level > 2.9)
+    if untrained:
+        at_seven = 100 * results["accuracy"].sel(epoch=7).values[:, 0]
+        assert "1 of 3 seeds" in untrained[0]
+        assert f"from {at_seven.min():.0f} to {at_seven.max():.0f} %" in untrained[0]
+    # Norms that are near one another, claims that are undecided, and other claims.
+    name = "degenerate: plain > hyper-residual, at matched training loss"
+    assert len(told(name)) == len(untrained)
+    assert told(name, less=more + np.array([0.1, -0.1, 0])) == []
+    assert told("degenerate: plain > residual, at the last epoch") == []

@@ -157,8 +157,9 @@ def segments(container):
     return container.lines[2][0].get_segments()
 
 
-def test_fractions_show_resolved_estimates_and_every_certified_interval(ax):
+def test_fractions_show_resolved_estimates_and_the_certified_intervals_of_the_same(ax):
     estimate, lower, upper = bounded("spectrum_epoch", [0, 1, 2])
+    lower[0, 1], upper[0, 1] = 0, 1
     estimate[0, 1] = np.nan
     estimate[0, :, 2] = np.nan
     plot_fractions(estimate, lower, upper, ax=ax)
@@ -173,7 +174,11 @@ def test_fractions_show_resolved_estimates_and_every_certified_interval(ax):
     assert not (first[1:] > 0).any()
     assert (second > 0).all()
     boxes = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in ax.patches[:3]]
-    expected = [100 * bound.values[0].mean(0) for bound in (lower, upper)]
+    # Where none is resolved, of all.
+    expected = [
+        [*100 * bound.values[0, [0, 2], :2].mean(0), 100 * bound.values[0, :, 2].mean()]
+        for bound in (lower, upper)
+    ]
     np.testing.assert_allclose(np.transpose(boxes), expected)
     draw(ax)
 

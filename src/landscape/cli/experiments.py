@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from landscape.errors import InputError
+
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "stl10")
 
 
@@ -55,7 +57,7 @@ class Reproduce:
         """Run, print the summary, say where the report is."""
         from landscape.experiments.reproduce import EXPERIMENTS, Request, expect_request, reproduce
         from landscape.experiments.scales import standard_dataset
-        from landscape.runs import default_workers, worker_pool
+        from landscape.runs import default_workers, expect_free, worker_pool
 
         if self.experiment == "list":
             for entry in EXPERIMENTS.values():
@@ -73,15 +75,19 @@ class Reproduce:
                 for name in names
             )
         ]  # fmt: skip
+        alone = EXPERIMENTS.get(self.experiment)
+        if self.dataset and alone is not None and not alone.takes_data:
+            raise InputError(f"{alone.name} takes no data set; leave --dataset out")
+        places = []
         for request in requests:
             expect_request(request)
+            folder = f"{request.experiment}-{dataset}-{self.scale}"
+            place = self.out or Path("runs") / folder
+            places.append(place / folder if self.out and self.experiment == "all" else place)
+            expect_free(places[-1], resume=self.resume)
         # One pool for all: what its processes have compiled serves the next experiment too.
         with worker_pool(default_workers(self.workers)) as pool:
-            for request in requests:
-                folder = f"{request.experiment}-{dataset}-{self.scale}"
-                out = self.out or Path("runs") / folder
-                if self.out and self.experiment == "all":
-                    out = self.out / folder
+            for request, out in zip(requests, places, strict=True):
                 page = reproduce(
                     request, out, resume=self.resume, console=console, workers=1, pool=pool
                 )

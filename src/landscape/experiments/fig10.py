@@ -19,7 +19,7 @@ import xarray as xr
 
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import through_training
-from landscape.experiments.fig7 import EPOCHS, FLAT, trends
+from landscape.experiments.fig7 import EPOCHS, FLAT, growing, trends
 from landscape.experiments.fig9 import slope
 from landscape.experiments.pictures import against_level, distances, gradients_by_layer, overview
 from landscape.experiments.scales import Group
@@ -89,6 +89,17 @@ def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
     ]
 
 
+def about(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[str]:
+    """Where gradients do not vanish because they explode."""
+    grown = growing(accuracy)
+    least, most = trends(accuracy).isel(architecture=[0, -1]).mean("seed").values
+    if grown and most < least:
+        grown.append(
+            "They grow more the larger τ is: that accuracy falls with τ may be due to this too."
+        )
+    return grown
+
+
 STUDY = Study(
     name="fig10",
     summary="skip matrices with eigenvalues on the unit circle, several τ",
@@ -98,4 +109,5 @@ STUDY = Study(
     claims=claims,
     pictures=pictures,
     spectra=False,
+    about=about,
 )

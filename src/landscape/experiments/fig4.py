@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.errors import InputError
 from landscape.experiments.claims import Claim
 from landscape.experiments.collect import (
     EPS,
@@ -46,10 +47,13 @@ MOST = 10
 
 def at_chance(results: xr.Dataset) -> np.ndarray:
     """(S,) whether each network's mean accuracy is no better than the commonest class."""
-    # Results of earlier versions lack it.
-    chance = results.attrs.get("commonest_class", 1 / results.attrs["num_classes"])
+    if "commonest_class" not in results.attrs:
+        raise InputError(
+            "these results were collected by an older version, and do not tell how common the "
+            "commonest class is: reproduce fig4 with --resume in their folder collects them anew"
+        )
     # Accuracies are float32.
-    return through_training(results).values[0] <= chance + 1e-6
+    return through_training(results).values[0] <= results.attrs["commonest_class"] + 1e-6
 
 
 def extremes(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +162,8 @@ def _one_by_one(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
         for index, (name, side) in enumerate((("worst", worst), ("best", best))):
             style = look(name, index)
             ax.plot(values[side], reached[side], style.marker, color=style.color, label=name)
-        ax.plot(values[middle], reached[middle], ".", color="0.6", label="others")
+        if len(middle):
+            ax.plot(values[middle], reached[middle], ".", color="0.6", label="others")
         # Of small numbers labels are long.
         ax.xaxis.get_major_locator().set_params(nbins=5)
         ax.set_xlabel(label)

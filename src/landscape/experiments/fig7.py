@@ -19,7 +19,13 @@ import xarray as xr
 
 from landscape.experiments import fig6
 from landscape.experiments.claims import Claim
-from landscape.experiments.pictures import distances, gradients_by_layer, overview
+from landscape.experiments.pictures import (
+    VANISHED,
+    distances,
+    gradients_by_layer,
+    log_gradients,
+    overview,
+)
 from landscape.experiments.scales import Group
 from landscape.experiments.study import Drawn, Study
 from landscape.experiments.variants import MALICIOUS, Variant
@@ -30,20 +36,17 @@ from landscape.training import BiasRegularization
 EPOCHS = (0, 1, 2)
 # Trends per layer that are no steeper are flat.
 FLAT = 0.02
-VANISHED = 1e-12
 
 
 def slopes(results: xr.Dataset) -> xr.DataArray:
     """Slope of log₁₀ of the gradient's norm per layer: architecture, seed, measure_epoch."""
-    norms = results["gradient_norm"].sel(measure_epoch=list(EPOCHS))
-    layers = norms["layer"].values.astype(float)
+    logs = log_gradients(results).sel(measure_epoch=list(EPOCHS))
+    layers = logs["layer"].values.astype(float)
     centred = layers - layers.mean()
-    values = norms.transpose("architecture", "seed", "measure_epoch", "layer").values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log10(np.maximum(values, VANISHED * values.max(-1, keepdims=True)))
     dims = ("architecture", "seed", "measure_epoch")
+    values = logs.transpose(*dims, "layer").values
     return xr.DataArray(
-        (logs @ centred) / (centred @ centred), {name: norms[name] for name in dims}, dims
+        (values @ centred) / (centred @ centred), {name: logs[name] for name in dims}, dims
     )
 
 
@@ -106,6 +109,29 @@ def pictures(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Drawn]:
     ]
 
 
+def growing(results: xr.Dataset) -> list[str]:
+    """Where gradients grow towards the input by more than what is flat: a sentence."""
+    means = trends(results).mean("seed")
+    grown = [
+        f"by {-float(means.sel(architecture=name)):.2g} decades a layer for {name}"
+        for name in means["architecture"].values
+        if float(means.sel(architecture=name)) < -FLAT
+    ]
+    return [f"Gradients grow towards the input {', '.join(grown)}."] if grown else []
+
+
+def about(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[str]:
+    """Where gradients grow, and whose slopes rest on what counts as vanished."""
+    norms = accuracy["gradient_norm"].sel(measure_epoch=list(EPOCHS))
+    gone = (norms < VANISHED * norms.max("layer")).any(("layer", "measure_epoch", "seed"))
+    names = [str(name) for name in gone["architecture"].values[gone.values]]
+    rest = [
+        f"Some gradients of {' and '.join(names)} networks vanish altogether: how steep they are "
+        "then rests on what counts as vanished, 10⁻¹² of a network's largest."
+    ]
+    return [*growing(accuracy), *(rest if names else ())]
+
+
 def tables(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Table]:
     """Trends at each epoch: their mean over the epochs may be that of one alone."""
     by_epoch = slopes(accuracy)
@@ -122,7 +148,8 @@ def tables(accuracy: xr.Dataset, fractions: xr.Dataset) -> list[Table]:
             rows,
             "Decades per layer, mean over seeds ± half of its 95 % interval; positive where the "
             "gradient falls towards the input. Held biases act from the first step on: at epoch 0 "
-            "BiasReg is plain.",
+            "BiasReg is plain. A normalised layer lifts the gradient at its place: its networks' "
+            "slopes are lines through two falling halves and a jump between them.",
         )
     ]
 
@@ -139,4 +166,5 @@ STUDY = Study(
     spectra=False,
     searches=True,
     tables=tables,
+    about=about,
 )

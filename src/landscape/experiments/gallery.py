@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from landscape.data.registry import SOURCES
 from landscape.errors import InputError
 from landscape.experiments.reproduce import EXPERIMENTS, expect_finished, report
-from landscape.experiments.study_page import counted
+from landscape.experiments.sentences import counted
 from landscape.report import DPI, Page, Table
 from landscape.runs import read_run_folder, write_atomically
 
@@ -94,7 +94,7 @@ def write_gallery(folders: Sequence[Path], out: Path, console: Any) -> None:
     note = "Effects in the unit of the claim; accuracies and fractions in points of a hundred."
     summary = Page(
         "Every claim",
-        [f"{counted([one['status'] for _, one in claims])}."],
+        tally(claims),
         [Table("Verdicts", columns, verdicts, note)],
         [],
     )
@@ -155,6 +155,17 @@ def _smaller(png: bytes) -> bytes:
     stream = io.BytesIO()
     few.save(stream, "png", optimize=True, dpi=(DPI, DPI))
     return min(png, stream.getvalue(), key=len)
+
+
+def tally(claims: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """How many claims hold, and how many of those that were decided again with other networks."""
+    first = [one["status"] for request, one in claims if not request.get("seed")]
+    again = [one["status"] for request, one in claims if request.get("seed")]
+    more = ""
+    if again:
+        count = counted(again)
+        more = f" Decided again with other networks: {count[:1].lower()}{count[1:]}."
+    return [f"{counted(first)}.{more}"]
 
 
 def _verdict(request: dict[str, Any], claim: dict[str, Any]) -> tuple[str, ...]:

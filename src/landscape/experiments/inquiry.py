@@ -48,3 +48,8 @@ class Inquiry:
     tables: Callable[[xr.Dataset], list[Table]]
     protocol: tuple[str, ...]
     about: Callable[[xr.Dataset], list[str]] | None = None
+
+    @property
+    def takes_data(self) -> bool:
+        """Whether there is a data set that it is about."""
+        return self.about is not None

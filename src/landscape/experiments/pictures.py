@@ -28,6 +28,10 @@ WIDTH = 10
 # Certified bounds of f(ε) up to so far apart have a line between them.
 LINE = 0.2
 
+# A gradient's norm, relative to the largest of its network, below which it has vanished: there it
+# is drawn, and counts, as so large.
+VANISHED = 1e-12
+
 # What each of the measures is the distance from, or the nearness to.
 MEASURE_LABELS = {
     "incoming_norm": "norm of incoming weights",
@@ -57,14 +61,20 @@ def overview(accuracy: xr.Dataset, fractions: xr.Dataset) -> Drawn:
     panels[0].set_ylim(-3, 103)
     panels[0].set_title("accuracy")
     told = "Accuracy is that of the whole training set."
+    # Of two groups of networks; the smaller ones are those with the spectra.
+    sizes = [results.attrs["num_parameters"] for results in (accuracy, fractions)]
+    if spectra and sizes[0] != sizes[1]:
+        panels[0].set_title(f"accuracy (P = {sizes[0]:,})")
+        told += f" Fractions are of smaller networks (P = {sizes[1]:,}), which reach less."
     if spectra:
         for ax, kind in zip(panels[1:], ("degenerate", "negative"), strict=True):
             draw_fractions(fractions.isel(images=-1), kind, ax)
             ax.set_title(kind)
         told += (
             " Fractions are of the Hessian of the training loss; broad light bars are the "
-            f"certified intervals, and where these are wider than {100 * WIDEST:.0f} points no "
-            "estimate is drawn. What belongs to one epoch stands side by side."
+            "certified intervals of the same networks, and where these are wider than "
+            f"{100 * WIDEST:.0f} points no estimate is drawn. What belongs to one epoch stands "
+            "side by side."
         )
     one_legend(figure, panels[0])
     return Drawn(
@@ -143,7 +153,7 @@ def densities(fractions: xr.Dataset) -> Drawn:
         "Mean over seeds, smoothed with a Gaussian of 0.25 in asinh(λ/ε), ε = 10⁻³: linear "
         "about zero, logarithmic beyond. Shaded: the degenerate band |λ| ≤ ε. After few "
         "Lanczos steps the mass near zero stands at a few nodes: where fractions are not "
-        "resolved, neither is the peak there.",
+        "resolved, neither is the peak there, nor are those far out that stand apart.",
         figure,
     )
 
@@ -218,9 +228,16 @@ def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
     figure = Figure(figsize=(min(WIDTH, 4.3 * len(epochs)), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(epochs), sharey=True))
     for ax, epoch in zip(panels, epochs, strict=True):
-        part = results["gradient_norm"].sel(measure_epoch=epoch)
-        # Gradients that are exactly 0 have no logarithm, and are no part of the mean.
-        plot_through_training(xr.apply_ufunc(np.log10, part.where(part > 0)), ax=ax, percent=False)
+        logs = log_gradients(results).sel(measure_epoch=epoch)
+        for index, name in enumerate(str(name) for name in logs["architecture"].values):
+            style = look(name, index)
+            networks = logs.isel(architecture=index).transpose("layer", "seed")
+            tidy(ax).plot(logs["layer"], networks, color=style.color, linewidth=0.5, alpha=0.4)
+            ax.plot(
+                logs["layer"], networks.mean("seed"), color=style.color,
+                linestyle=style.linestyle, label=name,
+            )  # fmt: skip
+        ax.set_xlabel("layer")
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter("$10^{{{x:.0f}}}$")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -231,15 +248,26 @@ def gradients_by_layer(results: xr.Dataset, epochs: Sequence[int]) -> Drawn:
         "gradients",
         "Gradients by layer",
         "Norm of the gradient of an example's loss with respect to what a layer passes on: mean "
-        "over examples, geometric mean over seeds; bands: its 95 % intervals. Layers are counted "
-        f"from the input. {_vanished(results, epochs)}",
+        "over examples. Thin: networks; thick: their geometric mean. Layers are counted from the "
+        f"input. {_vanished(results, epochs)}",
         figure,
     )
 
 
+def log_gradients(results: xr.Dataset) -> xr.DataArray:
+    """log₁₀ of the norms, those that have vanished at ``VANISHED``; dimensions as the norms."""
+    norms = results["gradient_norm"]
+    largest = norms.max("layer")
+    with np.errstate(divide="ignore"):
+        logs = np.log10(np.maximum(norms, VANISHED * largest))
+    # Of a network none of whose gradients is above 0 nothing is known.
+    return xr.DataArray(logs).where(largest > 0).transpose(*norms.dims)
+
+
 def _vanished(results: xr.Dataset, epochs: Sequence[int]) -> str:
-    """Of which networks a gradient is exactly 0, and has no logarithm."""
-    none = (results["gradient_norm"].sel(measure_epoch=list(epochs)) == 0).any("layer").sum("seed")
+    """Of which networks a gradient is below ``VANISHED``."""
+    norms = results["gradient_norm"].sel(measure_epoch=list(epochs))
+    none = (norms < VANISHED * norms.max("layer")).any("layer").sum("seed")
     seeds = results.sizes["seed"]
     told = [
         f"{name} {', '.join(str(count) for count in row)} of {seeds}"
@@ -249,10 +277,11 @@ def _vanished(results: xr.Dataset, epochs: Sequence[int]) -> str:
         if row.any()
     ]
     if not told:
-        return "No network's gradient is exactly 0."
+        return "No network's gradient vanishes."
     listed = "; ".join(told)
     return (
-        f"Layers whose gradient is exactly 0 are left out: networks with such, by epoch: {listed}."
+        "Norms below 10⁻¹² of a network's largest, zeros among them, are drawn as that; networks "
+        f"with such, by epoch: {listed}."
     )
 
 
@@ -268,12 +297,16 @@ def against_level(
         points = factor * array.transpose("architecture", "seed").values
         mean, half = mean_interval(points, 1)
         half = np.where(np.isfinite(points).sum(1) > 2, half, np.nan)
+        reach = half, half
+        if factor == 100:
+            # Student's interval knows nothing of the ends.
+            reach = np.minimum(half, mean), np.minimum(half, 100 - mean)
         style = look("residual")
         ax.plot(
             np.repeat(levels, points.shape[1]), points.ravel(), ".", color="0.6", label="networks"
         )
         ax.errorbar(
-            levels, mean, half, color=style.color, marker=style.marker, capsize=3,
+            levels, mean, reach, color=style.color, marker=style.marker, capsize=3,
             label="mean, 95 % interval",
         )  # fmt: skip
         if log:

@@ -317,7 +317,7 @@ def expect_request(request: Request) -> None:
         )
     if isinstance(study, Inquiry):
         study.settings(request.scale, request.dataset, request.seeds)
-        if study.about is not None:
+        if study.takes_data:
             load(request.dataset)
     else:
         for group in _scale(study, request).groups:

@@ -99,6 +99,11 @@ class Study:
     tables: Tables | None = None
     about: About | None = None
 
+    @property
+    def takes_data(self) -> bool:
+        """Whether there is a data set that it is about: always."""
+        return True
+
     def scale(self, name: str, dataset: str, seeds: int | None) -> Scale:
         """The groups at a scale; see ``make_scale``."""
         return make_scale(

@@ -69,9 +69,9 @@ def plot_fractions(
 
     Returns
     -------
-    The axes. Light bars: means over seeds of the bounds. Markers: mean over the seeds with an
-    estimate, with its 95 % Student interval from three seeds on, cut at 0 and 100 %. What belongs
-    to one place stands side by side.
+    The axes. Markers: mean over the seeds with an estimate, with its 95 % Student interval from
+    three seeds on, cut at 0 and 100 %. Light bars: means of the bounds over the same seeds, or over
+    all where none has an estimate. What belongs to one place stands side by side.
     """
     ax = tidy(new_axes(ax))
     names = [str(name) for name in estimate["architecture"].values]
@@ -85,7 +85,8 @@ def plot_fractions(
         )
         # A small shift keeps the bars of different architectures apart.
         x = np.arange(len(places)) + 0.14 * (index - (len(names) - 1) / 2)
-        (bottom, _), (top, _) = mean_interval(low, 0), mean_interval(high, 0)
+        taken = np.isfinite(values) | ~np.isfinite(values).any(0)
+        bottom, top = (mean_interval(np.where(taken, side, np.nan), 0)[0] for side in (low, high))
         ax.bar(x, top - bottom, 0.1, bottom, color=style.color, alpha=0.25, linewidth=0)
         mean, half = mean_interval(values, 0)
         half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)

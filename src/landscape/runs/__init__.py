@@ -4,6 +4,7 @@ from landscape.runs.executors import executor
 from landscape.runs.folder import (
     RunFolder,
     environment,
+    expect_free,
     netcdf_bytes,
     open_run_folder,
     read_run_folder,
@@ -32,6 +33,7 @@ __all__ = [
     "default_workers",
     "environment",
     "executor",
+    "expect_free",
     "find_runs",
     "netcdf_bytes",
     "open_run_folder",
