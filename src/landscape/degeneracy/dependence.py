@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from landscape._decompositions import one_by_one
 from landscape._pytrees import pytree
 from landscape.degeneracy.layers import flat_activities
 from landscape.errors import InputError
@@ -120,7 +121,7 @@ def linear_dependence(
     if inputs is not None and len(inputs) != len(shares):
         raise InputError(f"inputs must be one for each of {len(shares)} layers; got {len(inputs)}")
     if inputs is not None:
-        spans = [jnp.linalg.norm(_with_one(flat_activities(x)), 2) for x in inputs]
+        spans = [_span(_with_one(flat_activities(x))) for x in inputs]
         distances = jnp.stack(least) / jnp.stack(spans)
     top = jnp.stack(shares)
     return LinearDependence(
@@ -136,11 +137,21 @@ def linear_dependence(
 
 def _top_share(x: Array, k: int) -> Array:
     """Of the variance, in the k largest eigenvalues: those need no singular vectors."""
-    values = jnp.linalg.eigvalsh(jnp.matmul(x.T, x, precision="highest"))
+    values = _eigenvalues(jnp.matmul(x.T, x, precision="highest"))
     total = jnp.sum(x**2)
     return jnp.where(total > 0, jnp.sum(values[-k:]) / jnp.where(total > 0, total, 1), 1)
 
 
+_eigenvalues = one_by_one(jnp.linalg.eigvalsh)
+
+
+@one_by_one
+def _span(x: Array) -> Array:
+    """The largest singular value."""
+    return jnp.linalg.norm(x, 2)
+
+
+@one_by_one
 def _decomposed(x: Array) -> tuple[Array, Array]:
     """Singular values and right singular vectors (as rows), by way of R."""
     triangle = jnp.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x

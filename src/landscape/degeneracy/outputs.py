@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from landscape._decompositions import one_by_one
 from landscape.curvature.jacobian import JacobianOperator
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import InputError
@@ -66,15 +67,19 @@ def weighted_outputs(
 
     def outputs(params: Any, *rest: Any) -> Array:
         z = model_fn(params, *rest)
-        values, modes = jnp.linalg.eigh(
-            jax.lax.stop_gradient(_output_hessians(output_loss, z, rest))
-        )
+        hessians = jax.lax.stop_gradient(_output_hessians(output_loss, z, rest))
+        values, modes = jax.vmap(one_by_one(_eigenpairs))(hessians)
         rounding = values.shape[1] * jnp.finfo(values.dtype).eps
         values = jnp.where(values > rounding * values[:, -1:], values, 0)
         root = modes * jnp.sqrt(values)[:, None, :]
         return jnp.einsum("nck,nc->nk", root, z.reshape(len(z), -1), precision="highest")
 
     return outputs
+
+
+def _eigenpairs(matrix: Array) -> tuple[Array, Array]:
+    values, modes = jnp.linalg.eigh(matrix)
+    return values, modes
 
 
 def _output_hessians(output_loss: OutputLoss, z: Array, rest: tuple[Any, ...]) -> Array:
@@ -97,6 +102,6 @@ def _lowest_curvature(op: JacobianOperator, output_loss: OutputLoss) -> Array:
     """The lowest eigenvalue of an example's Hessian over its largest; 0 where that is 0."""
     rest = (op.batch,) if op.state is None else (op.state, op.batch)
     hessians = _output_hessians(output_loss, op.model_fn(op.params, *rest), rest)
-    values = jnp.linalg.eigvalsh(hessians)
+    values = jax.vmap(one_by_one(jnp.linalg.eigvalsh))(hessians)
     largest = jnp.abs(values).max(1)
     return jnp.min(jnp.where(largest > 0, values[:, 0] / jnp.where(largest > 0, largest, 1), 0))

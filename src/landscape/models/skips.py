@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._decompositions import one_by_one
 from landscape.errors import InputError
 
 # Where the angles of eigenvalues on the unit circle lie, and the largest singular value beside
@@ -95,11 +96,17 @@ def random_orthogonal(
 
     def draw(k: Array) -> Array:
         gaussian = jax.random.normal(jax.random.fold_in(key, k), (width, width), dtype)
-        q, r = jnp.linalg.qr(gaussian)
-        diagonal = jnp.diagonal(r)
+        q, diagonal = _orthogonalised(gaussian)
         return q * jnp.where(diagonal < 0, -1, 1).astype(dtype)[None, :]
 
     return jax.vmap(draw)(jnp.arange(count))
+
+
+@one_by_one
+def _orthogonalised(matrix: Array) -> tuple[Array, Array]:
+    """Q, and the diagonal of R."""
+    q, r = jnp.linalg.qr(matrix)
+    return q, jnp.diagonal(r)
 
 
 def repeated_orthogonal(
