@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # From another machine, or another container, it cannot be seen whether a process lives; then age
@@ -36,6 +37,19 @@ def temporary_prefix(kind: str = _WRITING) -> str:
     return f"{kind}{machine()}-{os.getpid()}-"
 
 
+def filesystem_time(folder: Path) -> float:
+    """The time by the clock of a folder's file system, which all machines that see it share."""
+    probe = folder / f"{temporary_prefix()}now"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
 def stale(folder: Path, kind: str = _WRITING) -> list[Path]:
     """What nobody can still be writing in a folder."""
     return [path for path in folder.glob(f"{kind}*") if _is_stale(path, kind)]
@@ -57,6 +71,6 @@ def _is_stale(path: Path, kind: str) -> bool:
         # It may be in use however old it is.
         return False
     try:
-        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+        return filesystem_time(path.parent) - path.stat().st_mtime > _STALE_SECONDS
     except OSError:
         return False

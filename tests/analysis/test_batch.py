@@ -217,12 +217,15 @@ def test_the_command_plans_measures_and_shows(spec, checkpoints, tmp_path, capsy
         "spectrum", spec, "--out", str(tmp_path / "run"), "--checkpoint", *checkpoints[:2],
         "--num-steps", "20", "--eps", "0.01", "0.1", "--workers", "1",
     ]  # fmt: skip
+    # A repeated option takes all that it was given.
+    arguments += ["--eps=0.2"]
     assert main([*arguments, "--dry-run"]) == 0
     assert "2 units, 0 done before" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "within 0.01 of 0" in out
+    assert [float(eps) for eps in landscape.open_run(tmp_path / "run")["eps"]] == [0.01, 0.1, 0.2]
     assert main([*arguments]) == 0
     assert "2 units, 2 done before" in capsys.readouterr().out
     assert main(["runs", "list", str(tmp_path)]) == 0
@@ -240,3 +243,17 @@ def test_the_command_plans_measures_and_shows(spec, checkpoints, tmp_path, capsy
     assert "set aside" in capsys.readouterr().out
     events = (tmp_path / "run" / "events").glob("*.jsonl")
     assert all(json.loads(line) for file in events for line in file.read_text().splitlines())
+
+
+def test_what_the_rank_needs_is_looked_at_before_any_work(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from landscape.curvature import Problem\n"
+        "def problem():\n"
+        "    return Problem(lambda w, x: ((x @ w) ** 2).mean(), jnp.ones(3), jnp.eye(6, 3))\n"
+    )
+    out = tmp_path / "run"
+    asked = ["spectrum", f"{tmp_path}/mine.py:problem", "--num-steps", "3", "--out", str(out)]
+    assert main([*asked, "--rank"]) == 2
+    assert "the problem has to name its model" in capsys.readouterr().err
+    assert not out.exists()

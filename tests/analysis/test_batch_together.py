@@ -45,12 +45,18 @@ from pathlib import Path
 
 from landscape.analysis.batch import Job, run_job
 from landscape.analysis.options import Options
+from landscape.errors import UnitsFailedError
 
 options = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
-found = run_job(
-    Job(spec, tuple(checkpoints), options=options, across=True), Path(out), executor=None
-)
-assert found.sizes["checkpoint"] == len(checkpoints)
+job = Job(spec, tuple(checkpoints), options=options, across=True)
+spoilt = [path for path in checkpoints if path.endswith("nan.npz")]
+try:
+    found = run_job(job, Path(out), executor=None)
+except UnitsFailedError as error:
+    assert spoilt and "1 of 3 units failed" in str(error) and "NaN" in str(error), error
+else:
+    assert not spoilt
+    assert found.sizes["checkpoint"] == len(checkpoints)
 """
 
 
@@ -62,17 +68,21 @@ def test_devices_and_hosts_do_a_unit_together(hosts, devices, job, whole, tmp_pa
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
+    with np.load(job.checkpoints[0]) as whole_one:
+        np.savez(tmp_path / "nan.npz", **{name: x * np.nan for name, x in whole_one.items()})
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     for time_ in range(2):
-        # The second time one result is damaged, and the other is done before.
+        # The second time one result is damaged, the other is done before, and a checkpoint has NaN.
+        named = list(job.checkpoints[:2])
         if time_:
+            named.insert(0, str(tmp_path / "nan.npz"))
             damaged = min((tmp_path / "run" / "units").glob("*.nc"))
             damaged.write_bytes(damaged.read_bytes()[:-1])
         processes = [
             subprocess.Popen(
                 [
                     *(sys.executable, "-c", TOGETHER, str(number), str(port)),
-                    *(job.problem, str(tmp_path / "run"), *job.checkpoints[:2]),
+                    *(job.problem, str(tmp_path / "run"), *named),
                 ],
                 env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
                 stdout=subprocess.DEVNULL,

@@ -126,7 +126,7 @@ def test_ages_are_those_of_the_file_system(place, monkeypatch):
     Claims(place).take("unit")
     elsewhere(place / "unit.0.json")
     # A clock that is an hour fast here makes nothing stale.
-    monkeypatch.setattr(module.time, "time", lambda: 3600 + time.monotonic())
+    monkeypatch.setattr(time, "time", lambda: 3600 + time.monotonic())
     assert not Claims(place).latest()["unit"].stale
 
 
@@ -134,3 +134,26 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "claims").write_text("a file")
     with pytest.raises(StorageError, match="cannot write"):
         Claims(tmp_path / "claims").take("unit")
+
+
+def test_a_slow_holder_leaves_what_others_have_claimed_anew(place):
+    slow, second, third = Claims(place), Claims(place), Claims(place)
+    slow.take("unit")
+    elsewhere(place / "unit.0.json")
+    age(place / "unit.0.json", STALE_SECONDS + 10)
+    assert second.take("unit") == "taken over"
+    second.release("unit")
+    # The number of the slow one's claim is in use again.
+    assert third.take("unit") == "claimed"
+    assert third.latest()["unit"].generation == 0
+    slow.release("unit")
+    assert third.latest()["unit"].generation == 0
+    third.release("unit")
+    assert not third.latest()
+
+
+def test_what_cannot_be_read_is_a_claim_until_it_is_old(place):
+    (place / "unit.0.json").mkdir(parents=True)
+    assert Claims(place).take("unit") == ""
+    age(place / "unit.0.json", STALE_SECONDS + 10)
+    assert Claims(place).take("unit") == "taken over"

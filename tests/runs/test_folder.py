@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import re
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,8 +12,16 @@ import xarray as xr
 
 from landscape._temporary import machine, temporary_prefix
 from landscape.errors import InputError, StorageError
-from landscape.runs import environment, open_run_folder, read_run_folder, write_atomically
+from landscape.runs import (
+    environment,
+    netcdf_bytes,
+    open_run_folder,
+    read_run_folder,
+    write_atomically,
+)
 from landscape.runs import folder as folder_module
+from landscape.runs.events import EventLog, read_events
+from landscape.runs.folder import from_netcdf_bytes
 
 
 def contents(path):
@@ -340,3 +350,21 @@ def test_results_are_checked_when_read(folder, result):
     path.with_suffix(".sha256").unlink()
     with pytest.raises(StorageError, match=r"cannot read .*results\.sha256"):
         folder.read_dataset("results.nc")
+
+
+def test_events_are_ordered_by_the_file_systems_clock(tmp_path, monkeypatch):
+    # Of a machine whose clock is an hour ahead, and of one whose clock is right.
+    with monkeypatch.context() as ahead:
+        real = time.time
+        ahead.setattr(time, "time", lambda: real() + 3600)
+        EventLog(tmp_path).add("first")
+    EventLog(tmp_path).add("second")
+    assert [event["event"] for event in read_events(tmp_path)] == ["first", "second"]
+    assert abs(EventLog(tmp_path).now() - time.time()) < 60
+
+
+def test_large_results_need_no_temporary_folder(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    large = xr.Dataset({"a": ("x", np.arange(400_000.0))}, attrs={"names": ["one", "two"]})
+    again = from_netcdf_bytes(netcdf_bytes(large))
+    xr.testing.assert_identical(again["a"], large["a"])

@@ -29,7 +29,7 @@ import xarray as xr
 from landscape.analysis.blocks import ALONE, BlockMeasurement, block_size, blocks_of, kind
 from landscape.analysis.collected import COMMAND, UNREADABLE, joined, named
 from landscape.analysis.digests import Digests
-from landscape.analysis.matrices import by_smaller_chunks, layer_names, operator
+from landscape.analysis.matrices import by_smaller_chunks, layer_names, logits_of, operator
 from landscape.analysis.measurement import (
     Measurement,
     absolute,
@@ -277,6 +277,20 @@ def sharing_memory(job: Job, workers: int) -> Job:
         return job
     memory = device_memory() // 2 // workers
     return dataclasses.replace(job, options=dataclasses.replace(job.options, memory=memory))
+
+
+def expect_outputs(job: Job) -> None:
+    """Refuse a job that needs a classifier's outputs, of a problem that does not give them.
+
+    Raises
+    ------
+    InputError
+        If there is no model, or another loss than the mean cross-entropy of its outputs.
+    """
+    if job.options.rank:
+        logits_of(known_problem(job.problem), "--rank")
+    if job.options.matrix != "hessian":
+        logits_of(known_problem(job.problem), f"--matrix {job.options.matrix}")
 
 
 def settled(job: Job, out: Path | None, *, together: bool) -> Job:

@@ -102,7 +102,7 @@ def _finished(folder: RunFolder) -> list[xr.Dataset]:
     places: dict[str, str] = {}
     parts: dict[str, list[str]] = {}
     for event in read_events(folder.path / "events"):
-        if event.get("event") == "planned":
+        if event.get("event") == "planned" and {"names", "units"} <= event.keys():
             parts |= event.get("parts", {})
             planned = dict(zip(event["names"], event["units"], strict=True))
             # What cannot be read hides no result.

@@ -45,7 +45,7 @@ def operator(problem: Problem, options: Options, part: str = WHOLE) -> LinearOpe
     shared: dict[str, Any] = {"state": problem.state, "wrt": wrt, "chunk_size": chunk_size}
     if options.matrix == "hessian":
         return hessian(problem.loss, problem.params, problem.batch, weight=problem.weight, **shared)
-    logits, state = _logits(problem, f"--matrix {options.matrix}")
+    logits, state = logits_of(problem, f"--matrix {options.matrix}")
     shared["state"] = state
     if options.matrix == "fisher":
         key = jax.random.key(options.seed)
@@ -55,8 +55,14 @@ def operator(problem: Problem, options: Options, part: str = WHOLE) -> LinearOpe
     return make(logits, mean_loss, problem.params, problem.batch, **weighted)
 
 
-def _logits(problem: Problem, what: str) -> tuple[Any, Any]:
-    """``logits(params, state, batch)`` of the model, and the state."""
+def logits_of(problem: Problem, what: str) -> tuple[Any, Any]:
+    """``logits(params, state, batch)`` of the model, and the state.
+
+    Raises
+    ------
+    InputError
+        If there is no model, or the loss is not the mean cross-entropy of its outputs.
+    """
     pair = isinstance(problem.batch, tuple | list) and len(problem.batch) == 2
     if problem.model is None or not pair:
         raise InputError(
@@ -163,7 +169,7 @@ def loss_of(problem: Problem, chunk_size: int | None = None) -> float:
 
 def rank_of(problem: Problem) -> dict[str, Any]:
     """Bounds of the rank of the centered Jacobian, and whether there is a gap."""
-    _logits(problem, "--rank")
+    logits_of(problem, "--rank")
     model, state = opened(problem.model, problem.state)
     op = jacobian_of(logits_function(model), problem.params, problem.batch[0], state=state or {})
     least, most = sorted(op.shape)

@@ -71,6 +71,8 @@ class Plan:
         Seconds that compiling takes at least with all layers, once; 0 without them.
     besides
         What the time leaves out, for people.
+    devices, hosts
+        That do a unit together.
     """
 
     units: tuple[Unit, ...]
@@ -86,6 +88,8 @@ class Plan:
     workers: int
     compiling: float = 0.0
     besides: str = ""
+    devices: int = 1
+    hosts: int = 1
 
     @property
     def memory(self) -> int:
@@ -109,6 +113,9 @@ class Plan:
             f"P = {self.num_parameters:,}, {examples}; {self.matvecs:,} matrix–vector products a "
             "unit"
         )
+        if self.devices > 1 or self.hosts > 1:
+            hosts = f" of {self.hosts} processes" if self.hosts > 1 else ""
+            yield f"each by {self.devices} devices{hosts} together"
         yield (
             f"memory about {readable(self.memory * self.workers)} "
             f"({self.workers} × {readable(self.memory)}) of {readable(device_memory())}"
@@ -216,6 +223,7 @@ def plan(
         tuple(units), done, size, int(examples), matvecs * job.together, vectors * job.together,
         product * job.together, more * job.together, peak, seconds, workers, compiling,
         "; the rank's time is not in it" if options.rank else "",
+        jax.device_count() if job.across else 1, jax.process_count() if job.across else 1,
     )  # fmt: skip
 
 
@@ -264,6 +272,10 @@ def _timed(job: Job, op: Any, options: Options) -> tuple[float, float]:
     run = run.advance(min(_TRIED, steps))
     jax.block_until_ready(run.state)
     compiled = time.perf_counter() - begun
+    if job.across and run.num_steps < steps:
+        # What comes back is split among the devices as the compiler chose: that compiles again.
+        run = run.advance(min(run.num_steps + _TRIED, steps))
+        jax.block_until_ready(run.state)
     begun, first, tries = time.perf_counter(), run.num_steps, 0
     while run.num_steps < steps and _tries_on(tries, begun):
         before, tries = run.num_steps, tries + 1

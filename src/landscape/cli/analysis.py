@@ -64,7 +64,9 @@ class Analyze:
         ):
             write_atomically(self.out / name, content)
         page.show(console)
-        console.print(f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(
+            f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +215,7 @@ class Spectrum:
             across,
             1 if self.together is None else self.together,
         )
+        batch.expect_outputs(job)
         shard = batch.shard_from(self.shard)
         workers = 1 if across else default_workers(self.workers)
         if workers > 1 and self.executor == "processes":
@@ -271,4 +274,5 @@ class Spectrum:
             f"results: {self.out}; landscape.open_run({str(self.out)!r}) opens them",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )

@@ -92,7 +92,9 @@ class Reproduce:
                     request, out, resume=self.resume, console=console, workers=1, pool=pool
                 )
                 page.show(console)
-                console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"report: {out / 'report.html'}", highlight=False, soft_wrap=True, markup=False
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,9 @@ class Report:
         from landscape.experiments.reproduce import report
 
         report(self.folder, console).show(console)
-        console.print(f"report: {self.folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(
+            f"report: {self.folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,4 +136,9 @@ class Results:
         from landscape.experiments.gallery import write_gallery
 
         write_gallery(self.folders, self.out, console)
-        console.print(f"results: {self.out}", highlight=False, soft_wrap=True)
+        _say(console, f"results: {self.out}")
+
+
+def _say(console: Any, line: str) -> None:
+    """A line as it is, however long."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

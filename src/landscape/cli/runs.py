@@ -22,17 +22,18 @@ class RunsList:
 
     def run(self, console: Any) -> None:
         """Print the table."""
+        from rich.markup import escape
         from rich.table import Table
 
         from landscape.runs import find_runs
 
-        table = Table(title=f"runs in {self.place}")
+        table = Table(title=escape(f"runs in {self.place}"))
         for column in ("folder", "state", "units", "size", "last event"):
             table.add_column(column)
         for run in find_runs(self.place):
             units = f"{len(run.finished):,} of {run.total:,}"
             table.add_row(
-                str(run.path), run.word, units, f"{run.size / 1e6:.1f} MB", _ago(run.last)
+                escape(str(run.path)), run.word, units, f"{run.size / 1e6:.1f} MB", _ago(run.last)
             )
         console.print(table)
 
@@ -92,7 +93,7 @@ class RunsVerify:
                 "missing results are made anew when it is run again"
             )
         count = len(run_state(self.folder).finished)
-        console.print(f"{self.folder}: {count:,} results, all as they were written")
+        console.print(f"{self.folder}: {count:,} results, all as they were written", markup=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,13 @@ Numbers differ from those of one device by rounding: sums are taken in another o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -104,13 +107,36 @@ def split_examples(batch: T, mesh: Mesh) -> T:
     """
     _expect_multiple(num_examples(batch), "examples", mesh)
     split = NamedSharding(mesh, PartitionSpec(DATA))
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, split), batch)
+    return jax.tree.map(lambda leaf: _put(leaf, split), batch)
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
-    """A pytree that is whole on each device of a mesh."""
+    """A pytree that is whole on each device of a mesh.
+
+    Raises
+    ------
+    InputError
+        If it is another one on another host.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
+    return jax.tree.map(lambda leaf: _put(leaf, everywhere), tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    """An array where a sharding says; of several hosts each has to have the same.
+
+    ``jax.device_put`` compares their numbers, and takes NaN for different ones.
+    """
+    array = jnp.asarray(leaf)
+    key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    if sharding.is_fully_addressable or not array.is_fully_addressable or key:
+        return jax.device_put(array, sharding)
+    values = np.asarray(array)
+    digest = hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()
+    mine = np.frombuffer(digest, np.uint8)
+    if (multihost_utils.broadcast_one_to_all(mine) != mine).any():
+        raise InputError("hosts that work together were given different arrays")
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def _expect_multiple(number: int, name: str, mesh: Mesh) -> None:

@@ -75,7 +75,7 @@ def networks_table(results: Mapping[str, xr.Dataset]) -> Table:
 
 def fractions_table(results: xr.Dataset, whose: str) -> Table:
     """Of the group of that name; empty if there is no other."""
-    few = data_ratio(results) < ENOUGH_DATA
+    few = bool(data_ratio(results) < ENOUGH_DATA)
     rows = []
     for architecture in results["architecture"].values:
         for epoch in results["spectrum_epoch"].values:

@@ -16,12 +16,11 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from landscape._temporary import machine, temporary_prefix
+from landscape._temporary import filesystem_time, machine
 from landscape.errors import StorageError
 
 # Claims are renewed so often, and stale after so long: many renewals, since a busy machine or a
@@ -73,6 +72,7 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._held: dict[str, Path] = {}
+        self._tokens: dict[str, str] = {}
         self._guard = threading.Lock()
 
     def take(self, stem: str, latest: Mapping[str, Claim] | None = None) -> str:
@@ -108,14 +108,16 @@ class Claims:
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         told = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid()}
+        token = os.urandom(8).hex()
         try:
             with os.fdopen(descriptor, "w") as stream:
-                stream.write(json.dumps(told) + "\n")
+                stream.write(json.dumps({**told, "token": token}) + "\n")
         except OSError as error:
             _unlink(path)
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         with self._guard:
             self._held[stem] = path
+            self._tokens[stem] = token
         return "claimed" if before is None else "taken over"
 
     def _make_folder(self) -> None:
@@ -130,8 +132,11 @@ class Claims:
         One who has taken it over keeps theirs. What cannot be removed becomes stale.
         """
         with self._guard:
-            held = self._held.pop(stem, None)
-        mine = _NAME.fullmatch(held.name) if held is not None else None
+            held, token = self._held.pop(stem, None), self._tokens.pop(stem, "")
+        if held is None or _token(held) != token:
+            # Taken over, given back and claimed anew by others: none of what is there is ours.
+            return
+        mine = _NAME.fullmatch(held.name)
         for path in self.folder.glob(f"{stem}.*.json"):
             name = _NAME.fullmatch(path.name)
             if mine and name and int(name["generation"]) <= int(mine["generation"]):
@@ -187,16 +192,7 @@ class Claims:
                     continue
 
     def _now(self) -> float:
-        """The file system's time."""
-        probe = self.folder / f"{temporary_prefix()}now"
-        try:
-            probe.touch()
-            now = probe.stat().st_mtime
-        except OSError:
-            return time.time()
-        finally:
-            _unlink(probe)
-        return now
+        return filesystem_time(self.folder)
 
 
 def _unlink(path: Path) -> None:
@@ -208,9 +204,13 @@ def _read(path: Path, stem: str, generation: int, now: float) -> Claim | None:
     """None if it has gone meanwhile."""
     try:
         age = now - path.stat().st_mtime
-        text = path.read_text()
     except OSError:
         return None
+    try:
+        text = path.read_text()
+    except OSError:
+        # Another user's, or no file: somebody's until it is old.
+        text = ""
     try:
         told = json.loads(text)
         host, process, where = told["host"], int(told["process"]), told["machine"]
@@ -219,6 +219,14 @@ def _read(path: Path, stem: str, generation: int, now: float) -> Claim | None:
         return Claim(stem, generation, path, "", 0, age, age > STALE_SECONDS)
     gone = where == machine() and not _lives(process)
     return Claim(stem, generation, path, host, process, age, gone or age > STALE_SECONDS)
+
+
+def _token(path: Path) -> str:
+    """What tells a claim from all others, those of the same name included."""
+    try:
+        return str(json.loads(path.read_text())["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _lives(process: int) -> bool:

@@ -12,9 +12,11 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from landscape._temporary import filesystem_time
 from landscape.errors import StorageError
 
 
@@ -29,6 +31,18 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"{socket.gethostname()}-{os.getpid()}.jsonl"
+        self._begun: float | None = None
+
+    def now(self) -> float:
+        """Seconds since the epoch by the file system's clock, in steps of this process's own.
+
+        Machines' clocks differ, and may be set back: what came later must not seem to be earlier.
+        """
+        if self._begun is None:
+            with suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._begun = filesystem_time(self.path.parent) - time.monotonic()
+        return self._begun + time.monotonic()
 
     def add(self, event: str, **fields: Any) -> None:
         """Append an event.
@@ -45,9 +59,10 @@ class EventLog:
         StorageError
             If the folder cannot be written.
         """
-        told = {"time": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid()}
-        line = (json.dumps({**told, "event": event, **fields}) + "\n").encode()
         try:
+            told = {"time": round(self.now(), 3), "host": socket.gethostname()}
+            told |= {"process": os.getpid(), "event": event}
+            line = (json.dumps(told | fields) + "\n").encode()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One write at the end of the file: whole, or not there.
             descriptor = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)

@@ -156,6 +156,11 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
         is_file = isinstance(scheduler, str) and Path(scheduler).is_file()
         try:
             client = Client(scheduler_file=scheduler) if is_file else Client(scheduler)
+        except TypeError as error:
+            raise InputError(
+                "--scheduler is an address, a scheduler's file, or a function that returns a Dask "
+                f"cluster; got {scheduler!r:.200}"
+            ) from error
         except (OSError, ValueError) as error:
             raise ResourceError(
                 f"the Dask scheduler {scheduler} cannot be reached: {error}"

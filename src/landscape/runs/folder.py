@@ -424,11 +424,9 @@ def netcdf_bytes(dataset: xr.Dataset, *, classic: bool = False) -> bytes:
         except (TypeError, ValueError, KeyError):
             # It has no integers of 64 bits, and no lists of names as attributes.
             pass
-    # Made on a local disk first: HDF5 locks its files, and locks fail on network filesystems.
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "dataset.nc"
-        dataset.to_netcdf(local, engine="h5netcdf")
-        return local.read_bytes()
+    # In memory: HDF5 locks its files, and locks fail on network filesystems; on a full disk it ends
+    # the process.
+    return bytes(dataset.to_netcdf(engine="h5netcdf"))
 
 
 def from_netcdf_bytes(content: bytes) -> xr.Dataset:

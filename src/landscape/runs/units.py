@@ -222,7 +222,7 @@ class _Tally:
         others = [index for index in range(len(units)) if index not in self.own]
         self.open = [*own, *others]
         self.failures: dict[str, Exception] = {}
-        self._others, self._begun = bool(others), time.time()
+        self._others, self._begun = bool(others), folder.events.now()
         self._left_alone: set[str] = set()
 
     @property
