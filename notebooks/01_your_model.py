@@ -26,6 +26,7 @@
 # and this cell makes sure of it.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def jax_there_is():
 
 
 before = jax_there_is()
-if importlib.util.find_spec("landscape") is None:
+# By its own name: another distribution is imported as landscape too.
+if not any(importlib.metadata.Distribution.discover(name="landscape-jax")):
     # Held to the version that is there, pip refuses rather than replace it.
     held = [] if before is None else [f"jax=={before[1]}"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
@@ -182,11 +184,12 @@ _ = ax.set_title("within 10⁻³ of zero")
 # %%
 from landscape.degeneracy import degeneracy_budget
 
-budget = degeneracy_budget(nnx.merge(graph, params), params, (x[:300], labels[:300]))
+budget = degeneracy_budget(nnx.merge(graph, params), params, (x[::5], labels[::5]))
 budget
 
 # %% [markdown]
-# Pixels that are the same in all images make weights that nobody notices; ReLU units can be rescaled; units that never
+# Of every fifth image: 360 of them, so that there are twice as many equations, N (C − 1), as parameters. Pixels that are
+# the same in all of these images make weights that nobody notices; ReLU units can be rescaled; units that never
 # fire free their outgoing weights.
 #
 # ## Keep it

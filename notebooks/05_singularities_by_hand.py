@@ -27,10 +27,10 @@
 import importlib.util
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 
 SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
-if importlib.util.find_spec("landscape") is None:
+if not any(Distribution.discover(name="landscape-jax")):
     held = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
 
@@ -143,7 +143,8 @@ ax.set_xlabel("directions that become null")
 _ = ax.legend(frameon=False)
 
 # %% [markdown]
-# In the plain network a unit that never fires frees its incoming weights *and* everything that reads it. With a skip the
+# In the plain network a unit that never fires frees its incoming weights *and* everything that reads it, 6 + 5, of which
+# one was null before: the unit's rescaling. With a skip the
 # unit still carries what it skips: only its own incoming weights are free. Two units that overlap free the difference of
 # their outgoing weights; with skips they are different units, and nothing is freed. A unit that nobody reads
 # frees its incoming weights in the plain network; the skip carries the unit past its reader, and nothing is freed.
@@ -162,6 +163,9 @@ figure, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
 _ = plot_checks(checks, ax=ax)
 
 # %% [markdown]
+# The families overlap: together they have more vectors than there are null directions (26), and a budget counts each
+# direction once.
+#
 # Null for G to rounding. For the Hessian an overlap is null only where the gradient vanishes: say which matrix you speak
 # of.
 #

@@ -26,10 +26,10 @@
 import importlib.util
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 
 SOURCE = "landscape-jax @ git+https://github.com/landscape-jax/landscape"
-if importlib.util.find_spec("landscape") is None:
+if not any(Distribution.discover(name="landscape-jax")):
     held = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE, *held], check=True)
 
