@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 import landscape
@@ -80,6 +81,15 @@ ROOMS = (
 )
 
 
+def comment_of(module: ModuleType, name: str) -> str:
+    """What is said of a constant, in the lines that begin with ``#:`` above it."""
+    for path in sorted(Path(str(module.__file__)).parent.glob("*.py")):
+        found = re.search(rf"((?:^#: .*\n)+){name}\b", path.read_text(), re.MULTILINE)
+        if found:
+            return " ".join(line.removeprefix("#: ") for line in found[1].splitlines())
+    raise LookupError(f"{module.__name__}.{name} is not described: put a line with #: above it")
+
+
 def write_reference() -> None:
     """One page for each room: what it is, and its public names in a table."""
     for room in ROOMS:
@@ -91,8 +101,10 @@ def write_reference() -> None:
         lines += ["", f".. currentmodule:: landscape.{room}", "", ".. autosummary::"]
         lines += ["   :toctree: generated", "", *(f"   {name}" for name in documented), ""]
         for name in values:
-            told = re.sub(r"^typing\.", "", str(getattr(module, name)))
-            lines += [f".. data:: {name}", "", f"   ``{told}``", ""]
+            value = getattr(module, name)
+            told = ", ".join(value) if isinstance(value, dict | tuple) else str(value)
+            lines += [f".. data:: {name}", "", f"   {comment_of(module, name)}", ""]
+            lines += [f"   ``{told}``", ""]
         (HERE / "api" / f"{room}.rst").write_text("\n".join(lines))
 
 

@@ -55,12 +55,18 @@ def test_every_room_says_what_it_is(room):
 @pytest.mark.parametrize(("room", "name"), list(public_names()))
 def test_every_public_name_resolves_and_is_documented(room, name):
     value = getattr(importlib.import_module(f"landscape.{room}"), name)
-    if inspect.isclass(value) or inspect.isfunction(value):
+    if callable(value):
         documentation = inspect.getdoc(value) or ""
         assert documentation
         # A dataclass without a docstring is given its signature for one.
         assert not (dataclasses.is_dataclass(value) and documentation.startswith(f"{name}("))
         assert documentation.split("\n")[0].rstrip().endswith((".", ":", "?"))
+    else:
+        # A constant is described above it.
+        room_of_it = Path(importlib.import_module(f"landscape.{room}").__file__).parent
+        described = rf"^#: .*\.\n{name}\b"
+        sources = [path.read_text() for path in room_of_it.glob("*.py")]
+        assert any(re.search(described, source, re.MULTILINE) for source in sources)
 
 
 @pytest.mark.parametrize(("room", "name"), list(public_names()))

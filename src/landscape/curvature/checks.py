@@ -224,8 +224,9 @@ def _expect_mean(whole: float, mean: float, size: float, dtype: np.dtype) -> Non
         raise InputError(
             f"the loss of the whole batch is {whole:.6g}, but the weighted mean over its parts is "
             f"{mean:.6g}: the loss must be a mean over the examples. A sum, a mask without "
-            "`weight`, or batch normalisation in training mode gives this. If it is meant so, as "
-            "of losses that compare examples with one another, pass check=False, and no chunk_size"
+            "`weight`, dropout, or batch normalisation in training mode gives this. If it is meant "
+            "so, as of losses that compare examples with one another, pass check=False, and no "
+            "chunk_size"
         )
 
 

@@ -192,6 +192,19 @@ class LinearOperator(abc.ABC):
             [self._matmat(_unit_columns(self, start, block_size)) for start in starts], 1
         )[:, : self.shape[1]]
 
+    def __matmul__(self, other: ArrayLike) -> Array:
+        """``A v`` of a vector, ``A V`` of columns.
+
+        Examples
+        --------
+        >>> from landscape.curvature import DiagonalOperator
+        >>> (DiagonalOperator(jnp.array([1.0, 2.0])) @ jnp.ones(2)).tolist()
+        [1.0, 2.0]
+        """
+        if isinstance(other, LinearOperator):
+            return NotImplemented
+        return self.matvec(other) if np.ndim(other) == 1 else self.matmat(other)
+
     def __add__(self, other: LinearOperator) -> SumOperator:
         """The sum of two operators.
 

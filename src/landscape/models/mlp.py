@@ -49,6 +49,7 @@ def _relu(x: Array) -> Array:
     return jnp.where(x <= 0, jnp.zeros_like(x), x)
 
 
+#: What the units' responses can be, by name.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": _relu,
     "tanh": jnp.tanh,
@@ -56,6 +57,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "erf": jax.scipy.special.erf,
     "identity": lambda x: x,
 }
+#: Which skips a network can have: none, from the layer below, or from all layers below.
 SKIPS = ("none", "identity", "hyper")
 
 # What running statistics keep of themselves at each update.

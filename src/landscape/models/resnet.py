@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from landscape.errors import InputError
 
+#: What normalises a residual network's convolutions.
 NORMS = ("batch", "none")
 _NUM_STAGES = 3
 _HE = nn.initializers.he_normal()

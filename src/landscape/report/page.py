@@ -8,7 +8,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-# Dots per inch of a page's pictures.
+#: Dots per inch of a page's pictures.
 DPI = 150
 
 

@@ -149,7 +149,8 @@ def extremal_eigenpairs(
     -----
     Each value is within its residual norm of an eigenvalue. That none is missed is checked with a
     random vector, which is no proof: where eigenvalues lie close together the few steps from it may
-    not tell a missed one from its neighbours.
+    not tell a missed one from its neighbours. As a pytree like the parameters an eigenvector is
+    ``op.unravel(pairs.vectors[:, 0])``, of operators that have parameters.
 
     Examples
     --------

@@ -206,6 +206,7 @@ class LanczosSpectrum(Result):
         )
 
 
+#: What shares and densities are read from: all eigenvalues, or a Lanczos run's quadrature.
 Spectrum = SpectralMeasure | LanczosSpectrum
 
 
