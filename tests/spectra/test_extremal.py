@@ -252,3 +252,19 @@ def test_combinations_take_the_place_of_the_rows(size, monkeypatch):
     expected = jnp.einsum("rk,lrp->lkp", s, rows, precision="highest")
     np.testing.assert_allclose(rows_of(block, size)[:, :2], expected, atol=1e-5)
     assert not block[:, :, 2:].any()
+
+
+def test_pairs_know_which_end_they_are_of():
+    op = DiagonalOperator(jnp.arange(-3.0, 100.0))
+    found = extremal_eigenpairs(op, jax.random.key(0), num_largest=5, num_smallest=2)
+    assert found.ranks.tolist() == [1, 2, 3, 4, 5, -2, -1]
+    assert repr(found).startswith("EigenPairs(7: 99, 98, 97, 96, …, -2, -3; residuals")
+    assert "eigenvalue −1" in found._repr_html_()
+    assert [tick.get_text() for tick in found.plot().get_xticklabels()][-2:] == ["−2", "−1"]
+    upper = extremal_eigenpairs(op, jax.random.key(0), num_largest=2)
+    assert upper.ranks.tolist() == [1, 2]
+    assert repr(upper).startswith("EigenPairs(2: 99, 98; residuals")
+    lower = extremal_eigenpairs(op, jax.random.key(0), num_smallest=1)
+    assert lower.ranks.tolist() == [-1]
+    assert repr(lower).startswith("EigenPairs(1: -3; residuals")
+    assert lower.plot().get_xlabel().startswith("rank")

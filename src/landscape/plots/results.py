@@ -300,7 +300,8 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
 
     Returns
     -------
-    The axes, largest first; logarithmic on both sides of zero if they differ by much.
+    The axes, largest first and by rank: 1 for the largest eigenvalue, −1 for the smallest.
+    Logarithmic on both sides of zero if they differ by much.
 
     Examples
     --------
@@ -316,7 +317,9 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
     """
     ax = tidy(new_axes(ax))
     fresh = not ax.has_data()
-    values, places = np.asarray(pairs.values), np.arange(1, len(pairs.values) + 1)
+    values = np.asarray(pairs.values)
+    # A gap where both ends meet.
+    places = np.arange(1, len(values) + 1) + (pairs.ranks < 0) * (pairs.num_smallest < len(values))
     ax.errorbar(
         places,
         values,
@@ -336,8 +339,14 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None) -> Any:
         ax.set_yticks(ticks, [power(tick) for tick in ticks])
         ax.minorticks_off()
         widen(ax, fresh, y=(low, high))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel("eigenvalues, largest first")
+    if pairs.num_smallest:
+        every = -(-len(places) // 12)
+        told = [f"{rank}".replace("-", "−") for rank in pairs.ranks]
+        ax.set_xticks(places[::every], told[::every])
+        ax.set_xlabel("rank: 1 is the largest eigenvalue, −1 the smallest")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel("eigenvalues, largest first")
     ax.set_ylabel("λ")
     return ax
 

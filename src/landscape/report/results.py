@@ -231,10 +231,11 @@ def _(result: MixtureFit) -> tuple[str, Rows, Draw]:
 
 @view.register
 def _(result: EigenPairs) -> tuple[str, Rows, Draw]:
-    pairs = list(zip(result.values, result.residual_norms, strict=True))
-    rows = [(f"eigenvalue {n}", f"{v:.6g} ± {r:.1e}") for n, (v, r) in enumerate(pairs[:8], 1)]
-    if len(pairs) > 8:
-        rows.append(("…", f"{len(pairs) - 8} more"))
+    pairs = list(zip(result.ranks, result.values, result.residual_norms, strict=True))
+    rows = [(f"eigenvalue {n}".replace("-", "−"), f"{v:.6g} ± {r:.1e}") for n, v, r in pairs]
+    if len(rows) > 8:
+        # Both ends of the list.
+        rows = [*rows[:5], ("…", f"{len(rows) - 8} more"), *rows[-3:]]
     rows.append(("status", f"{result.status} after {result.num_matvecs:,} products"))
     return "Eigenvalues at the ends", rows, lambda ax: plots.plot_eigenpairs(result, ax=ax)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from landscape._pytrees import pytree
 from landscape.curvature.memory import device_memory, readable
@@ -76,6 +76,8 @@ class EigenPairs(Result):
         rounding of the products; ``"max_matvecs"``: the budget was spent before.
     num_matvecs
         Products with the operator that were spent.
+    num_smallest
+        How many of them, the last ones, are of the lower end.
     """
 
     values: Float[np.ndarray, " n"]
@@ -83,13 +85,24 @@ class EigenPairs(Result):
     residual_norms: Float[np.ndarray, " n"]
     status: str
     num_matvecs: int
+    num_smallest: int = 0
+
+    @property
+    def ranks(self) -> Int[np.ndarray, " n"]:
+        """(n,) 1 for the largest eigenvalue, 2 for the next; −1 for the smallest, −2 above it."""
+        count = len(self.values)
+        return np.r_[1 : count - self.num_smallest + 1, -self.num_smallest : 0]
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{value:.4g}" for value in self.values[:4])
-        more = ", …" if len(self.values) > 4 else ""
+        largest = len(self.values) - self.num_smallest
+        told = [f"{value:.4g}" for value in self.values]
+        between = largest > 4 or (largest > 0 and self.num_smallest > 0)
+        shown = [*told[: min(largest, 4)], *["…"] * between]
+        # Of the lower end the lowest.
+        shown += told[max(largest, len(told) - 2) :]
         worst = f"{self.residual_norms.max():.1e}"
         return (
-            f"EigenPairs({len(self.values)}: {values}{more}; residuals at most {worst}, "
+            f"EigenPairs({len(told)}: {', '.join(shown)}; residuals at most {worst}, "
             f"{self.status} after {self.num_matvecs} products)"
         )
 
@@ -308,6 +321,7 @@ class ExtremalRun:
             residual_norms=norms[order],
             status=status,
             num_matvecs=int(state.spent) + len(chosen),
+            num_smallest=self.smallest,
         )
 
 
