@@ -14,7 +14,7 @@ import xarray as xr
 
 import landscape
 from landscape.analysis import kept, measurement, planning
-from landscape.analysis.batch import Job, make_units, run_job
+from landscape.analysis.batch import Job, count_done, make_units, run_job
 from landscape.analysis.measurement import known_problem, measure
 from landscape.analysis.options import Options
 from landscape.analysis.overview import summary
@@ -514,6 +514,15 @@ def test_a_damaged_result_is_left_out_of_what_is_opened(whole, tmp_path):
     with pytest.warns(UserWarning, match="it is left out until the job is run again"):
         found = landscape.open_run(tmp_path / "run")
     assert found.sizes["checkpoint"] == 3
+
+
+def test_a_damaged_result_is_not_counted_as_done(job, whole, tmp_path):
+    shutil.copytree(whole[1], tmp_path / "run")
+    units = make_units(job, tmp_path / "run")
+    assert count_done(tmp_path / "run", units) == 4
+    damaged = min((tmp_path / "run" / "units").glob("*.nc"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert count_done(tmp_path / "run", units) == 3
 
 
 @pytest.mark.parametrize("stage", ["ends", "trace"])

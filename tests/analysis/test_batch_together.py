@@ -1,6 +1,7 @@
 """Batch jobs on several workers, devices, hosts and clusters."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from landscape.analysis.options import Options
 from landscape.analysis.planning import plan
 from landscape.cli import main
 from landscape.runs import worker_pool
+from landscape.runs.executors import executor
 
 OPTIONS = Options(num_steps=30, eps=(1e-2, 1e-1), largest=2, smallest=1)
 
@@ -31,6 +33,13 @@ def test_a_dask_cluster_gives_the_same(job, whole, tmp_path, capsys):
     theirs = landscape.open_run(tmp_path / "run")
     for name in ("degenerate", "eigenvalue", "loss"):
         np.testing.assert_allclose(theirs[name], found[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_workers_of_a_local_dask_cluster_ignore_the_terminals_interrupt():
+    with executor("dask", 1) as pool:
+        heard = pool._client.run(lambda: signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+    assert list(heard.values()) == [True]
 
 
 TOGETHER = """

@@ -470,9 +470,9 @@ def shard_from(text: str | None) -> tuple[int, int]:
 
 
 def count_done(out: Path, units: Sequence[Unit]) -> int:
-    """How many of some units are done in a folder, which need not be there yet."""
+    """How many of some units are done, and whole, in a folder, which need not be there yet."""
     if not os.path.exists(out / "config.json"):
         return 0
     folder = read_run_folder(out)
-    finished = folder.finished_units()
-    return sum(unit.stem in finished for unit in units)
+    paths = map(folder.finished_units().get, (unit.stem for unit in units))
+    return sum(path is not None and folder.is_whole(path) for path in paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,21 @@ class DaskPool(Executor):
         return found
 
 
+def _deaf_workers(client: Any) -> None:
+    """Workers of this machine ignore the terminal's interrupt, and do not log what is told here."""
+    from distributed import WorkerPlugin
+
+    class Deaf(WorkerPlugin):
+        name = "landscape-deaf"
+
+        def setup(self, worker: Any) -> None:
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+            logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+
+    client.register_plugin(Deaf())
+
+
 def _on_a_dask_worker(event: str, folder: RunFolder, unit: Unit) -> Path:
     from distributed import Event
 
@@ -172,4 +188,5 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
+        _deaf_workers(client)
         yield DaskPool(client)

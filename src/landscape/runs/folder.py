@@ -186,6 +186,13 @@ class RunFolder:
         del dataset.attrs[_INPUTS]
         return dataset
 
+    def is_whole(self, path: Path) -> bool:
+        """Whether a finished unit's file can be read and has the checksum that its name says."""
+        try:
+            return short_hash(path.read_bytes()) == path.name.split(".")[-2]
+        except OSError:
+            return False
+
     def _read(self, path: Path) -> xr.Dataset:
         try:
             content = path.read_bytes()
