@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,10 +12,8 @@ from typing import Any
 
 from landscape.errors import InputError, ResourceError
 from landscape.runs.folder import RunFolder
-from landscape.runs.units import LostError, Unit, work
+from landscape.runs.units import Unit, work
 from landscape.runs.workers import worker_pool
-
-_logger = logging.getLogger("landscape")
 
 
 class DevicePool(ThreadPoolExecutor):
@@ -63,74 +58,6 @@ class DevicePool(ThreadPoolExecutor):
             self._free.put(device)
 
 
-class DaskPool(Executor):
-    """The workers of a Dask cluster, as many units at a time as they have threads.
-
-    What a worker that dies has begun, Dask gives to others; a unit that raises is not tried again.
-
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    """
-
-    def __init__(self, client: Any) -> None:
-        from distributed import Event
-
-        self._client, self._tasks = client, client.get_executor(retries=0)
-        self._name = f"landscape-stop-{uuid.uuid4().hex}"
-        self._event = Event(self._name, client=client)
-        self._told = False
-
-    @property
-    def _max_workers(self) -> int:
-        """Units at a time: none while a cluster has no workers yet, which is told once."""
-        try:
-            places = sum(self._client.nthreads().values())
-        except OSError as error:
-            raise LostError(f"the Dask scheduler is gone: {error}") from error
-        if not places and not self._told:
-            self._told = True
-            _logger.warning("no worker of the Dask cluster is there yet; waiting for the first")
-        return places
-
-    def ask_to_stop(self) -> None:
-        """Units in work stop at their next safe points; those that wait do not begin."""
-        self._event.set()
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do a unit of a run folder; ``fn`` is what a process would do."""
-        folder, unit = args
-        # Workers have working folders of their own.
-        folder = RunFolder(folder.path.absolute(), folder.config, folder.environments)
-        found: Future[Any] = self._tasks.submit(
-            _on_a_dask_worker, self._name, folder, unit, pure=False
-        )
-        return found
-
-
-def _deaf_workers(client: Any) -> None:
-    """Workers of this machine ignore the terminal's interrupt, and do not log what is told here."""
-    from distributed import WorkerPlugin
-
-    class Deaf(WorkerPlugin):
-        name = "landscape-deaf"
-
-        def setup(self, worker: Any) -> None:
-            for number in (signal.SIGINT, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
-            logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
-
-    client.register_plugin(Deaf())
-
-
-def _on_a_dask_worker(event: str, folder: RunFolder, unit: Unit) -> Path:
-    from distributed import Event
-
-    asked = Event(event)
-    return work(folder, unit, asked.is_set)
-
-
 @contextmanager
 def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executor | None]:
     """Where units are done.
@@ -163,6 +90,8 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
         return
     try:
         from distributed import Client, LocalCluster
+
+        from landscape.runs.dask_pool import DaskPool, DeafWorkers
     except ImportError as error:
         raise InputError(
             "--executor dask needs the cluster extra: install landscape-jax[cluster]"
@@ -188,5 +117,5 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        _deaf_workers(client)
+        client.register_plugin(DeafWorkers())
         yield DaskPool(client)
