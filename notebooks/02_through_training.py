@@ -93,7 +93,7 @@ for name, skip in (("plain", "none"), ("residual", "identity")):
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for name, run in runs.items():
-    plot_training(run, architecture=name, ax=left)
+    plot_training(run, label=name, ax=left)
     style = look(name)
     bounds = 100 * run.records["spectrum/degenerate"]
     for seed in range(SEEDS):

@@ -149,8 +149,7 @@ print("certified:", degenerate_fraction(spectrum, 1e-3))
 print("moments:  ", moments)
 
 # %%
-ax = plot_fraction_of_eps(spectrum, eps=1e-3)
-ax.lines[0].set_label("estimate")
+ax = plot_fraction_of_eps(spectrum, eps=1e-3, label="estimate", color="#0072B2")
 grid = np.geomspace(*ax.get_xlim(), 200)
 ax.plot(
     grid, 100 * fraction_curve(exact, grid).estimate, "--", color="black", label="every eigenvalue"

@@ -95,24 +95,27 @@ class Result:
                 variables[name] = (dims, value)
         return xarray.Dataset(variables, attrs=attributes)
 
-    def plot(self, ax: Any | None = None) -> Any:
+    def plot(self, ax: Any | None = None, **options: Any) -> Any:
         """Draw it, as in a notebook.
 
         Parameters
         ----------
         ax
             Matplotlib axes; new ones of a new pyplot figure by default.
+        **options
+            Of the function of ``landscape.plots`` that draws it: Matplotlib's properties of a line,
+            such as ``color``, and of a spectrum ``eps`` and ``label``.
 
         Returns
         -------
-        The axes. The functions of ``landscape.plots`` take options too.
+        The axes.
 
         Raises
         ------
         InputError
             If there is nothing to draw.
         """
-        return importlib.import_module("landscape.report.results").drawn(self, ax)
+        return importlib.import_module("landscape.report.results").drawn(self, ax, **options)
 
     def _repr_html_(self) -> str:
         return str(importlib.import_module("landscape.report.results").fragment(self))

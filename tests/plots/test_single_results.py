@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from landscape.curvature import DiagonalOperator, stack
@@ -20,7 +22,9 @@ from landscape.plots import (
 from landscape.spectra import (
     degenerate_fraction,
     dense_spectrum,
+    diagonal,
     distribution_function,
+    extremal_eigenpairs,
     fraction_curve,
     resolve_fraction,
     slq,
@@ -109,3 +113,37 @@ def test_nothing_to_draw_and_other_things_are_refused(ax):
         plot_spectrum(spectrum, eps=0.0, ax=ax)
     with pytest.raises(InputError, match="plot_shares takes many"):
         plot_intervals(fraction_curve(spectrum, np.geomspace(1e-2, 1, 4)), ax=ax)
+
+
+def test_properties_of_lines_are_the_callers(ax):
+    spectrum = slq(operator(), KEY, num_steps=9)
+    spectrum.plot(ax, c="k", lw=3, label="mine", eps=0.1)
+    (line,) = ax.lines
+    assert (line.get_color(), line.get_linewidth(), line.get_label()) == ("k", 3, "mine")
+    bands = Figure().add_subplot()
+    plot_fraction_of_eps(spectrum, color="red", ax=bands)
+    assert bands.lines[0].get_color() == "red"
+    assert to_rgb(bands.collections[0].get_facecolor()[0, :3]) == to_rgb("red")
+    pairs = extremal_eigenpairs(operator(), KEY, num_largest=2)
+    errorbars = pairs.plot(Figure().add_subplot(), markersize=9, marker="*").containers[0]
+    assert (errorbars[0].get_marker(), errorbars[0].get_markersize()) == ("*", 9)
+    assert trace(operator(), KEY, num_matvecs=12).plot(marker="v").lines[0].get_marker() == "v"
+    entries = diagonal(operator(), KEY, num_matvecs=12)
+    assert len(entries.plot(Figure().add_subplot(), bins=7).patches) == 7
+
+
+def test_a_result_of_another_kind_is_refused_by_name(ax, monkeypatch):
+    # As for users: here the types of arguments are checked before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    share = degenerate_fraction(slq(operator(), KEY, num_steps=9), 0.1)
+    with pytest.raises(
+        InputError, match=r"plot_spectrum draws a Spec.* or ResolvedFraction; got Fr"
+    ):
+        plot_spectrum(share, ax=ax)
+    for draw in (plot_intervals, plot_budgets):
+        with pytest.raises(InputError, match="got list"):
+            draw([share], ax=ax)
+    with pytest.raises(InputError, match="plot_checks draws a Check; got Fraction; its own plot"):
+        plot_checks(share, ax=ax)
+    with pytest.raises(InputError, match="got LanczosSpectrum"):
+        plot_fraction_curve(slq(operator(), KEY, num_steps=9), ax=ax)

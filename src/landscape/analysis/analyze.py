@@ -103,19 +103,21 @@ class Analysis(Result):
             f"{self.eps:g} of 0 [{low:.1f}, {high:.1f}]"
         )
 
-    def plot(self, ax: Any | None = None) -> Any:
+    def plot(self, ax: Any | None = None, **options: Any) -> Any:
         """Draw the spectral density; ``page`` has all pictures.
 
         Parameters
         ----------
         ax
             Matplotlib axes; new ones by default.
+        **options
+            Of ``plots.plot_spectrum``.
 
         Returns
         -------
         The axes.
         """
-        return plot_spectrum(self.spectrum, eps=self.eps, ax=ax)
+        return plot_spectrum(self.spectrum, **{"eps": self.eps, "ax": ax, **options})
 
     def _repr_html_(self) -> str:
         return self.page().to_fragment()

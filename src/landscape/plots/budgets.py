@@ -7,7 +7,7 @@ from typing import Any
 
 from landscape.degeneracy.budget import CAUSES, Budget
 from landscape.errors import InputError
-from landscape.plots.style import new_axes, rows_before, tidy
+from landscape.plots.style import expect, new_axes, rows_before, tidy
 
 # A family of colours for each link of the chain: within a unit, within a layer, across layers, the
 # readout; grey for what is left, white for want of data. Hatches tell neighbours apart in print.
@@ -47,10 +47,12 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
     budgets have the Hessian's nearly flat share, it stands below each bar as an open one: another
     quantity, of another matrix.
     """
-    if isinstance(budgets, Budget):
+    if not isinstance(budgets, Mapping):
         budgets = {"": budgets}
     if not budgets:
         raise InputError("there is nothing to draw")
+    for budget in budgets.values():
+        expect("plot_budgets", budget, Budget)
     ax = tidy(new_axes(ax))
     before = rows_before(ax)
     flat = all(budget.nearly_flat is not None for budget in budgets.values())

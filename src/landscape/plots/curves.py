@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.plots.style import look, mean_interval, new_axes, tidy, widen
+from landscape.plots.style import expect, look, mean_interval, new_axes, series, tidy, widen
 from landscape.spectra import Fraction
 
 
 def plot_through_training(
-    results: xr.DataArray, *, ax: Any | None = None, percent: bool = True
+    results: xr.DataArray, *, ax: Any | None = None, percent: bool = True, **options: Any
 ) -> Any:
     """Draw a quantity against epochs.
 
@@ -26,6 +26,8 @@ def plot_through_training(
         Matplotlib axes; new ones by default.
     percent
         Multiply by 100.
+    **options
+        Matplotlib's properties of the lines, such as ``linewidth``.
 
     Returns
     -------
@@ -38,16 +40,16 @@ def plot_through_training(
     along = str(next(dim for dim in results.dims if dim not in ("architecture", "seed")))
     epochs = results[along].values
     for index, name in enumerate(names):
-        style = look(name, index)
+        kept = series(name, index, options)
         values = factor * results.isel(architecture=index).transpose("seed", along).values
         mean, half = mean_interval(values, 0)
         half = np.where(np.isfinite(values).sum(0) > 2, half, np.nan)
-        ax.plot(epochs, mean, color=style.color, linestyle=style.linestyle, label=name)
+        ax.plot(epochs, mean, **kept)
         low, high = mean - half, mean + half
         if percent:
             # Student's interval knows nothing of the ends.
             low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
-        ax.fill_between(epochs, low, high, color=style.color, alpha=0.2, linewidth=0)
+        ax.fill_between(epochs, low, high, color=kept["color"], alpha=0.2, linewidth=0)
     ax.set_xlabel(along.replace("_", " "))
     return ax
 
@@ -109,6 +111,7 @@ def plot_fraction_curve(
     ax: Any | None = None,
     noise_floor: float | None = None,
     label: str = "",
+    **options: Any,
 ) -> Any:
     """Draw f(ε), the share of eigenvalues within ε of zero, against ε, between certified bounds.
 
@@ -126,12 +129,15 @@ def plot_fraction_curve(
         Below this ε eigenvalues are rounding; that side is shaded.
     label
         Of a curve: for a legend, and of the look of an architecture of that name.
+    **options
+        Matplotlib's properties of the lines, such as ``linewidth``.
 
     Returns
     -------
     The axes. Lines: mean over seeds, where every seed's share is resolved. Bands: means over
     seeds of the bounds.
     """
+    expect("plot_fraction_curve", estimate, xr.DataArray, Fraction)
     ax = tidy(new_axes(ax))
     if isinstance(estimate, Fraction):
         estimate, lower, upper = labelled_curve(estimate, label)
@@ -140,7 +146,7 @@ def plot_fraction_curve(
     fresh, before = not ax.has_data(), len(ax.lines)
     epsilons = estimate["eps"].values
     for index, name in enumerate(str(name) for name in estimate["architecture"].values):
-        style = look(name, index + before)
+        kept = series(name, index + before, options)
         rows = [
             100 * array.isel(architecture=index).transpose("seed", "eps").values
             for array in (estimate, lower, upper)
@@ -149,8 +155,8 @@ def plot_fraction_curve(
         middle, low, high = (
             row[there].mean(0) if there.any() else np.full(len(epsilons), np.nan) for row in rows
         )
-        ax.plot(epsilons, middle, color=style.color, linestyle=style.linestyle, label=name)
-        ax.fill_between(epsilons, low, high, color=style.color, alpha=0.2, linewidth=0)
+        ax.plot(epsilons, middle, **kept)
+        ax.fill_between(epsilons, low, high, color=kept["color"], alpha=0.2, linewidth=0)
     ax.set_xscale("log")
     if noise_floor is not None and noise_floor > epsilons[0]:
         ax.axvspan(epsilons[0], noise_floor, color="0.85", zorder=0, label="below the noise floor")
@@ -162,7 +168,12 @@ def plot_fraction_curve(
 
 
 def plot_density(
-    results: xr.DataArray, *, linear_width: float, eps: float, ax: Any | None = None
+    results: xr.DataArray,
+    *,
+    linear_width: float,
+    eps: float,
+    ax: Any | None = None,
+    **options: Any,
 ) -> Any:
     """Draw spectral densities on an asinh axis: zero, tiny eigenvalues and outliers in one picture.
 
@@ -176,6 +187,8 @@ def plot_density(
         The degenerate band |λ| ≤ ε is shaded.
     ax
         Matplotlib axes; new ones by default.
+    **options
+        Matplotlib's properties of the lines, such as ``linewidth``.
 
     Returns
     -------
@@ -185,9 +198,8 @@ def plot_density(
     fresh, before = not ax.has_data(), len(ax.lines)
     grid = results["eigenvalue"].values
     for index, name in enumerate(str(name) for name in results["architecture"].values):
-        style = look(name, index + before)
         mean = results.isel(architecture=index).mean("seed").values
-        ax.plot(grid, mean, color=style.color, linestyle=style.linestyle, label=name)
+        ax.plot(grid, mean, **series(name, index + before, options))
     ax.set_xscale("asinh", linear_width=linear_width, base=10)
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3)

@@ -15,7 +15,7 @@ from landscape.degeneracy import (
     Overlap,
 )
 from landscape.errors import InputError
-from landscape.plots.style import COLORS, look, new_axes, tidy
+from landscape.plots.style import COLORS, expect, look, named, new_axes, series, tidy
 from landscape.training import TrainingRun
 
 
@@ -37,6 +37,7 @@ def plot_measures(
     mean over units (overlap), and the share of the variance in the largest eigenvalues (linear
     dependence).
     """
+    expect("plot_measures", found, Measures, Elimination, Overlap, LinearDependence)
     ax = tidy(new_axes(ax))
     parts = (
         (found.elimination, found.overlap, found.dependence)
@@ -81,9 +82,11 @@ def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | No
     The axes: ‖Gd‖ and ‖Hd‖ over the length that a random direction's image has, by cause.
     """
     ax = tidy(new_axes(ax))
-    checks = [checks] if isinstance(checks, Check) else list(checks)
+    checks = list(checks) if isinstance(checks, list | tuple) else [checks]
     if not checks:
         raise InputError("there is nothing to draw")
+    for check in checks:
+        expect("plot_checks", check, Check)
     for place, check in enumerate(checks):
         for shift, name, norms in (
             (-0.15, "plain", check.gauss_newton_norms),
@@ -105,7 +108,7 @@ def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | No
     return ax
 
 
-def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
+def plot_directions(family: DirectionFamily, *, ax: Any | None = None, **options: Any) -> Any:
     """Draw which parameters each of a family's null directions changes.
 
     Parameters
@@ -114,14 +117,18 @@ def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
         From ``null_directions``.
     ax
         Matplotlib axes; new ones by default.
+    **options
+        Matplotlib's properties of the marks, such as ``color`` or ``markersize``.
 
     Returns
     -------
     The axes: a mark for each entry that is not zero.
     """
+    expect("plot_directions", family, DirectionFamily)
     ax = tidy(new_axes(ax))
     row, column = family.vectors.tocoo().coords
-    ax.plot(column, row, ".", color="#0072B2", markersize=2, rasterized=True)
+    kept = {"color": "#0072B2", "marker": ".", "markersize": 2, "linestyle": ""}
+    ax.plot(column, row, rasterized=True, **{**kept, **named(options)})
     ax.set_xlim(0, family.vectors.shape[1])
     ax.set_ylim(len(family) - 0.5, -0.5)
     ax.set_xlabel("parameter")
@@ -130,7 +137,7 @@ def plot_directions(family: DirectionFamily, *, ax: Any | None = None) -> Any:
 
 
 def plot_training(
-    run: TrainingRun, *, architecture: str | None = None, ax: Any | None = None
+    run: TrainingRun, *, label: str = "", ax: Any | None = None, **options: Any
 ) -> Any:
     """Draw the accuracy of a network, or of several, through training.
 
@@ -138,26 +145,30 @@ def plot_training(
     ----------
     run
         From ``fit`` or ``fit_many``.
-    architecture
-        Whose colour and dashes it has, as in ``look``, and its label. Default: colours in turn.
+    label
+        For a legend, and of the look of an architecture of that name. Default: colours in turn.
     ax
         Matplotlib axes; new ones by default.
+    **options
+        Matplotlib's properties of the lines, such as ``color`` or ``linewidth``.
 
     Returns
     -------
     The axes: accuracy over the training set in percent, one line for each network.
     """
+    expect("plot_training", run, TrainingRun)
     ax = tidy(new_axes(ax))
     rows = run.accuracy.reshape(-1, len(run.epochs))
     known = {line.get_color() for line in ax.lines}
-    style = (
-        {"color": COLORS[len(known) % len(COLORS)]}
-        if architecture is None
-        else {"color": look(architecture).color, "linestyle": look(architecture).linestyle}
-    )
-    lines = ax.plot(run.epochs, 100 * rows.T, linewidth=1 if len(rows) > 1 else 1.5, **style)
-    if architecture is not None:
-        lines[0].set_label(architecture)
+    look_of = series(label, len(known), {"linewidth": 1 if len(rows) > 1 else 1.5})
+    if not label:
+        look_of |= {"color": COLORS[len(known) % len(COLORS)], "linestyle": "-"}
+    look_of |= named(options)
+    name = look_of.pop("label")
+    lines = ax.plot(run.epochs, 100 * rows.T, **look_of)
+    if name:
+        # Of several networks one stands for all in the legend.
+        lines[0].set_label(name)
     ax.set_xlabel("epoch")
     ax.set_ylabel("training accuracy (%)")
     return ax

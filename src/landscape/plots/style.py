@@ -8,9 +8,13 @@ have no look of their own have the colours of Matplotlib's viridis first, from d
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from landscape.errors import InputError
+from landscape.results import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,37 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 def look(name: str, index: int = 0) -> Look:
     """The look of an architecture, or one of the spare ones."""
     return LOOKS.get(name, _OTHERS[index % len(_OTHERS)])
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties of a line by their full names: ``c`` and ``color`` are one."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    return dict(normalize_kwargs(dict(options), Line2D))
+
+
+def series(name: str, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties of a series' line: its look, and over it what the caller asks for."""
+    style = look(name, index)
+    kept = {"color": style.color, "linestyle": style.linestyle, "label": name or None}
+    return {**kept, **named(options)}
+
+
+def expect(function: str, value: Any, *kinds: type) -> None:
+    """Refuse to draw what the function is not made for.
+
+    Raises
+    ------
+    InputError
+        If the value is of none of these kinds.
+    """
+    if isinstance(value, kinds):
+        return
+    names = [kind.__name__ for kind in kinds]
+    told = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    hint = "; its own plot() draws it" if isinstance(value, Result) else ""
+    raise InputError(f"{function} draws a {told}; got {type(value).__name__}{hint}")
 
 
 def new_axes(ax: Any | None) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import functools
 import html
 import io
 from collections.abc import Callable
+from functools import partial, singledispatch
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from landscape.training import TrainingRun
 _FINDINGS = 6
 
 Rows = list[tuple[str, str]]
-Draw = Callable[[Any], Any]
+Draw = Callable[..., Any]
 
 _TABLE = "border-collapse: collapse; font-size: 90%; font-variant-numeric: tabular-nums"
 _CELL = "text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top"
@@ -74,7 +74,7 @@ def fragment(result: Any) -> str:
     )
 
 
-def drawn(result: Any, ax: Any | None = None) -> Any:
+def drawn(result: Any, ax: Any | None = None, **options: Any) -> Any:
     """The figure of a result on axes of one's own.
 
     Parameters
@@ -83,6 +83,8 @@ def drawn(result: Any, ax: Any | None = None) -> Any:
         Any public result.
     ax
         Matplotlib axes; new ones by default.
+    **options
+        Of what draws it.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def drawn(result: Any, ax: Any | None = None) -> Any:
     _, _, draw = view(result)
     if draw is None:
         raise InputError(f"there is nothing to draw of {result!r}")
-    return draw(new_axes(ax))
+    return draw(ax=new_axes(ax), **options)
 
 
 def _picture(draw: Draw, title: str) -> str:
@@ -104,14 +106,14 @@ def _picture(draw: Draw, title: str) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-    draw(figure.add_subplot())
+    draw(ax=figure.add_subplot())
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     data = base64.b64encode(stream.getvalue()).decode()
     return f'<img alt="{html.escape(title, quote=True)}" src="data:image/png;base64,{data}">'
 
 
-@functools.singledispatch
+@singledispatch
 def view(result: Any) -> tuple[str, Rows, Draw | None]:
     """A title, rows of a table, and what draws the figure."""
     return type(result).__name__, [("", repr(result))], None
@@ -119,8 +121,8 @@ def view(result: Any) -> tuple[str, Rows, Draw | None]:
 
 @view.register
 def _(result: SpectralMeasure) -> tuple[str, Rows, Draw]:
-    rows = [*_spectrum_rows(result), ("how", "every eigenvalue")]
-    return "All eigenvalues", rows, _draw_spectrum(result)
+    rows = [*_spectrum_rows(result), ("how", "every eigenvalue"), _band(result)]
+    return "All eigenvalues", rows, partial(plots.plot_spectrum, result, eps=_eps(result))
 
 
 @view.register
@@ -132,7 +134,9 @@ def _(result: LanczosSpectrum) -> tuple[str, Rows, Draw]:
     ]
     if result.num_deflated:
         rows.append(("deflated", f"{result.num_deflated:,} eigenvalues known one by one"))
-    return "Spectral measure by Lanczos", rows, _draw_spectrum(result)
+    rows.append(_band(result))
+    draw = partial(plots.plot_spectrum, result, eps=_eps(result))
+    return "Spectral measure by Lanczos", rows, draw
 
 
 def _spectrum_rows(spectrum: Spectrum) -> Rows:
@@ -147,10 +151,13 @@ def _spectrum_rows(spectrum: Spectrum) -> Rows:
     ]
 
 
-def _draw_spectrum(spectrum: Spectrum) -> Draw:
+def _eps(spectrum: Spectrum) -> float:
     # The degenerate band of the paper, or where rounding begins.
-    eps = max(1e-3, float(np.max(spectrum.noise_floor)))
-    return lambda ax: plots.plot_spectrum(spectrum, eps=eps, ax=ax)
+    return max(1e-3, float(np.max(spectrum.noise_floor)))
+
+
+def _band(spectrum: Spectrum) -> tuple[str, str]:
+    return "grey band, and ε of the axis", f"{_eps(spectrum):.2g}"
 
 
 @view.register
@@ -163,8 +170,8 @@ def _(result: Fraction) -> tuple[str, Rows, Draw]:
             ("width of the bounds", f"at most {np.max(result.width):.4f}"),
             *_hint(result),
         ]
-        return title, rows, lambda ax: plots.plot_shares(result, ax=ax)
-    return title, _fraction_rows(result), lambda ax: plots.plot_intervals(result, ax=ax)
+        return title, rows, partial(plots.plot_shares, result)
+    return title, _fraction_rows(result), partial(plots.plot_intervals, result)
 
 
 def _fraction_rows(share: Fraction) -> Rows:
@@ -195,7 +202,7 @@ def _(result: ResolvedFraction) -> tuple[str, Rows, Draw | None]:
     if np.ndim(result.fraction.estimate) or not result.fraction.interval[1] > 0:
         return title, rows, draw
     eps = float(result.fraction.interval[1])
-    return title, rows, lambda ax: plots.plot_fraction_of_eps(result.spectrum, eps=eps, ax=ax)
+    return title, rows, partial(plots.plot_fraction_of_eps, result.spectrum, eps=eps)
 
 
 @view.register
@@ -207,7 +214,7 @@ def _(result: Moments) -> tuple[str, Rows, Draw]:
         )
     ]
     rows.append(("of", f"P = {result.num_parameters:,}, {_count(result.num_probes, 'probe')}"))
-    return "Moments of a spectrum", rows, lambda ax: plots.plot_moments(result, ax=ax)
+    return "Moments of a spectrum", rows, partial(plots.plot_moments, result)
 
 
 def _superscript(order: int) -> str:
@@ -226,7 +233,7 @@ def _(result: MixtureFit) -> tuple[str, Rows, Draw]:
         rows.append(("weights that fit", ", ".join(f"{w:.4f}" for w in result.solutions)))
     if result.status not in ("fits", "ambiguous", "narrow_only", "single_eigenvalue"):
         rows.append(("", "no mixture meets the moments: the weight is no estimate of anything"))
-    return "Mixture from moments", rows, lambda ax: plots.plot_mixture(result, ax=ax)
+    return "Mixture from moments", rows, partial(plots.plot_mixture, result)
 
 
 @view.register
@@ -237,7 +244,7 @@ def _(result: EigenPairs) -> tuple[str, Rows, Draw]:
         # Both ends of the list.
         rows = [*rows[:5], ("…", f"{len(rows) - 8} more"), *rows[-3:]]
     rows.append(("status", f"{result.status} after {result.num_matvecs:,} products"))
-    return "Eigenvalues at the ends", rows, lambda ax: plots.plot_eigenpairs(result, ax=ax)
+    return "Eigenvalues at the ends", rows, partial(plots.plot_eigenpairs, result)
 
 
 @view.register
@@ -249,14 +256,14 @@ def _(result: Estimate) -> tuple[str, Rows, Draw]:
             ("standard error of each", f"{np.sqrt(np.mean(result.stderr**2)):.1e}"),
             ("how", how),
         ]
-        return "Estimate", rows, lambda ax: plots.plot_values(result, ax=ax)
+        return "Estimate", rows, partial(plots.plot_values, result)
     low, high = (float(end) for end in result.confidence_interval())
     rows = [
         ("value", f"{float(result.value):.6g} ± {float(result.stderr):.1e}"),
         ("95 % confidence", f"[{low:.6g}, {high:.6g}]"),
         ("how", how),
     ]
-    return "Estimate", rows, lambda ax: plots.plot_intervals(result, ax=ax)
+    return "Estimate", rows, partial(plots.plot_intervals, result)
 
 
 @view.register
@@ -274,7 +281,7 @@ def _(result: Rank) -> tuple[str, Rows, Draw]:
         rows.append(("σ/σ₁ at the cut", f"{above:.1e} | {below:.1e}"))
     status = ", ".join(sorted(set(np.ravel(result.status).tolist())))
     rows.append(("how", f"{result.method}, τ = {result.rtol:.1e}: {status}"))
-    return title, rows, lambda ax: plots.plot_rank(result, ax=ax)
+    return title, rows, partial(plots.plot_rank, result)
 
 
 @view.register
@@ -283,7 +290,7 @@ def _(result: Budget) -> tuple[str, Rows, Draw | None]:
     more = len(result.findings) - _FINDINGS
     rows += [("", told) for told in (*result.notes, *result.findings[:_FINDINGS])]
     rows += [("", f"… of {more} more layers in .findings")] if more > 0 else []
-    draw = (lambda ax: plots.plot_budgets(result, ax=ax)) if result.total else None
+    draw = (partial(plots.plot_budgets, result)) if result.total else None
     return result.summary(), rows, draw
 
 
@@ -295,7 +302,7 @@ def _(result: Measures) -> tuple[str, Rows, Draw]:
         for row in view(part)[1]
     ]
     title = "How near the singularities"
-    return title, rows, lambda ax: plots.plot_measures(result, ax=ax)
+    return title, rows, partial(plots.plot_measures, result)
 
 
 @view.register
@@ -306,7 +313,7 @@ def _(result: Elimination) -> tuple[str, Rows, Draw]:
         ("probability of a zero response", f"{np.mean(result.mean_zero_probability):.4f}"),
         ("units that are never active", f"{silent:,}"),
     ]
-    return "Elimination", rows, lambda ax: plots.plot_measures(result, ax=ax)
+    return "Elimination", rows, partial(plots.plot_measures, result)
 
 
 @view.register
@@ -317,7 +324,7 @@ def _(result: Overlap) -> tuple[str, Rows, Draw]:
             (f"layer {layer} (from 0), units {i} and {j}", f"cosine {cosine:.4f}")
             for layer, i, j, cosine in result.closest(3)
         ]
-    return "Overlap", rows, lambda ax: plots.plot_measures(result, ax=ax)
+    return "Overlap", rows, partial(plots.plot_measures, result)
 
 
 @view.register
@@ -326,7 +333,7 @@ def _(result: LinearDependence) -> tuple[str, Rows, Draw]:
         ("variance in the largest eigenvalues", f"{np.mean(result.mean_top_share):.4f}"),
         ("effective rank, mean over layers", f"{np.mean(result.effective_rank):.1f}"),
     ]
-    return "Linear dependence", rows, lambda ax: plots.plot_measures(result, ax=ax)
+    return "Linear dependence", rows, partial(plots.plot_measures, result)
 
 
 @view.register
@@ -338,7 +345,7 @@ def _(result: Check) -> tuple[str, Rows, Draw]:
         ("a random direction's ‖Gd‖", f"{result.scale:.1e}"),
     ]
     title = f"{result.cause}: {_count(len(result.hessian_norms), 'direction')}"
-    return title, rows, lambda ax: plots.plot_checks(result, ax=ax)
+    return title, rows, partial(plots.plot_checks, result)
 
 
 @view.register
@@ -348,7 +355,7 @@ def _(result: DirectionFamily) -> tuple[str, Rows, Draw]:
     if len(result) > 6:
         rows.append(("", f"… {len(result) - 6:,} more"))
     title = f"Null directions: {result.cause}"
-    return title, rows, lambda ax: plots.plot_directions(result, ax=ax)
+    return title, rows, partial(plots.plot_directions, result)
 
 
 @view.register
@@ -361,7 +368,7 @@ def _(result: TrainingRun) -> tuple[str, Rows, Draw]:
         ("final accuracy", f"{np.mean(result.accuracy[..., -1]):.4f}"),
     ]
     rows += [("recorded", ", ".join(result.records))] if result.records else []
-    return "Training", rows, lambda ax: plots.plot_training(result, ax=ax)
+    return "Training", rows, partial(plots.plot_training, result)
 
 
 def _count(number: int, what: str) -> str:
@@ -378,8 +385,8 @@ def _(result: Trajectory) -> tuple[str, Rows, Draw]:
         ("level reached at t", reached),
     ]
 
-    def draw(ax: Any) -> Any:
-        ax.plot(result.times, result.energies)
+    def draw(*, ax: Any, **options: Any) -> Any:
+        ax.plot(result.times, result.energies, **options)
         if result.energies.min() > 0:
             ax.set_yscale("log")
         ax.set(xlabel="t", ylabel="energy")
@@ -395,8 +402,8 @@ def _(result: Coordinates) -> tuple[str, Rows, Draw]:
         for name, values in (("v", result.v), ("z", result.z), ("h", result.h))
     ]
 
-    def draw(ax: Any) -> Any:
-        (line,) = ax.plot(result.z, result.h)
+    def draw(*, ax: Any, **options: Any) -> Any:
+        (line,) = ax.plot(result.z, result.h, **options)
         ax.plot(result.z[:1], result.h[:1], "o", color=line.get_color())
         ax.set(xlabel="z", ylabel="h")
         return ax
