@@ -39,7 +39,10 @@ html_favicon = "_static/favicon.svg"
 html_css_files = ["narrow.css"]
 
 autosummary_generate = True
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+# Each argument on a line of its own where they do not fit on one.
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
