@@ -233,9 +233,9 @@ def test_labels_survive_netcdf(results, name, tmp_path):
 
 def test_axes_have_the_names_of_the_docstrings(results):
     dims = {
-        ("Lanczos spectrum", "alphas"): ("k", "m"),
-        ("Lanczos spectra of a family", "alphas"): ("network", "k", "m"),
-        ("Lanczos spectra of a family", "weights"): ("network", "n"),
+        ("Lanczos spectrum", "alphas"): ("probe", "step"),
+        ("Lanczos spectra of a family", "alphas"): ("network", "probe", "step"),
+        ("Lanczos spectra of a family", "weights"): ("network", "node"),
         ("dense spectrum", "nodes"): ("P",),
         ("curves of a family", "estimate"): ("network", "interval"),
         ("diagonal", "value"): ("P",),
@@ -334,8 +334,19 @@ def test_parts_of_a_result_have_axes_of_their_own(results):
     analysis = results["analysis"]
     spectrum = slq(DiagonalOperator(jnp.linspace(-1, 1, 60)), jax.random.key(0), num_steps=9)
     dataset = dataclasses.replace(analysis, spectrum=spectrum).to_xarray()
-    assert dataset["spectrum_nodes"].dims == ("spectrum_n",)
-    assert dataset["pairs_values"].dims == ("pairs_n",)
+    assert dataset["spectrum_nodes"].dims == ("spectrum_node",)
+    assert dataset["pairs_values"].dims == ("pairs_rank",)
+    np.testing.assert_array_equal(dataset["pairs_rank"], analysis.pairs.ranks)
+
+
+def test_ranks_orders_and_times_are_coordinates(results):
+    pairs, moments = results["eigenpairs"], results["moments"]
+    smallest = pairs.to_xarray()["values"].sel(rank=-1)
+    assert float(smallest) == pairs.values[-1]
+    assert float(moments.to_xarray()["moments"].sel(order=2)) == moments.moments[1]
+    flow = results["trajectory"]
+    at = flow.to_xarray()["energies"].sel(time=flow.times[1])
+    assert float(at) == flow.energies[1]
 
 
 def test_parameters_whose_names_hold_dots_come_back_as_they_were(results, tmp_path):

@@ -38,6 +38,9 @@ class Result:
     _labelled: ClassVar[tuple[str, ...]] = ()
     # Fields that a class labels by itself.
     _apart: ClassVar[tuple[str, ...]] = ()
+    # Axes in words, by the letters of the docstring; and attributes that say where along them.
+    _axes: ClassVar[tuple[tuple[str, str], ...]] = ()
+    _coordinates: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a file, whole or not at all.
@@ -81,9 +84,10 @@ class Result:
 
         Returns
         -------
-        Arrays with the axes that their docstring names: ``network`` for the leading axis of a
-        family, ``layer`` and ``unit`` where there is an array for each layer. Numbers and words are
-        attributes; parts that are results themselves give their name to what they hold.
+        Arrays with named axes: ``network`` for the leading axis of a family, ``layer`` and ``unit``
+        where there is an array for each layer, ``probe``, ``step``, ``rank``, ``order`` and
+        ``time`` for what docstrings call by a letter; the last three have coordinates. Numbers and
+        words are attributes; parts that are results themselves give their name to what they hold.
         """
         xarray = importlib.import_module("xarray")
         variables: dict[str, Any] = {}
@@ -277,19 +281,22 @@ def _public_name(kind: Any) -> str | None:
 
 def _variables(result: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Names, dimensions and values; of what is no array the dimensions are None."""
-    hints = typing.get_type_hints(type(result))
+    hints, words = typing.get_type_hints(type(result)), dict(result._axes)
     names = [f.name for f in dataclasses.fields(result) if f.name not in result._apart]
     for name in (*names, *result._labelled):
         value, hint = getattr(result, name), hints.get(name)
         if hint is None:
             hint = typing.get_type_hints(getattr(type(result), name).fget)["return"]
-        yield from _one(f"{prefix}{name}", value, hint)
+        for label, dims, one in _one(f"{prefix}{name}", value, hint):
+            yield label, dims and tuple(words.get(dim, dim) for dim in dims), one
+    for dim, name in result._coordinates:
+        yield f"{prefix}{dim}", (dim,), np.asarray(getattr(result, name))
 
 
 def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, Result):
         for inner, dims, part in _variables(value, f"{name}_"):
-            yield inner, dims if dims is None else tuple(_own(d, name) for d in dims), part
+            yield inner, dims and tuple(_own(d, name, value) for d in dims), part
     elif isinstance(value, bool | np.bool_):
         yield name, None, int(value)
     elif isinstance(value, str | int | float):
@@ -305,9 +312,10 @@ def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
         yield name, _dims(np.asarray(value), hint, name), np.asarray(value)
 
 
-def _own(dim: str, name: str) -> str:
-    """A dimension of a part: counts that its docstring calls by a letter are of that part alone."""
-    return f"{name}_{dim}" if len(dim) == 1 and dim.islower() else dim
+def _own(dim: str, name: str, part: Result) -> str:
+    """A dimension of a part: what its docstring calls by a letter is of that part alone."""
+    letter = len(dim) == 1 and dim.islower()
+    return f"{name}_{dim}" if letter or dim in dict(part._axes).values() else dim
 
 
 def _layers(name: str, arrays: list[np.ndarray], hint: Any) -> Iterator[tuple[str, Any, Any]]:

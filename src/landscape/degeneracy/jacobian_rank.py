@@ -108,6 +108,8 @@ class Rank(Result):
     status: np.ndarray
     num_matvecs: int = 0
 
+    _axes = (("k", "direction"),)
+
     @property
     def nullity(self) -> Int[np.ndarray, "*batch"]:
         """P − rank."""

@@ -126,6 +126,8 @@ class Check(Result):
     gradient_norm: float
     scale: float
 
+    _axes = (("k", "direction"),)
+
     def __repr__(self) -> str:
         return (
             f"Check({self.cause}: ‖Gd‖ ≤ {self.gauss_newton_norms.max(initial=0):.1e}, ‖Hd‖ ≤ "

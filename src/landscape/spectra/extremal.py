@@ -87,6 +87,9 @@ class EigenPairs(Result):
     num_matvecs: int
     num_smallest: int = 0
 
+    _axes = (("n", "rank"),)
+    _coordinates = (("rank", "ranks"),)
+
     @property
     def ranks(self) -> Int[np.ndarray, " n"]:
         """(n,) 1 for the largest eigenvalue, 2 for the next; −1 for the smallest, −2 above it."""

@@ -98,6 +98,7 @@ class LanczosSpectrum(Result):
     deflated: Float[np.ndarray, "*batch q"]
 
     _labelled = ("nodes", "weights")
+    _axes = (("k", "probe"), ("m", "step"), ("n", "node"), ("q", "deflated_pair"))
 
     @property
     def num_probes(self) -> int:

@@ -111,6 +111,8 @@ class MixtureFit(Result):
     status: str
     solutions: Float[np.ndarray, " s"]
 
+    _axes = (("n", "order"), ("s", "solution"))
+
     def density(self, grid: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Density of the mixture, per unit of eigenvalue.
 

@@ -52,6 +52,8 @@ class Moments(Result):
     num_matvecs: int
 
     _labelled = ("moments", "stderr")
+    _axes = (("k", "probe"), ("n", "order"))
+    _coordinates = (("order", "_orders"),)
 
     @property
     def num_probes(self) -> int:
@@ -62,6 +64,10 @@ class Moments(Result):
     def num_moments(self) -> int:
         """Number n of moments."""
         return self.probe_moments.shape[1]
+
+    @property
+    def _orders(self) -> np.ndarray:
+        return np.arange(1, self.num_moments + 1)
 
     @property
     def shares(self) -> Float[np.ndarray, " k"]:

@@ -45,6 +45,9 @@ class Trajectory(Result):
     energies: Float[np.ndarray, " T"]
     reached: float
 
+    _axes = (("T", "time"), ("n", "parameter"))
+    _coordinates = (("time", "times"),)
+
     def __repr__(self) -> str:
         return (
             f"Trajectory({len(self.times)} points to t = {self.times[-1]:.6g}, energy "

@@ -202,6 +202,8 @@ class Coordinates(Result):
     u: Float[np.ndarray, "T d"]
     h: Float[np.ndarray, " T"]
 
+    _axes = (("T", "state"), ("d", "input"))
+
     def __repr__(self) -> str:
         ends = f"h {self.h[0]:.4g} to {self.h[-1]:.4g}, z {self.z[0]:.4g} to {self.z[-1]:.4g}"
         return f"Coordinates({len(self.v)} states, {ends})"
