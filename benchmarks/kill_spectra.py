@@ -177,13 +177,18 @@ def kills(arguments: list[str], place: Path, options: argparse.Namespace) -> Non
         share = (options.units - before) / (options.kills - number + 2)
         wanted = before + int(share + rng.random())
         process, started = start(arguments, out, options.workers), time.perf_counter()
-        # One in four comes before anything is done, in the seconds that starting takes.
-        early = rng.random() < 0.25
-        delay = float(rng.uniform(0.2, 6.0 if early else 2 * each))
+        # One in four comes before anything is done, in the seconds that starting takes; and every
+        # one when a single unit is left, which would else be done before the last kill.
+        last = options.units - 1
+        early = rng.random() < 0.25 or before >= last
+        delay = float(rng.uniform(0.2, (3.0 if before >= last else 6.0) if early else 2 * each))
         while not early and done(out) < wanted and process.poll() is None:
             time.sleep(0.01)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=delay)
+        end = time.perf_counter() + delay
+        while time.perf_counter() < end and process.poll() is None:
+            if not early and done(out) >= last:
+                break
+            time.sleep(0.01)
         if process.poll() is not None:
             code = process.returncode
             sys.exit(f"kills: start {number} ended by itself with code {code}: {complaint(out)}")
