@@ -16,21 +16,11 @@ def test_the_readmes_code_runs_for_a_users_model(capsys):
     keys = jax.random.split(jax.random.key(0), 4)
     params = {"w": jax.random.normal(keys[0], (5, 8)), "v": jax.random.normal(keys[1], (8,))}
     batch = {"x": jax.random.normal(keys[2], (64, 5)), "y": jax.random.normal(keys[3], (64,))}
-    names = {
-        "loss": loss,
-        "params": params,
-        "batch": batch,
-        "checkpoints": [params, jax.tree.map(lambda x: 2 * x, params)],
-    }
+    names = {"loss": loss, "params": params, "batch": batch}
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 3
+    assert len(blocks) >= 2
     for block in blocks:
         exec(block, names)
-    problem = names["problem"]()
-    assert problem.model is names["model"]
-    assert problem.hessian().shape == (826, 826)
     printed = capsys.readouterr().out
     assert "certified [" in printed
-    assert "reached: " in printed
-    assert "residuals at most" in printed
     assert "directions are null for the Gauss–Newton matrix" in printed

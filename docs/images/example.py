@@ -26,27 +26,30 @@ def problem():
     )
 
 
-def picture(found) -> "Figure":  # noqa: F821
+def picture(found):
     """In large type, since it is shown at half its size: what was found, said above each part."""
     from matplotlib import pyplot
 
-    pyplot.rcParams.update({"font.size": 13, "lines.linewidth": 2})
-    figure = pyplot.figure(figsize=(9.5, 7), layout="constrained")
-    axes = figure.subplot_mosaic("dc;bb", height_ratios=[4, 2.6])
-    plot_spectrum(found.spectrum, eps=found.eps, color="#0072B2", ax=axes["d"])
-    plot_fraction_of_eps(found.spectrum, eps=found.eps, color="#0072B2", ax=axes["c"])
-    plot_budgets(found.budget, ax=axes["b"])
+    pyplot.rcParams.update({"font.size": 14, "lines.linewidth": 2.5})
+    figure = pyplot.figure(figsize=(10, 7), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1])
+    left, right = above.subplots(1, 2)
+    plot_spectrum(found.spectrum, eps=found.eps, color="#0072B2", ax=left)
+    plot_fraction_of_eps(found.spectrum, eps=found.eps, color="#0072B2", ax=right)
+    causes = plot_budgets(found.budget, ax=below.subplots())
     share = 100 * float(found.degenerate.estimate)
     null = 100 * found.budget.total / found.num_parameters
-    axes["d"].set_title(f"{found.num_parameters:,} eigenvalues of the Hessian", loc="left")
-    axes["c"].set_title(f"{share:.0f} % of them within 10⁻³ of zero", loc="left")
-    axes["b"].set_title(f"{null:.0f} % exactly null for Gauss–Newton, and why", loc="left", pad=14)
-    axes["b"].set_xlabel("% of all directions")
-    axes["b"].legend(
-        *axes["b"].get_legend_handles_labels(),
-        frameon=False, fontsize="small", ncols=2, loc="upper left", bbox_to_anchor=(1, 1.15),
-        columnspacing=0.8, handlelength=1.4,
-    )  # fmt: skip
+    left.set_title(f"{found.num_parameters:,} eigenvalues …", loc="left")
+    left.set_xticks([-1e1, -1e-1, 0, 1e-1, 1e1], ["−10", "−0.1", "0", "0.1", "10"])
+    right.set_title(f"… {share:.0f} % of them within 10⁻³ of zero", loc="left")
+    causes.set_title(f"{null:.0f} % exactly null (Gauss–Newton matrix), because of …", loc="left")
+    causes.set_xlabel("% of all directions", loc="center")
+    causes.texts[-1].set_visible(False)
+    handles, labels = causes.get_legend_handles_labels()
+    causes.get_legend().remove()
+    below.legend(
+        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="medium"
+    )
     return figure
 
 
