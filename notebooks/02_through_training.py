@@ -154,12 +154,16 @@ for name, run in runs.items():
     print(f"{name:9s} ‖H‖ at epochs {EPOCHS}:", np.round(norms, 2))
 
 # %% [markdown]
-# ## Your own loop
+# ## What came out
 #
-# You need none of this machinery: in a loop of your own, call the same function every so often. Nothing is compiled
-# again as long as shapes stay the same. `landscape reproduce fig3` is this notebook at full size, with verdicts.
-
-# Six layers are few: here the residual networks end with a higher loss than the plain ones. What skips do for training
-# shows in deeper networks (`landscape reproduce fig3`), and a spectrum alone does not say who trains better.
+# At the start half of a plain network's eigenvalues lie within 10⁻³ of zero, and a quarter of a residual one's; after 40
+# epochs four in ten and a third, of three seeds each. So the plain networks are flatter, by less the longer they train, and
+# ε decides by how much: their ‖H‖ grows by a factor of 70, that of the residual ones falls. Six layers are few: here the residual networks end with a
+# higher loss than the plain ones. What skips do for training shows in deeper networks (`landscape reproduce fig3` is this
+# notebook at full size, with verdicts), and a spectrum alone does not say who trains better.
+#
+# In a loop of your own call the same function every so often; `landscape.training.Watch`
+# [does](https://github.com/landscape-jax/landscape/blob/main/docs/howto/your-model.md). Nothing is compiled again as long as
+# shapes stay the same.
 #
 # **Next:** *why* is the plain network flatter? [Where the null directions come from](03_where_null_directions_come_from.ipynb).

@@ -48,7 +48,6 @@ from flax.traverse_util import flatten_dict
 
 import landscape
 from landscape.analysis import analyze, load_problem
-from landscape.plots import plot_intervals
 from landscape.spectra import degenerate_fraction, slq
 from landscape.training import Callback, TrainConfig, fit
 
@@ -182,12 +181,11 @@ with np.load(place / "epoch-30.npz") as file:
     params = unflatten_dict({tuple(name.split("/")): file[name] for name in file})
 mine = dataclasses.replace(problem, params=params).hessian()
 share = degenerate_fraction(slq(mine, jax.random.key(5), num_steps=400), 1e-3)
-job_says = one.isel(checkpoint=-1)
-print(
-    f"the job:  {float(job_says['degenerate']):.3f} [{float(job_says['degenerate_low']):.3f}, {float(job_says['degenerate_high']):.3f}]"
-)
-print(f"by hand:  {float(share.estimate):.3f}, another probe")
-plot_intervals({"by hand": share})
+told = one.isel(checkpoint=-1)
+by_job = [float(told[name]) for name in ("degenerate", "degenerate_low", "degenerate_high")]
+by_hand = [float(share.estimate), *map(float, share.confidence_interval())]
+for who, (estimate, low, high) in (("the job:", by_job), ("by hand, another probe:", by_hand)):
+    print(f"{who:24s} {estimate:.3f} [{low:.3f}, {high:.3f}]")
 
 # %% [markdown]
 # ## On a cluster
@@ -206,5 +204,6 @@ print(
 )  # fmt: skip
 
 # %% [markdown]
-# **Next:** `landscape spectrum --help`, and the documentation's page on batch jobs, with a table of everything that can go
+# **Next:** `landscape spectrum --help`, and the page on
+# [batch jobs](https://github.com/landscape-jax/landscape/blob/main/docs/jobs.md), with a table of everything that can go
 # wrong and what happens then.
