@@ -126,3 +126,13 @@ def test_operators_of_different_kinds_are_not_stacked():
         stack([stack([first])])
     with pytest.raises(InputError, match=r"members\(\)"):
         stack([first]).matvec(jnp.ones(first.shape[0]))
+
+
+def test_types_and_shapes_of_a_family_are_looked_up_once(monkeypatch):
+    family = stack([DiagonalOperator(jnp.arange(3.0) + shift) for shift in range(4)])
+    assert jax.jit(lambda x: x * family.shape[0])(1) == 3
+    monkeypatch.setattr(type(family), "member", None)
+    assert (family.shape, family.dtype, family.batch_shape) == ((3, 3), np.float32, (4,))
+    again = jax.tree.map(lambda leaf: leaf, family)
+    with pytest.raises(TypeError):
+        print(again.shape)

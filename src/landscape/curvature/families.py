@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,17 +46,23 @@ class FamilyOperator(LinearOperator):
     @property
     def shape(self) -> tuple[int, int]:
         """(P, P) of each member."""
-        return self.member(0).shape
+        return self._each[0]
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the entries."""
-        return self.member(0).dtype
+        return self._each[1]
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """(S,)."""
         return (self.size,)
+
+    @functools.cached_property
+    def _each(self) -> tuple[tuple[int, int], np.dtype, bool]:
+        """What is the same for all members. Making one touches all arrays, and is done once."""
+        one = self.member(0)
+        return one.shape, one.dtype, one.recomputes
 
     def member(self, index: int) -> LinearOperator:
         """One of the operators."""
@@ -92,7 +99,7 @@ class FamilyOperator(LinearOperator):
     @property
     def recomputes(self) -> bool:
         """Whether the members do."""
-        return self.member(0).recomputes
+        return self._each[2]
 
     def __repr__(self) -> str:
         return f"FamilyOperator({self.size} × {self.member(0)!r})"

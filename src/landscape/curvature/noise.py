@@ -64,28 +64,30 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     expect_square(op)
     if op.batch_shape:
         # In one program, as their Lanczos runs are.
-        many, norms = _family_images(op, key)
-        floors = zip(np.asarray(many), np.asarray(norms), strict=True)
-        return np.array([_largest_defect(op, images, norm) for images, norm in floors])
-    images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
-    return _largest_defect(op, images, norm)
+        many, norms = map(np.asarray, _family_images(op, key))
+    else:
+        images, norm = _trial_images(op, key) if op.traceable else _streamed_images(op, key)
+        many, norms = np.asarray(images)[None], np.asarray(norm)[None]
+    defects = np.array([_largest_defect(images) for images in many])
+    if not (np.isfinite(norms).all() and np.isfinite(defects).all()):
+        raise InputError(f"a product with {op!r} is NaN, infinite, or overflows its type")
+    expect_range(norms, op)
+    unit = float(jnp.finfo(op.dtype).eps) / 2
+    floors = np.maximum(unit * norms.astype(float), defects)
+    return floors if op.batch_shape else float(floors[0])
 
 
-def _largest_defect(op: LinearOperator, images: Any, norm: Any) -> float:
-    """The noise floor, of images of v + w, of v and of w and an estimate of ‖A‖."""
-    images = np.asarray(images)
+def _largest_defect(images: np.ndarray) -> float:
+    """Of additivity: of images of v + w, of v and of w."""
     # The sum is rounded before it is multiplied, by at most u in norm: that much of the defect,
     # u‖A‖, is not the operator's, and is as large as the floor below anyway. One after the other:
     # of large models even these are many bytes.
     defects = [
-        float(np.linalg.norm(np.subtract(together, apart, dtype=np.float64) - images[-1]))
+        np.linalg.norm(np.subtract(together, apart, dtype=np.float64) - images[-1])
         for together, apart in zip(images[:_NUM_RANDOM], images[_NUM_RANDOM:-1], strict=True)
     ]
-    unit = float(jnp.finfo(op.dtype).eps) / 2
-    if not np.isfinite([norm, *defects]).all():
-        raise InputError(f"a product with {op!r} is NaN, infinite, or overflows its type")
-    expect_range(float(norm), op)
-    return max(unit * float(norm), *defects)
+    # Which keeps a NaN, as the built-in one does not.
+    return float(np.max(defects))
 
 
 def _trial_vectors(op: LinearOperator, key: Array) -> tuple[Array, Array]:

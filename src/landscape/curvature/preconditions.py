@@ -45,23 +45,25 @@ def expect_square(op: Any) -> None:
         )
 
 
-def expect_range(norm: float, op: LinearOperator) -> None:
-    """Refuse a norm whose square, or that of its rounding, leaves the type's range.
+def expect_range(norms: float | np.ndarray, op: LinearOperator) -> None:
+    """Refuse norms whose square, or that of their rounding, leaves the type's range.
 
     Raises
     ------
     InputError
-        If it is too large or too small, but for 0.
+        If one is too large or too small, but for 0.
     """
     info = jnp.finfo(op.dtype)
     smallest, largest = (
         float(info.tiny) ** 0.5 / (10 * float(info.eps)),
         float(info.max) ** 0.5 / 10,
     )
-    if norm and not smallest <= norm <= largest:
+    norms = np.ravel(norms).astype(float)
+    beyond = norms[(norms != 0) & ~((smallest <= norms) & (norms <= largest))]
+    if len(beyond):
         raise InputError(
-            f"an operator of norm {norm:.1e} leaves the range in which {op.dtype} can be squared, "
-            f"{smallest:.0e} to {largest:.0e}: multiply it with a number"
+            f"an operator of norm {beyond[0]:.1e} leaves the range in which {op.dtype} can be "
+            f"squared, {smallest:.0e} to {largest:.0e}: multiply it with a number"
         )
 
 

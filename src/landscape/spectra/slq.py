@@ -273,8 +273,7 @@ class LanczosRun:
                 "derivative at these parameters, or its norm overflows"
             )
         scales = on_host(self.state.scale).astype(float)
-        for scale in scales:
-            expect_range(scale, self.op)
+        expect_range(scales, self.op)
         unit = float(jnp.finfo(self.op.dtype).eps) / 2
         asymmetry = on_host(self.state.asymmetry).astype(float)
         allowed = np.sqrt(unit) * scales
