@@ -96,15 +96,25 @@ class Browser:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
-        self.ask("Page.navigate", url=address)
+        failed = self.ask("Page.navigate", url=address).get("errorText")
+        if failed:
+            return [failed], 0
         while self.next().get("method") != "Page.loadEventFired":
             pass
+        # What comes late, and what is loaded when it is seen.
+        self.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        self.ask(
+            "Runtime.evaluate", expression="new Promise(done => setTimeout(done, 400))",
+            awaitPromise=True,
+        )  # fmt: skip
+        self.evaluate("window.scrollTo(0, 0)")
         over = self.evaluate("document.documentElement.scrollWidth") - width
-        return [one for one in self.said if not OFFLINE.search(one)], int(over)
+        there = address.split("/")[2]
+        return [one for one in self.said if there in one or not OFFLINE.search(one)], int(over)
 
     def evaluate(self, expression: str) -> float:
         """The value of an expression in the page."""
-        return self.ask("Runtime.evaluate", expression=expression)["result"]["value"]
+        return self.ask("Runtime.evaluate", expression=expression)["result"].get("value", 0)
 
     def screenshot(self, path: Path) -> None:
         """The part that is on the screen."""

@@ -40,6 +40,7 @@ html_css_files = ["narrow.css"]
 
 autosummary_generate = True
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 # Each argument on a line of its own where they do not fit on one.
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True

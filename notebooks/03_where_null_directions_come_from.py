@@ -94,7 +94,7 @@ budgets["residual"]
 # A third of the plain network's directions are null, an eighth of the residual network's, and fewer of the
 # hyper-residual one's. Most of the difference is in units that never fire, which free what feeds them and what they feed,
 # and in rescaling, a symmetry of every ReLU unit that nothing bypasses. A skip carries units past their layer: what
-# reads them is not free then, and they cannot be rescaled.
+# reads them is not free then, and they cannot be rescaled one by one (what is left is a rescaling of all layers at once).
 #
 # What this does not say: it is one seed, and the three have not been trained equally far. Over seeds, and at matched
 # training loss, that plain networks are more degenerate is undecided on the digits

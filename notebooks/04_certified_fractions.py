@@ -158,7 +158,8 @@ _ = ax.legend(frameon=False)
 
 # %% [markdown]
 # The band is the certified one of the probe; the count of every eigenvalue may lie as far beside it as one probe errs,
-# about a point here. There is nothing special about 10⁻³ (dotted): the whole curve f(ε) comes from the same products. Where it is steep, a claim
+# two to three points here. Where no node of the quadrature lies within ±ε the estimate is 0, on the left: there the band is
+# all that is known. There is nothing special about 10⁻³ (dotted): the whole curve f(ε) comes from the same products. Where it is steep, a claim
 # about "the degenerate fraction" is a claim about ε.
 #
 # **Next:** [singularities by hand](05_singularities_by_hand.ipynb): make eigenvalues exactly zero, one at a time.

@@ -336,6 +336,13 @@ def test_parts_of_a_result_have_axes_of_their_own(results):
     dataset = dataclasses.replace(analysis, spectrum=spectrum).to_xarray()
     assert dataset["spectrum_nodes"].dims == ("spectrum_node",)
     assert dataset["pairs_values"].dims == ("pairs_rank",)
+    # Parts say all that they say by themselves.
+    alone = analysis.budget.to_xarray()
+    np.testing.assert_array_equal(dataset["budget_counts"], alone["counts"])
+    assert list(dataset["budget_cause"].values) == list(alone["cause"].values)
+    assert dataset.attrs["degenerate_interval"] == [-analysis.eps, analysis.eps]
+    resolved = results["resolved fraction"].to_xarray()
+    assert resolved.attrs["fraction_interval"][1] > 0
     np.testing.assert_array_equal(dataset["pairs_rank"], analysis.pairs.ranks)
 
 

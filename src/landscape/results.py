@@ -30,6 +30,9 @@ FORMAT = 1
 # What leading axes are called in labelled results: those of a family, and of a vector estimated.
 _LEADING = {"*batch": "network", "...": "network", "*shape": "P"}
 
+# Dimensions that all parts of a result share.
+_COMMON = ("network", "layer", "unit", "other_unit", "P")
+
 
 class Result:
     """Base of the public results: frozen dataclasses of arrays."""
@@ -279,7 +282,7 @@ def _public_name(kind: Any) -> str | None:
     return f"{rest[0]}.{name}" if name in public else None
 
 
-def _variables(result: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _variables(result: Any) -> Iterator[tuple[str, Any, Any]]:
     """Names, dimensions and values; of what is no array the dimensions are None."""
     hints, words = typing.get_type_hints(type(result)), dict(result._axes)
     names = [f.name for f in dataclasses.fields(result) if f.name not in result._apart]
@@ -287,16 +290,21 @@ def _variables(result: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
         value, hint = getattr(result, name), hints.get(name)
         if hint is None:
             hint = typing.get_type_hints(getattr(type(result), name).fget)["return"]
-        for label, dims, one in _one(f"{prefix}{name}", value, hint):
+        for label, dims, one in _one(name, value, hint):
             yield label, dims and tuple(words.get(dim, dim) for dim in dims), one
     for dim, name in result._coordinates:
-        yield f"{prefix}{dim}", (dim,), np.asarray(getattr(result, name))
+        yield dim, (dim,), np.asarray(getattr(result, name))
 
 
 def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, Result):
-        for inner, dims, part in _variables(value, f"{name}_"):
-            yield inner, dims and tuple(_own(d, name, value) for d in dims), part
+        part = value.to_xarray()
+        for inner, variable in part.variables.items():
+            dims = tuple(_own(str(dim), name, part) for dim in variable.dims)
+            yield f"{name}_{inner}", dims, variable.values
+        for inner, told in part.attrs.items():
+            if inner not in ("result", "landscape"):
+                yield f"{name}_{inner}", None, told
     elif isinstance(value, bool | np.bool_):
         yield name, None, int(value)
     elif isinstance(value, str | int | float):
@@ -312,10 +320,9 @@ def _one(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
         yield name, _dims(np.asarray(value), hint, name), np.asarray(value)
 
 
-def _own(dim: str, name: str, part: Result) -> str:
-    """A dimension of a part: what its docstring calls by a letter is of that part alone."""
-    letter = len(dim) == 1 and dim.islower()
-    return f"{name}_{dim}" if letter or dim in dict(part._axes).values() else dim
+def _own(dim: str, name: str, part: Any) -> str:
+    """A dimension of a part: all but those that are the same wherever they are found."""
+    return dim if dim in _COMMON and dim not in part.variables else f"{name}_{dim}"
 
 
 def _layers(name: str, arrays: list[np.ndarray], hint: Any) -> Iterator[tuple[str, Any, Any]]:

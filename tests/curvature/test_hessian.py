@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -443,3 +444,29 @@ def test_a_mask_without_a_weight_is_refused_in_chunks_too(seed):
 def masked_mean(params, batch):
     x, mask = batch
     return jnp.sum(mask * jnp.tanh(x @ params) ** 2) / jnp.sum(mask)
+
+
+def test_running_statistics_are_no_parameters():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(3, 4, rngs=rngs)
+            self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.layer(x))
+
+    net = Net(nnx.Rngs(0))
+    net.eval()
+    graph, everything = nnx.split(net)
+    x = jnp.ones((5, 3))
+
+    def loss(params, batch):
+        return jnp.mean(nnx.merge(graph, params)(batch) ** 2)
+
+    with pytest.raises(InputError, match=r"norm/mean \(BatchStat\).*nnx.split\(model, nnx.Param"):
+        hessian(loss, everything, x)
+    chosen = hessian(loss, everything, x, wrt=lambda path: path.startswith("layer"))
+    assert chosen.shape == (16, 16)
+    variables = {"params": {"w": jnp.ones(3)}, "batch_stats": {"mean": jnp.ones(2)}}
+    with pytest.raises(InputError, match="running statistics would count as parameters"):
+        hessian(lambda v, batch: jnp.mean(batch @ v["params"]["w"]), variables, x)

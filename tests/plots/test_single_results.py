@@ -147,3 +147,12 @@ def test_a_result_of_another_kind_is_refused_by_name(ax, monkeypatch):
         plot_checks(share, ax=ax)
     with pytest.raises(InputError, match="got LanczosSpectrum"):
         plot_fraction_curve(slq(operator(), KEY, num_steps=9), ax=ax)
+
+
+def test_a_single_outlier_among_very_many_is_seen(ax):
+    values = jnp.concatenate([1e-3 * jnp.linspace(-1, 1, 99_999), jnp.array([40.0])])
+    plot_spectrum(slq(DiagonalOperator(values), KEY, num_steps=60, num_probes=2), ax=ax)
+    (line,) = ax.lines
+    beyond = line.get_ydata()[line.get_xdata() > 10]
+    low, high = ax.get_ylim()
+    assert low < beyond.max() < 1e-4 < 1 < high

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -120,6 +120,36 @@ def _expect_array(name: str, leaf: Any) -> None:
         ) from error
 
 
+def _expect_no_statistics(params: Any) -> None:
+    """Refuse what Flax keeps beside parameters, such as running statistics.
+
+    They are floating leaves like any other: a loss is flat, or curved, along them too.
+    """
+    if isinstance(params, Mapping) and {"params", "batch_stats"} <= set(params):
+        raise InputError(
+            "the pytree holds batch_stats beside params: running statistics would count as "
+            "parameters. Pass variables['params'], and the rest as `state`; or choose leaves "
+            "with `wrt`"
+        )
+    others = [
+        f"{path_name(path)} ({type(leaf).__name__})"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_variable)[0]
+        if _is_variable(leaf) and "Param" not in {kind.__name__ for kind in type(leaf).__mro__}
+    ]
+    if others:
+        raise InputError(
+            f"{', '.join(others[:3])}{', …' * (len(others) > 3)} would count as parameters. Split "
+            "the model by `graph, params, rest = nnx.split(model, nnx.Param, ...)` and pass "
+            "`rest` as `state`; or choose leaves with `wrt`"
+        )
+
+
+def _is_variable(leaf: Any) -> bool:
+    """Whether it is one of Flax's NNX, which this room does not import."""
+    kinds = type(leaf).__mro__
+    return any(k.__name__ == "Variable" and k.__module__.startswith("flax.nnx") for k in kinds)
+
+
 def select(params: Any, wrt: Predicate | None) -> Selection:
     """Choose the differentiated leaves.
 
@@ -134,8 +164,8 @@ def select(params: Any, wrt: Predicate | None) -> Selection:
     Raises
     ------
     InputError
-        If a leaf is no array, nothing is chosen, a chosen leaf is not of a real floating type, or
-        they are of several.
+        If a leaf is no array, nothing is chosen, a chosen leaf is not of a real floating type,
+        they are of several, or nothing is said of which and Flax's running statistics are there.
     """
     if wrt is not None and not callable(wrt):
         raise InputError(
@@ -146,6 +176,8 @@ def select(params: Any, wrt: Predicate | None) -> Selection:
     names = [path_name(path) for path, _ in with_paths]
     for name, (_, leaf) in zip(names, with_paths, strict=True):
         _expect_array(name, leaf)
+    if wrt is None:
+        _expect_no_statistics(params)
     chosen = tuple(wrt is None or bool(wrt(name)) for name in names)
     if not any(chosen):
         known = ", ".join(names) or "none: the pytree is empty"

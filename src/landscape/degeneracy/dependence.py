@@ -58,6 +58,8 @@ class LinearDependence(Result):
     distances: Float[Array, "... L"]
     mean_top_share: Float[Array, "*batch"]
 
+    _axes = (("L", "layer"),)
+
     def __repr__(self) -> str:
         return (
             f"LinearDependence({len(self.angles)} layers: share of the variance in the largest "

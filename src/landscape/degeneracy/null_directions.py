@@ -94,7 +94,7 @@ class DirectionFamily(Result):
                 "direction": ("entry", np.asarray(row)),
                 "parameter": ("entry", np.asarray(column)),
             },
-            coords={"label": ("k", np.asarray(self.labels, str))},
+            coords={"label": ("directions", np.asarray(self.labels, str))},
             attrs={"cause": self.cause, "num_parameters": self.vectors.shape[1]},
         )
 

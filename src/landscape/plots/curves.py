@@ -172,6 +172,7 @@ def plot_density(
     *,
     linear_width: float,
     eps: float,
+    lowest: float = 1e-4,
     ax: Any | None = None,
     **options: Any,
 ) -> Any:
@@ -185,6 +186,8 @@ def plot_density(
         Where the abscissa turns from linear to logarithmic.
     eps
         The degenerate band |λ| ≤ ε is shaded.
+    lowest
+        Where the ordinate begins.
     ax
         Matplotlib axes; new ones by default.
     **options
@@ -202,7 +205,7 @@ def plot_density(
         ax.plot(grid, mean, **series(name, index + before, options))
     ax.set_xscale("asinh", linear_width=linear_width, base=10)
     ax.set_yscale("log")
-    ax.set_ylim(1e-4, 3)
+    widen(ax, fresh, y=(lowest, 3))
     ax.axvspan(-eps, eps, color="0.85", zorder=0)
     widen(ax, fresh, (float(grid.min()), float(grid.max())))
     places = asinh_ticks(linear_width, *ax.get_xlim())

@@ -76,7 +76,9 @@ def plot_spectrum(
     grid = asinh_grid(float(np.abs(spectrum.nodes).max()), eps)
     mass = asinh_density(spectrum, grid, linear_width=eps, bandwidth=bandwidth)
     density = labelled(mass, "eigenvalue", grid, label)
-    return plot_density(density, linear_width=eps, eps=eps, ax=ax, **options)
+    # A single eigenvalue is seen, however many there are: a fifth of its peak is.
+    lowest = min(1e-4, 0.2 / (spectrum.num_parameters * bandwidth * np.sqrt(2 * np.pi)))
+    return plot_density(density, linear_width=eps, eps=eps, lowest=lowest, ax=ax, **options)
 
 
 def plot_fraction_of_eps(
