@@ -104,7 +104,7 @@ class Browser:
         # What comes late, and what is loaded when it is seen.
         self.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         self.ask(
-            "Runtime.evaluate", expression="new Promise(done => setTimeout(done, 400))",
+            "Runtime.evaluate", expression="new Promise(done => setTimeout(done, 150))",
             awaitPromise=True,
         )  # fmt: skip
         self.evaluate("window.scrollTo(0, 0)")
@@ -143,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("places", nargs="+", type=Path, help="folders of pages, or pages")
     parser.add_argument("--screenshots", type=Path, help="a folder for pictures of all of them")
+    parser.add_argument("--skip", help="pages whose path holds this are left out")
     parser.add_argument("--program", default="chromium")
     options = parser.parse_args()
     program = shutil.which(options.program)
@@ -159,6 +160,8 @@ def main() -> None:
             server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             for page in pages:
+                if options.skip and options.skip in page:
+                    continue
                 count += 1
                 for name, size in SCREENS.items():
                     address = f"http://localhost:{server.server_port}/{page}"
