@@ -81,7 +81,8 @@ def test_every_public_callable_documents_its_parameters(room, name):
             return
         section = documentation.split("Parameters\n")[1]
         for parameter in parameters:
-            assert re.search(rf"^(.*, )?\*{{0,2}}{parameter}( :|,|$)", section, re.MULTILINE), parameter
+            told = rf"^(.*, )?\*{{0,2}}{parameter}( :|,|$)"
+            assert re.search(told, section, re.MULTILINE), parameter
 
 
 def test_public_names_are_listed_once():
