@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import threading
 from pathlib import Path
 
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}
+# Seconds without a word after which it is given up.
+PATIENCE = 120
 # What needs a network that the machine may not have is no fault of a page.
 OFFLINE = re.compile(r"ERR_(INTERNET_DISCONNECTED|NAME_NOT_RESOLVED|CONNECTION|TUNNEL|PROXY)")
 
@@ -40,7 +43,8 @@ class Browser:
             program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
             "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
         ]  # fmt: skip
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{answers}', "sh"]
+        # Not sh, which may know descriptors of one digit only.
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{answers}', "bash"]
         self._process = subprocess.Popen(
             [*shell, *command], pass_fds=(theirs, answers),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -72,6 +76,8 @@ class Browser:
     def next(self) -> dict:
         """Read one message; errors on the console are noted."""
         while b"\0" not in self._rest:
+            if not select.select([self._from], [], [], PATIENCE)[0]:
+                raise RuntimeError(f"the browser has said nothing for {PATIENCE} s")
             more = os.read(self._from, 1 << 16)
             if not more:
                 raise RuntimeError("the browser is gone")
