@@ -200,6 +200,7 @@ body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; bac
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>{title}</title><style>{style}</style></head>
 <body>
 {body}
