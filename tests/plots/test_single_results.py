@@ -109,8 +109,6 @@ def test_nothing_to_draw_and_other_things_are_refused(ax):
         with pytest.raises(InputError, match="nothing to draw"):
             draw(nothing, ax=ax)
     spectrum = slq(operator(), KEY, num_steps=9)
-    with pytest.raises(InputError, match="eps must be positive"):
-        plot_spectrum(spectrum, eps=0.0, ax=ax)
     with pytest.raises(InputError, match="plot_shares takes many"):
         plot_intervals(fraction_curve(spectrum, np.geomspace(1e-2, 1, 4)), ax=ax)
 
@@ -156,3 +154,43 @@ def test_a_single_outlier_among_very_many_is_seen(ax):
     beyond = line.get_ydata()[line.get_xdata() > 10]
     low, high = ax.get_ylim()
     assert low < beyond.max() < 1e-4 < 1 < high
+
+
+def test_a_band_is_shaded_once_however_many_spectra_are_drawn(ax):
+    spectra = [slq(operator(scale), KEY, num_steps=20) for scale in (1.0, 10.0)]
+    for spectrum in spectra:
+        plot_fraction_of_eps(spectrum, ax=ax)
+    (band,) = ax.patches
+    ends = band.get_patch_transform().transform(band.get_path().vertices)[:, 0]
+    floors = [float(spectrum.noise_floor) for spectrum in spectra]
+    assert (ends.min(), ends.max()) == pytest.approx((min(floors) / 10, max(floors)))
+    assert ax.get_legend_handles_labels()[1] == ["below the noise floor"]
+
+
+def test_densities_of_two_eps_are_not_drawn_on_one_ordinate(ax):
+    spectrum = slq(operator(), KEY, num_steps=20)
+    plot_spectrum(spectrum, eps=0.1, ax=ax)
+    plot_spectrum(spectrum, eps=0.1, ax=ax)
+    assert len(ax.patches) == 1
+    with pytest.raises(InputError, match=r"density for eps=0\.1; got eps=0\.01"):
+        plot_spectrum(spectrum, eps=0.01, ax=ax)
+
+
+@pytest.mark.parametrize("eps", [None, "a", 0.0, -1.0, float("nan")])
+def test_an_eps_that_is_no_positive_number_is_refused(ax, eps, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match="eps must be a positive number"):
+        plot_spectrum(slq(operator(), KEY, num_steps=4), eps=eps, ax=ax)
+
+
+def test_axes_that_are_none_and_properties_named_twice_are_refused(ax):
+    spectrum = slq(operator(), KEY, num_steps=4)
+    with pytest.raises(InputError, match="ax must be Matplotlib axes; got Figure"):
+        spectrum.plot(ax=ax.figure)
+    with pytest.raises(InputError, match="aliases"):
+        spectrum.plot(ax=ax, c="r", color="b")
+
+
+def test_a_histogram_knows_short_names(ax):
+    diagonal(operator(), KEY, num_matvecs=8).plot(ax=ax, c="red")
+    assert {to_rgb(bar.get_facecolor()[:3]) for bar in ax.patches} == {to_rgb("red")}

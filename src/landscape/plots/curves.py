@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.plots.style import expect, look, mean_interval, new_axes, series, tidy, widen
+from landscape.plots.style import expect, look, mean_interval, new_axes, series, shade, tidy, widen
 from landscape.spectra import Fraction
 
 
@@ -159,7 +159,7 @@ def plot_fraction_curve(
         ax.fill_between(epsilons, low, high, color=kept["color"], alpha=0.2, linewidth=0)
     ax.set_xscale("log")
     if noise_floor is not None and noise_floor > epsilons[0]:
-        ax.axvspan(epsilons[0], noise_floor, color="0.85", zorder=0, label="below the noise floor")
+        shade(ax, epsilons[0], noise_floor, "below the noise floor")
     widen(ax, fresh, (epsilons[0], epsilons[-1]))
     ax.set_ylim(0, 100)
     ax.set_xlabel("ε")
@@ -196,9 +196,18 @@ def plot_density(
     Returns
     -------
     The axes. The mean over seeds, on a logarithmic ordinate.
+
+    Raises
+    ------
+    InputError
+        If densities of another linear width are on these axes.
     """
     ax = tidy(new_axes(ax))
     fresh, before = not ax.has_data(), len(ax.lines)
+    # The ordinate is per unit of asinh(λ/ε): of another ε it would be another.
+    drawn = getattr(ax.xaxis.get_transform(), "linear_width", linear_width)
+    if not (fresh or np.isclose(drawn, linear_width, rtol=1e-6)):
+        raise InputError(f"these axes show a density for eps={drawn:g}; got eps={linear_width:g}")
     grid = results["eigenvalue"].values
     for index, name in enumerate(str(name) for name in results["architecture"].values):
         mean = results.isel(architecture=index).mean("seed").values
@@ -206,7 +215,7 @@ def plot_density(
     ax.set_xscale("asinh", linear_width=linear_width, base=10)
     ax.set_yscale("log")
     widen(ax, fresh, y=(lowest, 3))
-    ax.axvspan(-eps, eps, color="0.85", zorder=0)
+    shade(ax, -eps, eps)
     widen(ax, fresh, (float(grid.min()), float(grid.max())))
     places = asinh_ticks(linear_width, *ax.get_xlim())
     ax.set_xticks(places, [power(place) for place in places])

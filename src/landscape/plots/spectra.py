@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from landscape.plots.curves import (
     plot_fraction_curve,
     power,
 )
-from landscape.plots.style import expect, named, new_axes, tidy, widen
+from landscape.plots.style import expect, named, new_axes, shade, tidy, widen
 from landscape.spectra import (
     LanczosSpectrum,
     MixtureFit,
@@ -71,8 +72,7 @@ def plot_spectrum(
     'eigenvalue λ'
     """
     spectrum = _measure(spectrum, "plot_spectrum")
-    if not eps > 0:
-        raise InputError(f"eps must be positive; got {eps!r}")
+    _positive(eps)
     grid = asinh_grid(float(np.abs(spectrum.nodes).max()), eps)
     mass = asinh_density(spectrum, grid, linear_width=eps, bandwidth=bandwidth)
     density = labelled(mass, "eigenvalue", grid, label)
@@ -119,6 +119,8 @@ def plot_fraction_of_eps(
     'log'
     """
     spectrum = _measure(spectrum, "plot_fraction_of_eps")
+    if eps is not None:
+        _positive(eps)
     ax = tidy(new_axes(ax))
     fresh = not ax.has_data()
     floor = float(np.max(spectrum.noise_floor))
@@ -128,7 +130,7 @@ def plot_fraction_of_eps(
     ax = plot_fraction_curve(fraction_curve(spectrum, epsilons), ax=ax, label=label, **options)
     if floor > 0:
         # Shares of an ε below it are refused: a decade of it is shown.
-        ax.axvspan(floor / 10, floor, color="0.85", zorder=0, label="below the noise floor")
+        shade(ax, floor / 10, floor, "below the noise floor")
         widen(ax, fresh, (floor / 10, epsilons[-1]))
     if eps is not None:
         ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
@@ -254,6 +256,11 @@ def asinh_grid(reach: float, linear_width: float) -> np.ndarray:
     """Points for a density, evenly spaced in asinh(λ/width), to twice the reach."""
     end = np.arcsinh(2 * max(reach, linear_width) / linear_width)
     return np.asarray(linear_width * np.sinh(np.linspace(-end, end, 401)))
+
+
+def _positive(eps: Any) -> None:
+    if not (isinstance(eps, numbers.Real) and float(eps) > 0):
+        raise InputError(f"eps must be a positive number; got {eps!r}")
 
 
 def _measure(spectrum: Any, function: str) -> Spectrum:

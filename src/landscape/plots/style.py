@@ -61,7 +61,10 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
 
-    return dict(normalize_kwargs(dict(options), Line2D))
+    try:
+        return dict(normalize_kwargs(dict(options), Line2D))
+    except TypeError as error:
+        raise InputError(str(error)) from None
 
 
 def series(name: str, index: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,11 +91,20 @@ def expect(function: str, value: Any, *kinds: type) -> None:
 
 
 def new_axes(ax: Any | None) -> Any:
-    """The axes given, or new ones of a new pyplot figure, which notebooks show by themselves."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
+    """The axes given, or new ones of a new pyplot figure, which notebooks show by themselves.
 
+    Raises
+    ------
+    InputError
+        If what is given are no axes.
+    """
+    from matplotlib import pyplot
+    from matplotlib.axes import Axes
+
+    if isinstance(ax, Axes):
+        return ax
+    if ax is not None:
+        raise InputError(f"ax must be Matplotlib axes; got {type(ax).__name__}")
     return pyplot.subplots(figsize=(5, 3.5), layout="constrained")[1]
 
 
@@ -115,6 +127,25 @@ def widen(ax: Any, fresh: bool, x: Any = None, y: Any = None) -> None:
             old = sorted(get())
             limits = min(old[0], limits[0]), max(old[1], limits[1])
         put(*limits)
+
+
+def shade(ax: Any, low: float, high: float, label: str = "_band") -> None:
+    """Shade a band of the abscissa behind all that is drawn.
+
+    Parameters
+    ----------
+    ax
+        Matplotlib axes.
+    low, high
+        The band's ends; of one that was shaded under the same label before, the wider ones.
+    label
+        For a legend; none if it begins with an underscore, as in Matplotlib.
+    """
+    for band in [patch for patch in ax.patches if patch.get_gid() == label]:
+        ends = band.get_patch_transform().transform(band.get_path().vertices)[:, 0]
+        low, high = min(low, *ends), max(high, *ends)
+        band.remove()
+    ax.axvspan(low, high, color="0.85", zorder=0, label=label, gid=label)
 
 
 def rows_before(ax: Any) -> list[str]:

@@ -115,8 +115,9 @@ def plot_values(estimate: Estimate, *, ax: Any | None = None, **options: Any) ->
     """
     expect("plot_values", estimate, Estimate)
     ax = tidy(new_axes(ax))
-    kept = {"bins": 60, "color": look("residual").color, "alpha": 0.8}
-    ax.hist(np.ravel(estimate.value), **{**kept, **options})
+    # A histogram knows bars' properties, and no short names.
+    kept = {"bins": 60, "color": look("residual").color, "alpha": 0.8, **named(options)}
+    ax.hist(np.ravel(estimate.value), **kept)
     ax.set_yscale("log")
     ax.set_xlabel("value of an entry")
     ax.set_ylabel("entries")
