@@ -260,6 +260,31 @@ def test_callbacks_are_recorded_at_their_epochs(model, digits, config, probe):
     assert (run.records["probe/bias"][-1] == run.params["input"]["bias"]).all()
     assert (run.records["probe/bias"][0] == 0).all()
     assert seen == [(e, float(run.loss[e]), float(run.accuracy[e])) for e in (1, 6)]
+    assert {k: v.tolist() for k, v in run.record_epochs.items()} == {
+        "probe": list(probe.epochs), "watch": [1, 6],
+    }  # fmt: skip
+    table = run.to_xarray()
+    assert table["epoch_of_watch"].values.tolist() == [1, 6]
+    assert float(table["probe_norm"].sel(epoch_of_probe=6)) == run.records["probe/norm"][-1]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (lambda at: 1.0, "a mapping of names to arrays, such as .*; got a float"),
+        (lambda at: None, "got a NoneType"),
+        (lambda at: {"word": "flat"}, "arrays of numbers; 'word' is a str"),
+        (
+            lambda at: {"a": np.ones(at.epoch + 1)},
+            r"gave {'a': \(1,\)} at first, and {'a': \(3,\)}",
+        ),
+        (lambda at: {f"at {at.epoch}": 1.0}, "names and shapes must not change"),
+    ],
+)
+def test_what_a_callback_gives_is_checked_at_once(model, digits, config, found, told):
+    callback = Callback("mine", [0, 2], found)
+    with pytest.raises(InputError, match=told):
+        fit(model, digits, config, jax.random.key(0), callbacks=[callback])
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3])

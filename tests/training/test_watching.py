@@ -2,7 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from landscape.curvature import DiagonalOperator
 from landscape.errors import InputError
+from landscape.spectra import degenerate_fraction, dense_spectrum
 from landscape.training import Callback, Watch
 
 
@@ -26,3 +28,10 @@ def test_what_it_cannot_record_is_refused():
     assert watch.numbers == [0]
     with pytest.raises(InputError, match="a Watch sees one at a time"):
         Watch(Callback("n", (0,), lambda seen: {}, together=True))
+
+
+def test_a_result_is_no_number():
+    share = degenerate_fraction(dense_spectrum(DiagonalOperator(jnp.ones(3))), 0.1)
+    watch = Watch(Callback("mine", (0,), lambda at: {"share": share}))
+    with pytest.raises(InputError, match=r"'share' is a Fraction: of a result give its numbers"):
+        watch(0, jnp.ones(2))

@@ -6,9 +6,8 @@ recorded at epoch ``e`` describes the network after ``e`` passes over the data (
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,10 +19,10 @@ import optax
 from jaxtyping import Array
 
 from landscape.errors import InputError, StoppedError
-from landscape.results import Result
 from landscape.training.checkpoints import load_checkpoint, save_checkpoint
 from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState, adam, compile_program
+from landscape.training.history import Callback, History, TrainingRun, concatenate
 from landscape.training.identity import holds_functions, identity
 from landscape.training.penalties import Penalty
 
@@ -38,114 +37,6 @@ class Labelled(Protocol):
 
     def arrays(self) -> tuple[Array, Array]:
         """Float32 inputs (N, …) and int32 labels (N,) on the device."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """A network at one epoch, as callbacks see it.
-
-    Attributes
-    ----------
-    epoch
-        Epochs finished.
-    params, state
-        The network's variables; copies that stay valid.
-    loss, accuracy
-        Over the whole training set: nats per example, and a fraction; arrays (S,) if a callback is
-        given S networks together.
-    """
-
-    epoch: int
-    params: Any
-    state: Any
-    loss: Any
-    accuracy: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Callback:
-    """Something to compute at chosen epochs; its results are recorded.
-
-    Attributes
-    ----------
-    name
-        Prefix of what it records.
-    epochs
-        When it is called; 0 is the initial network.
-    function
-        ``Snapshot -> {quantity: array}``; shapes must not change over epochs.
-    together
-        Whether it is given all networks of a block at once: then every array of the snapshot has a
-        leading axis, also with ``fit``, where it is 1; and so must every array that is returned.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from landscape.data import load
-    >>> from landscape.models import MLP
-    >>> size = Callback("size", [0, 1], lambda at: {"of all": optax.global_norm(at.params)})
-    >>> data = load("digits").subset(100, seed=0).standardized()
-    >>> run = fit(MLP(2, 4, 10), data, TrainConfig(1, 50), jax.random.key(0), callbacks=[size])
-    >>> run.records["size/of all"].shape
-    (2,)
-    """
-
-    name: str
-    epochs: Sequence[int]
-    function: Callable[[Snapshot], Mapping[str, Any]]
-    together: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRun(Result):
-    """A trained network, or several with a leading axis S on every array but ``epochs``.
-
-    Attributes
-    ----------
-    params, state
-        Final variables.
-    epochs
-        (E+1,) 0 … E.
-    loss, accuracy
-        ([S,] E+1) over the whole training set: nats per example, and a fraction.
-    records
-        ``"callback/quantity"`` to ([S,] number of the callback's epochs, …).
-    config
-        What was asked for.
-    """
-
-    params: Any
-    state: Any
-    epochs: np.ndarray
-    loss: np.ndarray
-    accuracy: np.ndarray
-    records: Mapping[str, np.ndarray]
-    config: TrainConfig
-
-    def to_xarray(self) -> Any:
-        """As an ``xarray.Dataset``: loss, accuracy and records; the parameters are left out."""
-        import xarray
-
-        networks = ("network",) if self.loss.ndim == 2 else ()
-        dims = (*networks, "epoch")
-        variables: dict[str, Any] = {
-            "loss": (dims, self.loss),
-            "accuracy": (dims, self.accuracy),
-        }
-        for name, values in self.records.items():
-            callback, own = name.split("/")[0], name.replace("/", "_")
-            inner = [f"{own}_{axis}" for axis in range(values.ndim - len(networks) - 1)]
-            variables[own] = ((*networks, f"{callback}_call", *inner), values)
-        return xarray.Dataset(
-            variables, coords={"epoch": self.epochs}, attrs=dataclasses.asdict(self.config)
-        )
-
-    def __repr__(self) -> str:
-        networks = f"{self.loss.shape[0]} networks, " if self.loss.ndim == 2 else ""
-        return (
-            f"TrainingRun({networks}{len(self.epochs) - 1} epochs, final loss "
-            f"{np.mean(self.loss[..., -1]):.4g}, accuracy {np.mean(self.accuracy[..., -1]):.4f})"
-        )
 
 
 _logger = logging.getLogger("landscape")
@@ -305,7 +196,7 @@ def fit_many(
                 progress,
             )
         )
-    return _concatenate(blocks)
+    return concatenate(blocks)
 
 
 def _fit(
@@ -341,7 +232,7 @@ def _fit(
     )
     told = [(callback.name, callback.epochs) for callback in callbacks]
     name = identity(model, config, what, dataset.digest, key, generator, told, penalty)
-    history = _History(program, callbacks, vectorized, inputs, labels)
+    history = History(program, callbacks, vectorized, inputs, labels)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     restored = None if folder is None else load_checkpoint(folder, train, name)
     if restored is None:
@@ -366,91 +257,6 @@ def _fit(
     if not np.isfinite(run.loss).all():
         _logger.warning("the training loss became infinite or NaN; lower the learning rate")
     return run
-
-
-class _History:
-    """What is recorded through one run."""
-
-    def __init__(
-        self,
-        program: Program,
-        callbacks: Sequence[Callback],
-        vectorized: bool,
-        inputs: Array,
-        labels: Array,
-    ) -> None:
-        self._program, self._callbacks, self._vectorized = program, callbacks, vectorized
-        self._data = (inputs, labels)
-        self._rows: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": []}
-
-    def record(self, epoch: int, train: TrainState) -> tuple[float, float]:
-        loss, accuracy = self._program.evaluate(train.params, train.state, *self._data)
-        metrics = {"loss": np.asarray(loss), "accuracy": np.asarray(accuracy)}
-        for name, value in metrics.items():
-            self._rows[name].append(value)
-        for callback in self._callbacks:
-            if epoch in callback.epochs:
-                for name, value in self._call(callback, epoch, train, metrics).items():
-                    self._rows.setdefault(f"{callback.name}/{name}", []).append(value)
-        return float(np.mean(loss)), float(np.mean(accuracy))
-
-    def _call(
-        self, callback: Callback, epoch: int, train: TrainState, metrics: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        # The epoch program donates its state: a callback that keeps its snapshot needs a copy.
-        params, state = jax.tree.map(jnp.copy, (train.params, train.state))
-
-        def one(index: Any) -> Mapping[str, Any]:
-            pick = (lambda x: x) if index is None else (lambda x: x[index])
-            snapshot = Snapshot(
-                epoch,
-                jax.tree.map(pick, params),
-                jax.tree.map(pick, state),
-                float(pick(metrics["loss"])),
-                float(pick(metrics["accuracy"])),
-            )
-            return {name: np.asarray(v) for name, v in callback.function(snapshot).items()}
-
-        if callback.together:
-            return self._together(callback, epoch, params, state, metrics)
-        if not self._vectorized:
-            return dict(one(None))
-        results = [one(index) for index in range(metrics["loss"].shape[0])]
-        return {name: np.stack([result[name] for result in results]) for name in results[0]}
-
-    def _together(
-        self, callback: Callback, epoch: int, params: Any, state: Any, metrics: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        if not self._vectorized:
-            params, state, metrics = jax.tree.map(lambda x: x[None], (params, state, metrics))
-        count = len(metrics["loss"])
-        found = callback.function(Snapshot(epoch, params, state, **metrics))
-        if not isinstance(found, Mapping):
-            raise InputError(
-                f"callback {callback.name!r} must return a mapping of names to arrays; got a "
-                f"{type(found).__name__}"
-            )
-        found = {name: np.asarray(value) for name, value in found.items()}
-        for name, value in found.items():
-            if value.shape[:1] != (count,):
-                raise InputError(
-                    f"callback {callback.name!r} is given {count} networks together and must "
-                    f"return as many rows; {name!r} has shape {value.shape}"
-                )
-        return found if self._vectorized else {name: value[0] for name, value in found.items()}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.stack(rows) for name, rows in self._rows.items()}
-
-    def restore(self, recorded: Mapping[str, np.ndarray]) -> None:
-        self._rows = {name: list(values) for name, values in recorded.items()}
-
-    def result(self, train: TrainState, config: TrainConfig) -> TrainingRun:
-        axis = 1 if self._vectorized else 0
-        arrays = {name: np.stack(rows, axis) for name, rows in self._rows.items()}
-        loss, accuracy = arrays.pop("loss"), arrays.pop("accuracy")
-        epochs = np.arange(config.epochs + 1)
-        return TrainingRun(train.params, train.state, epochs, loss, accuracy, arrays, config)
 
 
 def _check_labels(program: Program, train: TrainState, inputs: Array, labels: Array) -> None:
@@ -481,25 +287,6 @@ def _check(config: TrainConfig, num_examples: int, callbacks: Sequence[Callback]
                 f"callback {callback.name!r} asks for epochs {outside}; the run has epochs "
                 f"0 to {config.epochs}"
             )
-
-
-def _concatenate(blocks: Sequence[TrainingRun]) -> TrainingRun:
-    def join(*leaves: Any) -> Any:
-        return jnp.concatenate(leaves)
-
-    first = blocks[0]
-    return TrainingRun(
-        params=jax.tree.map(join, *[block.params for block in blocks]),
-        state=jax.tree.map(join, *[block.state for block in blocks]),
-        epochs=first.epochs,
-        loss=np.concatenate([block.loss for block in blocks]),
-        accuracy=np.concatenate([block.accuracy for block in blocks]),
-        records={
-            name: np.concatenate([block.records[name] for block in blocks])
-            for name in first.records
-        },
-        config=first.config,
-    )
 
 
 class _reporter:  # noqa: N801 — used as a function

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.training.fit import Callback, Snapshot
+from landscape.training.history import Callback, Snapshot, found_by, same_as_before
 
 
 class Watch:
@@ -79,16 +79,8 @@ class Watch:
         if number in self.numbers:
             raise InputError(f"callback {self.callback.name!r} has looked at {number} already")
         params, state = jax.tree.map(jnp.copy, (params, state))
-        found = self.callback.function(Snapshot(number, params, state, loss, accuracy))
-        found = {name: np.asarray(value) for name, value in found.items()}
-        forms = [
-            {name: value.shape for name, value in one.items()} for one in (found, *self._found)
-        ]
-        if forms[-1] != forms[0]:
-            raise InputError(
-                f"callback {self.callback.name!r} gave {forms[0]} at {number}, and {forms[-1]} "
-                "before: names and shapes must not change"
-            )
+        found = found_by(self.callback, Snapshot(number, params, state, loss, accuracy))
+        same_as_before(self.callback, found, self._found[0] if self._found else found, number)
         self.numbers.append(number)
         self._found.append(found)
         return found
