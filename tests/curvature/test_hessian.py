@@ -167,8 +167,9 @@ def test_second_checkpoint_does_not_recompile():
     hessian(loss, params, batch).matvec(jnp.ones(6))
     before = len(traces)
     hessian(loss, other, other_batch).matvec(jnp.zeros(6))
-    # The door traces the loss anew, twice, and compares; nothing else is traced.
-    assert len(traces) - before <= 2
+    # The door traces the loss anew, once for what it reads outside itself and twice to compare what
+    # it draws; nothing else is traced.
+    assert len(traces) - before <= 3
 
 
 def test_operators_vmap_over_checkpoints(x64):

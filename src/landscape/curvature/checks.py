@@ -57,7 +57,7 @@ def check_loss(
     is above rounding and below those errors, for the small losses of trained networks too. Nothing
     is evaluated under a tracer.
     """
-    with _in_words(batch):
+    with in_words(batch):
         dtype = _expect_scalar(loss, params, state, batch)
         leaves = jax.tree.leaves((params, state, batch))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -141,7 +141,7 @@ def _expect_means(
 
 
 @contextmanager
-def _in_words(batch: Any) -> Iterator[None]:
+def in_words(batch: Any) -> Iterator[None]:
     """What a loss raises because of how it is used, told by that; other errors as they are."""
     try:
         yield

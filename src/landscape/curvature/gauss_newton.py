@@ -28,7 +28,7 @@ from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_
 from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs
 from landscape.curvature.parameters import Predicate, select
-from landscape.curvature.retracing import note_function
+from landscape.curvature.retracing import as_it_reads, note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream, refuse_stream
 from landscape.errors import InputError
 
@@ -199,7 +199,7 @@ def ggn(
     options = _prepare(
         model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
     )
-    op = GaussNewtonOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    op = GaussNewtonOperator(**options)
     return StreamedOperator(op, batch) if is_stream(batch) else op
 
 
@@ -247,7 +247,7 @@ def empirical_fisher(
     options = _prepare(
         model_fn, output_loss, params, state, batch, wrt, weight, chunk_size, precision, check
     )
-    op = EmpiricalFisherOperator(**options, model_fn=model_fn, output_loss=output_loss)
+    op = EmpiricalFisherOperator(**options)
     return StreamedOperator(op, batch) if is_stream(batch) else op
 
 
@@ -309,6 +309,7 @@ def fisher(
     length = num_examples(batch)
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
     outputs = check_outputs(model_fn, params, state, batch)
     if len(outputs.shape) != 2:
         raise InputError(f"fisher needs outputs of shape (N, C); got {outputs.shape}")
@@ -354,11 +355,15 @@ def _prepare(
         chunk_size = None
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, one))
-    check_outputs(model_fn, params, state, batch)
+    outputs = check_outputs(model_fn, params, state, batch)
     if check:
+        model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
+        output_loss = as_it_reads(output_loss, outputs, batch)
         composed = _composed(model_fn, output_loss)
         check_loss(composed, params, state, batch, weight, chunk_size)
     return {
+        "model_fn": model_fn,
+        "output_loss": output_loss,
         "params": params,
         "state": state,
         "batch": batch,

@@ -20,9 +20,9 @@ from jaxtyping import Array
 from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples
-from landscape.curvature.checks import check_loss, linearize_gradient
+from landscape.curvature.checks import check_loss, in_words, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
-from landscape.curvature.retracing import note_function
+from landscape.curvature.retracing import as_it_reads, note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
@@ -89,7 +89,8 @@ def hessian(
         TF32 and bfloat16 round at 5·10⁻⁴ and 4·10⁻³ and smear the zero eigenvalues.
     check
         Evaluate the loss at the door: it must be a finite scalar, deterministic, and a mean.
-        Skipped under a tracer.
+        What it reads outside itself, globals or a module's attributes, is read anew: without the
+        check the numbers may be those of an earlier call. Skipped under a tracer.
 
     Returns
     -------
@@ -120,6 +121,8 @@ def hessian(
     selection = select(params, wrt)
     params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
     if check:
+        with in_words(one):
+            loss = as_it_reads(loss, params, *(() if state is None else (state,)), one)
         check_loss(loss, params, state, one, weight, chunk_size)
     # A batch of one chunk needs no scan. A stream's next batch may be larger.
     if chunk_size is not None and chunk_size >= length and not is_stream(batch):

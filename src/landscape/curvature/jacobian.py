@@ -24,7 +24,7 @@ from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Predicate, Selection, ravel, select, unravel
-from landscape.curvature.retracing import note_function
+from landscape.curvature.retracing import as_it_reads, note_function
 from landscape.curvature.streams import refuse_stream
 
 
@@ -193,4 +193,5 @@ def jacobian(
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
     operator = JacobianOperator(params, state, batch, model_fn, selection, precision, False)
     operator._outputs  # noqa: B018 — the door: refuses what are no outputs
-    return operator
+    model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
+    return dataclasses.replace(operator, model_fn=model_fn)

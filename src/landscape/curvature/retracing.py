@@ -1,4 +1,8 @@
-"""A word to those who make a new function at each call: each one is compiled anew."""
+"""Functions that select compiled programs: each is noted, and what it reads outside itself.
+
+A word is said about those that are made anew at each call. One that has come to read other things
+than when it was compiled is compiled anew.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,21 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import jax
+
+from landscape.curvature.programs import fingerprint
 from landscape.errors import InputError
 
 # Functions of the same making from which a warning is due.
 A_FEW = 4
 
+# What stands for a function, by the structure and shapes of its arguments and by the fingerprint of
+# its program; in the order in which they were met.
+_Versions = dict[tuple[Hashable, Hashable, str], Callable[..., Any]]
+
 _log = logging.getLogger("landscape")
 _seen: dict[Hashable, list[weakref.ref[Any]]] = {}
+_versions: weakref.WeakKeyDictionary[Any, dict[str, _Versions]] = weakref.WeakKeyDictionary()
 
 
 def note_function(function: Callable[..., Any]) -> None:
@@ -53,6 +65,48 @@ def note_function(function: Callable[..., Any]) -> None:
             code.co_filename,
             code.co_firstlineno,
         )
+
+
+def as_it_reads(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """A function by which programs are kept, as what it reads outside itself stands now.
+
+    A compiled program has the globals, attributes and closed-over values in it that its function
+    read when it was traced, and is found again by that function. Here it is traced anew: if another
+    program comes of it than at first, another function stands for it from now on.
+
+    Parameters
+    ----------
+    function
+        Of arrays.
+    *arguments
+        What it is called with; shapes and types are enough. Under a tracer nothing is done.
+
+    Returns
+    -------
+    The function itself, or one that calls it: always the same while it reads the same.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return function
+    owner, name = function, ""
+    if inspect.ismethod(function):
+        owner, name = function.__self__, function.__name__
+    try:
+        known = _versions.setdefault(owner, {}).setdefault(name, {})
+    except TypeError:
+        # Neither can it be the key of a compiled program.
+        return function
+    # JAX keeps what it has traced by the function: a new one is traced.
+    program = jax.make_jaxpr(functools.partial(function))(*arguments)
+    shapes = tuple(map(str, program.in_avals))
+    version = (structure, shapes, fingerprint(program))
+    if version not in known:
+        if any(other[:2] == version[:2] for other in known):
+            known[version] = functools.partial(function)
+        else:
+            # Nothing has been compiled for these shapes.
+            known[version] = list(known.values())[-1] if known else function
+    return known[version]
 
 
 def _identity(cell: Any) -> Hashable:
