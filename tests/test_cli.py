@@ -482,7 +482,7 @@ def test_sigterm_stops_a_run_with_75_and_resume_finishes_it(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("where", ["in an import", "in a callback", "in a load function"])
 def test_a_signal_outside_the_work_ends_the_command_at_once(number, where, tmp_path):
     send = f"os.kill(os.getpid(), {int(number)}); time.sleep(20)"

@@ -73,7 +73,7 @@ def test_a_stop_inside_a_unit_goes_on_where_it_was(spec, tmp_path, after, monkey
     xr.testing.assert_identical(again, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["other", "flip", "truncate", "empty", "shape"])
+@pytest.mark.parametrize("damage", ["other", "flip", "truncate", "empty", "shape", "method"])
 def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path, damage, caplog):
     problem = known_problem(spec)
     undisturbed = measure(problem, OPTIONS, tmp_path / "a", lambda: False)
@@ -85,7 +85,13 @@ def test_a_state_that_was_damaged_is_begun_anew(spec, tmp_path, damage, caplog):
     if damage == "shape":
         np.savez(state, np.zeros(3))
     else:
-        broken = {"other": b"broken", "flip": content, "truncate": content[:-99], "empty": b""}
+        # A compression that zipfile does not know, in the last entry of the directory.
+        method = bytearray(state.read_bytes())
+        method[method.rfind(b"PK\1\2") + 10] ^= 64
+        broken = {
+            "other": b"broken", "flip": content, "truncate": content[:-99], "empty": b"",
+            "method": method,
+        }  # fmt: skip
         state.write_bytes(bytes(broken[damage]))
     again = measure(problem, OPTIONS, tmp_path / "b", lambda: False)
     xr.testing.assert_identical(again, undisturbed)
@@ -431,6 +437,50 @@ def test_a_damaged_configuration_costs_a_job_nothing(job, whole, tmp_path, damag
     command = ["spectrum", job.problem, "--out", str(tmp_path / "run"), *options]
     assert main([*command, "--checkpoint", *job.checkpoints]) == 0
     assert "4 units, 4 done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_configuration_costs_no_job_that_has_no_result_yet(job, tmp_path, damage):
+    alone, out = dataclasses.replace(job, checkpoints=job.checkpoints[:1]), tmp_path / "run"
+    asked = []
+    with pytest.raises(StoppedError):
+        run_job(alone, out, executor=None, should_stop=lambda: len(asked) > 2 or asked.append(1))
+    config = out / "config.json"
+    before = config.read_bytes()
+    assert not list((out / "units").iterdir())
+    config.unlink() if damage == "gone" else config.write_bytes(before[:-40])
+    assert run_job(alone, out, executor=None).sizes["checkpoint"] == 1
+    assert config.read_bytes() == before
+
+
+def test_what_is_left_of_a_job_for_several_processes_has_the_same_bits(job, tmp_path):
+    # Where a process has threads of its own, it adds in another order than one of several.
+    options = ["--num-steps", "12", "--eps", "0.1", "--workers", "2", "--out", str(tmp_path)]
+    command = ["spectrum", job.problem, *options, "--checkpoint", *job.checkpoints[:2]]
+    assert main(command) == 0
+    results = sorted(path.name for path in (tmp_path / "units").iterdir())
+    (tmp_path / "units" / results[0]).unlink()
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "units").iterdir()) == results
+
+
+def test_a_checkpoint_of_a_type_without_a_spectrum_is_named_wherever_it_stands(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from landscape.curvature import Problem\n"
+        "def load(path):\n"
+        "    return jnp.ones(3, jnp.float16 if 'half' in path else jnp.float32), None\n"
+        "def problem():\n"
+        "    loss = lambda w, x: ((x @ w) ** 2).mean() / 2\n"
+        "    return Problem(loss, jnp.ones(3), jnp.eye(3), load=load)\n"
+    )
+    for name in ("half", "one", "two"):
+        (tmp_path / name).write_text(name)
+    command = ["spectrum", f"{tmp_path}/mine.py:problem", "--out", str(tmp_path / "run")]
+    command += ["--num-steps", "3", "--workers", "1", "--checkpoint"]
+    assert main([*command, *(str(tmp_path / name) for name in ("half", "one", "two"))]) == 3
+    found = landscape.open_run(tmp_path / "run")
+    assert [Path(name).name for name in found["checkpoint"].values] == ["one", "two"]
 
 
 def test_a_checkpoint_that_is_other_parameters_now_shows_no_old_ones(job, checkpoints, tmp_path):

@@ -177,6 +177,22 @@ def test_a_load_function_reads_everything_else(tmp_path):
         load_checkpoint(path, mine)
 
 
+@pytest.mark.parametrize(
+    ("loaded", "told"),
+    [
+        ({"a": jnp.ones(3), "b": None}, r"must return \(params, state\).* it gave a dict"),
+        (jnp.ones(3), "it gave a ArrayImpl"),
+        (({"a/w": jnp.ones(3)}, None), r"lack \['a'\]\['v'\], .* and have \['a/w'\], unlike"),
+        (({"a": {"w": jnp.ones(3)}}, None), r"lack \['a'\]\['v'\], unlike the problem's"),
+    ],
+)
+def test_what_a_load_function_gives_is_looked_at(tmp_path, loaded, told):
+    params = {"a": {"w": jnp.ones(3), "v": jnp.ones(2)}}
+    mine = Problem(lambda p, x: (x @ p["a"]["w"]).mean(), params, jnp.eye(3), load=lambda _: loaded)
+    with pytest.raises(InputError, match=told):
+        load_checkpoint(tmp_path, mine)
+
+
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     template = problem()
     path = tmp_path / "other.npz"

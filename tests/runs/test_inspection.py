@@ -47,6 +47,16 @@ def test_a_run_is_unfinished_then_done(folder, result):
     assert state.failed == {}
 
 
+def test_a_damaged_result_is_not_done_and_equal_units_are_one(folder, result):
+    run_units(folder, units(result, "a", "b"))
+    folder.events.add("planned", units=["a.0"] * 2, names=["c", "d"])
+    path = folder.finished_units()[next(iter(folder.finished_units()))]
+    path.write_bytes(path.read_bytes()[:-1])
+    state = run_state(folder.path)
+    assert state.damaged == (path,)
+    assert (state.word, len(state.finished), state.total, state.names) == ("unfinished", 1, 3, 4)
+
+
 def test_what_failed_was_removed_and_is_not_asked_for_is_forgotten(folder, result, tmp_path):
     good, bad = str(tmp_path / "good.npz"), str(tmp_path / "bad.npz")
     for path in (good, bad):

@@ -351,6 +351,12 @@ def test_one_worker_is_this_process():
         assert pool is None
 
 
+def test_one_worker_that_is_what_is_left_of_several_is_a_process_as_theirs():
+    with worker_pool(1, apart=True) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+        assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() is not None
+
+
 # Workers import what they are given by name; a test module has none that they can import.
 ELSEWHERE = """
     import dataclasses

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
 
 from landscape.curvature import Problem
 from landscape.curvature.parameters import path_name
@@ -76,7 +77,7 @@ def load_checkpoint(path: Path, problem: Problem, params_key: str = "") -> tuple
     """
     if problem.load is not None:
         try:
-            params, state = problem.load(str(path))
+            loaded = problem.load(str(path))
         except (LandscapeError, MemoryError):
             # A signal, or no memory: not what the checkpoint is.
             raise
@@ -84,13 +85,44 @@ def load_checkpoint(path: Path, problem: Problem, params_key: str = "") -> tuple
             raise InputError(
                 f"the problem's load function failed on {path}: {type(error).__name__}: {error}"
             ) from error
-        return params, state
+        if not (isinstance(loaded, tuple | list) and len(loaded) == 2):
+            raise InputError(
+                f"the problem's load function must return (params, state), (params, None) without "
+                f"a state; of {path} it gave a {type(loaded).__name__}"
+            )
+        _expect_names(loaded[0], problem.params, path)
+        return tuple(loaded)
     named = _read(path)
     params = _filled(problem.params, named, _prefixes(params_key), path)
     state = problem.state
     if state is not None:
         state = _filled(state, named, ("", "state", *_prefixes(params_key)), path)
     return params, state
+
+
+def _expect_names(params: Any, own: Any, path: Path) -> None:
+    """Refuse parameters that a loss of the problem's own cannot be given; shapes may be others."""
+
+    def names(tree: Any) -> dict[tuple[str, ...], str]:
+        # A variable of Flax's NNX is a leaf, or holds one called value.
+        found = {
+            tuple(path_name((key,)) for key in where): keystr(where)
+            for where, _ in tree_leaves_with_path(tree)
+        }
+        return {
+            name[:-1] if name[-1:] == ("value",) else name: told for name, told in found.items()
+        }
+
+    found, wanted = names(params), names(own)
+    if found.keys() != wanted.keys():
+        lacking = [told for name, told in wanted.items() if name not in found]
+        more = [told for name, told in found.items() if name not in wanted]
+        parts = [f"lack {_listed(lacking, 5)}"] * bool(lacking)
+        parts += [f"have {_listed(more, 5)}"] * bool(more)
+        raise InputError(
+            f"the parameters that the problem's load function gave of {path} "
+            f"{' and '.join(parts)}, unlike the problem's"
+        )
 
 
 def _prefixes(params_key: str) -> tuple[str, ...]:
@@ -172,14 +204,14 @@ def _orbax_tree(place: Path) -> dict[str, Any]:
     # As arrays of the host, whatever devices have written it.
     as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)
     tree = checkpointer.restore(place, restore_args=jax.tree.map(lambda _: as_numpy, shapes))
-    leaves = {path_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = {path_name(where): leaf for where, leaf in tree_leaves_with_path(tree)}
     # Variables of Flax's NNX are saved as dictionaries with one entry.
     variables = {name.removesuffix("/value"): leaf for name, leaf in leaves.items()}
     return variables | leaves
 
 
 def _filled(template: Any, named: Mapping[str, Any], prefixes: Sequence[str], path: Path) -> Any:
-    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    leaves, structure = tree_flatten_with_path(template)
     names = [path_name(where).replace(".", "/") for where, _ in leaves]
     for prefix in prefixes:
         full = [f"{prefix}/{name}".strip("/") for name in names]
@@ -248,7 +280,7 @@ def digest(tree: Any) -> str:
     ):
         batches = tree
     for batch in batches:
-        for where, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        for where, leaf in tree_leaves_with_path(batch):
             if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
                 leaf = jax.random.key_data(leaf)
             array = np.ascontiguousarray(leaf)

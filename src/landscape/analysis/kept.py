@@ -190,7 +190,10 @@ def _read_state(state: T, path: Path) -> T | None:
         with np.load(path, allow_pickle=False) as file:
             kept = iter([file[f"arr_{number}"] for number in range(len(file.files))])
         arrays = [_filled(leaf, kept) for leaf in leaves]
-    except (OSError, ValueError, KeyError, EOFError, StopIteration, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Of a damaged file zipfile and NumPy raise what they come upon.
         _logger.warning("the state %s cannot be used (%s); its run begins anew", path, error)
         path.unlink(missing_ok=True)
         return None

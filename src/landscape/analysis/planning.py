@@ -23,6 +23,7 @@ from landscape.analysis.options import Options, ranks_of
 from landscape.curvature import LinearOperator, Problem, data_mesh, place, stack
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.noise import FLOOR_VECTORS
+from landscape.curvature.preconditions import expect_square
 from landscape.errors import ResourceError, StoppedError
 from landscape.runs import Unit
 from landscape.runs.progress import in_words
@@ -314,7 +315,9 @@ def _at_the_first(job: Job) -> tuple[Problem, LinearOperator, Options]:
 
     def there(problem: Problem) -> tuple[Problem, LinearOperator, Options]:
         make = functools.partial(operator, problem)
-        return problem, *by_smaller_chunks(problem, job.options, make)
+        op, options = by_smaller_chunks(problem, job.options, make)
+        expect_square(op)
+        return problem, op, options
 
     for checkpoint in job.checkpoints:
         try:

@@ -77,14 +77,15 @@ def _end(number: int, frame: Any) -> None:
     interpreter happens to be may be swallowed there, or be taken for something else.
     """
     message = f"landscape: stopped by {signal.Signals(number).name}; run again to continue\n"
-    os.write(2, message.encode())
+    # A progress bar hides the terminal's cursor.
+    os.write(2, (("\x1b[?25h" if os.isatty(2) else "") + message).encode())
     os._exit(75)
 
 
 def run() -> None:
     """Entry point of the installed command."""
     # Before anything that takes time is imported.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _end)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

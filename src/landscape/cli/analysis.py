@@ -235,6 +235,8 @@ class Spectrum:
         if across:
             # What one host sees in the folder, another may not see yet.
             done = of_the_first(done)
+        # Bits depend on the threads of a process, which may not depend on what is left of a job.
+        apart = min(workers, len(units)) > 1
         # A task whose own units are done helps with those of others.
         workers = max(1, min(workers, len(units) - batch.count_done(self.out, units)))
         scheduler: Any = self.scheduler
@@ -244,7 +246,9 @@ class Spectrum:
                 scheduler = functools.partial(call, scheduler)
         with ExitStack() as stack:
             here = self.executor == "processes"
-            pool = stack.enter_context(executor("processes", workers)) if here else None
+            pool = None
+            if here:
+                pool = stack.enter_context(executor("processes", workers, apart=apart))
             planned = plan(job, mine, done, workers, pool=pool)
             for line in planned.lines():
                 console.print(line, highlight=False)

@@ -55,11 +55,13 @@ class RunsShow:
         from landscape.runs import run_state
 
         run = run_state(self.folder)
+        shared = f" (of {run.names:,} names: some are the same)" * (run.names > run.total)
         lines = [
-            f"{run.path}: {run.word}, {len(run.finished):,} of {run.total:,} units, "
+            f"{run.path}: {run.word}, {len(run.finished):,} of {run.total:,} units{shared}, "
             f"{run.size / 1e6:.1f} MB, last event {_ago(run.last)}",
             f"asked for: {json.dumps(run.config)}",
         ]
+        lines += [f"damaged, and made anew when it is run again: {one}" for one in run.damaged]
         for claim in run.claims:
             state = "stale" if claim.stale else "in work"
             where = f"process {claim.process} on {claim.host}"

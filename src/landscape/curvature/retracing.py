@@ -88,7 +88,8 @@ def as_it_reads(function: Callable[..., Any], *arguments: Any) -> Callable[..., 
     leaves, structure = jax.tree.flatten(arguments)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return function
-    owner, name = function, ""
+    owner: Any = function
+    name = ""
     if inspect.ismethod(function):
         owner, name = function.__self__, function.__name__
     try:

@@ -59,7 +59,9 @@ class DevicePool(ThreadPoolExecutor):
 
 
 @contextmanager
-def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executor | None]:
+def executor(
+    kind: str, workers: int, scheduler: Any = None, *, apart: bool = False
+) -> Iterator[Executor | None]:
     """Where units are done.
 
     Parameters
@@ -72,6 +74,8 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
     scheduler
         Of Dask: the address of a scheduler, the path of the file that it has written, a cluster
         object, or a function that gives one.
+    apart
+        As for ``worker_pool``.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def executor(kind: str, workers: int, scheduler: Any = None) -> Iterator[Executo
             with DevicePool(jax.local_devices()[:workers]) as devices:
                 yield devices
             return
-        with worker_pool(workers) as pool:
+        with worker_pool(workers, apart=apart) as pool:
             yield pool
         return
     try:

@@ -500,11 +500,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _aside_if_damaged(path: Path) -> bool:
     """Put a run's configuration that is not what was written out of the way, and say so.
 
-    One that is gone from beside results is made anew as well.
+    One that is gone from beside results, or from where a run has begun, is made anew as well.
     """
     place, missing = path / "config.json", not os.path.exists(path / "config.json")
-    # Without results it may be somebody else's folder.
-    if not RunFolder(path, {}, []).finished_units():
+    # It may be somebody else's folder.
+    begun = all((path / name).is_dir() for name in ("units", "checkpoints", "events"))
+    if not (begun or RunFolder(path, {}, []).finished_units()):
         return False
     try:
         if not missing:

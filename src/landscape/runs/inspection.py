@@ -48,6 +48,10 @@ class RunState:
         Bytes of the folder.
     last
         Seconds since 1970 of the last event; None if there is none.
+    damaged
+        Files of units that are not what was written; they are not among the finished.
+    names
+        How many names were asked for: those of equal inputs are one unit.
     """
 
     path: Path
@@ -58,6 +62,8 @@ class RunState:
     failed: dict[str, str]
     size: int
     last: float | None
+    damaged: tuple[Path, ...] = ()
+    names: int = 0
 
     @property
     def total(self) -> int:
@@ -103,7 +109,8 @@ def run_state(path: Path) -> RunState:
         elif event.get("event") == "finished":
             failed.pop(event["unit"], None)
     # What a name stands for now may have been done under another.
-    done = folder.finished_units()
+    files = folder.finished_units()
+    done = {stem: path for stem, path in files.items() if folder.is_whole(path)}
     failed = {name: why for name, why in failed.items() if planned.get(name) not in done}
     wanted = tuple(dict.fromkeys(planned.values()))
     finished = tuple(stem for stem in done if stem in wanted) if wanted else tuple(done)
@@ -116,6 +123,8 @@ def run_state(path: Path) -> RunState:
         failed=failed,
         size=_size(path),
         last=last,
+        damaged=tuple(path for stem, path in files.items() if stem not in done),
+        names=len(planned),
     )
 
 

@@ -49,13 +49,16 @@ class _WorkerPool(ProcessPoolExecutor):
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
+def worker_pool(workers: int, *, apart: bool = False) -> Iterator[Executor | None]:
     """Processes for units, each with one core's worth of threads; None for a single worker.
 
     Parameters
     ----------
     workers
         Processes. One means this process.
+    apart
+        One is a process of its own, too, with one core's worth of threads: what is left of a job
+        for several comes out with the same bits.
 
     Notes
     -----
@@ -63,7 +66,7 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
     it ends. What one has compiled the others read from a cache, and those of later pools too: it
     lives as long as this process unless ``JAX_COMPILATION_CACHE_DIR`` names a lasting one.
     """
-    if workers == 1:
+    if workers == 1 and not apart:
         with nullcontext() as nothing:
             yield nothing
         return
