@@ -96,9 +96,9 @@ budgets["residual"]
 # and in rescaling, a symmetry of every ReLU unit that nothing bypasses. A skip carries units past their layer: what
 # reads them is not free then, and they cannot be rescaled one by one (what is left is a rescaling of all layers at once).
 #
-# What this does not say: it is one seed, and the three have not been trained equally far. Over seeds, and at matched
-# training loss, that plain networks are more degenerate is undecided on the digits
-# ([results](https://github.com/landscape-jax/landscape/blob/main/docs/results.md)).
+# What this does not say: it is one seed, and the three have not been trained equally far. Over seeds, that plain networks
+# end more degenerate holds on the digits for the first five and is undecided for five others; at matched training loss it
+# is undecided ([results](https://github.com/landscape-jax/landscape/blob/main/docs/results.md)).
 #
 # The exact rank behind them is taken in float64 from the singular values of the Jacobian. A count is only as good as the
 # gap at its cut, so the gap is shown.

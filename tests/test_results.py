@@ -1,5 +1,6 @@
 """Every public result shows itself, is saved and loaded, and has labels."""
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -163,7 +164,23 @@ def test_what_is_loaded_is_what_was_saved(results, name, tmp_path):
     path = results[name].save(tmp_path / "result")
     assert path.name == "result.npz"
     assert [p.name for p in tmp_path.iterdir()] == ["result.npz"]
-    same(results[name], landscape.load(path))
+    found = landscape.load(path)
+    same(results[name], found)
+    assert found == results[name]
+    assert hash(found) == hash(results[name])
+    assert found != results["fraction" if name != "fraction" else "trace"]
+
+
+def test_results_with_other_numbers_types_or_shapes_are_others():
+    spectrum = dense_spectrum(DiagonalOperator(jnp.arange(4.0)))
+    nodes = np.asarray(spectrum.nodes)
+    for other in (nodes + 1, nodes.astype(np.float32)):
+        assert dataclasses.replace(spectrum, nodes=other) != spectrum
+    part = {"nodes": nodes[:3], "weights": spectrum.weights[:3]}
+    assert dataclasses.replace(spectrum, **part) != spectrum
+    assert dataclasses.replace(spectrum, nodes=nodes.copy()) in [spectrum]
+    lacking = dataclasses.replace(spectrum, nodes=nodes * np.nan)
+    assert lacking == copy.deepcopy(lacking) != spectrum
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -323,6 +340,8 @@ def test_the_ending_of_a_file_may_be_left_out_and_a_folder_is_refused(results, t
     same(results["trace"], landscape.load(tmp_path / "one"))
     with pytest.raises(InputError, match="is a folder"):
         results["trace"].save(tmp_path)
+    with pytest.raises(InputError, match=r"there is no file \."):
+        landscape.load(".")
 
 
 def test_a_file_that_cannot_be_written_is_a_storage_error(results, tmp_path):

@@ -35,7 +35,10 @@ _COMMON = ("network", "layer", "unit", "other_unit", "P")
 
 
 class Result:
-    """Base of the public results: frozen dataclasses of arrays."""
+    """Base of the public results: frozen dataclasses of arrays.
+
+    Two of a class are equal if their numbers are, of the same types and shapes; NaN is NaN.
+    """
 
     # Properties that belong into a labelled dataset beside the fields.
     _labelled: ClassVar[tuple[str, ...]] = ()
@@ -44,6 +47,17 @@ class Result:
     # Axes in words, by the letters of the docstring; and attributes that say where along them.
     _axes: ClassVar[tuple[tuple[str, str], ...]] = ()
     _coordinates: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # What a dataclass would make compares arrays as if they were numbers.
+        super().__init_subclass__(**options)
+        cls.__eq__, cls.__hash__ = Result.__eq__, Result.__hash__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _equal(self, other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a file, whole or not at all.
@@ -155,8 +169,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     Estimate(3 ± 0.0e+00, exact, 3 products)
     """
     path = Path(path).expanduser()
-    if not path.is_file() and path.with_name(f"{path.name}.npz").is_file():
-        path = path.with_name(f"{path.name}.npz")
+    if not path.is_file() and Path(f"{path}.npz").is_file():
+        path = Path(f"{path}.npz")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -351,6 +365,39 @@ def _dims(array: np.ndarray, hint: Any, name: str) -> tuple[str, ...]:
         else:
             dims.append(next(units) if word == "_" else word)
     return tuple(dims)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are the same, arrays by their numbers."""
+    if one is other:
+        return True
+    if _is_array(one) or _is_array(other):
+        return _is_array(one) and _is_array(other) and _equal_arrays(one, other)
+    if type(one) is not type(other):
+        return False
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(_equal(getattr(one, name), getattr(other, name)) for name in names)
+    if type(one).__name__ == "csr_array":
+        parts = ((one.data, other.data), (one.indices, other.indices), (one.indptr, other.indptr))
+        return one.shape == other.shape and all(_equal(*pair) for pair in parts)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other) or (one != one and other != other)
+
+
+def _equal_arrays(one: Any, other: Any) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if str(one.dtype).startswith("key<"):
+        import jax
+
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    one, other = np.asarray(one), np.asarray(other)
+    # Only NaN differs from itself.
+    return bool(np.all((one == other) | ((one != one) & (other != other))))
 
 
 def _is_array(value: Any) -> bool:

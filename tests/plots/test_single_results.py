@@ -194,3 +194,36 @@ def test_axes_that_are_none_and_properties_named_twice_are_refused(ax):
 def test_a_histogram_knows_short_names(ax):
     diagonal(operator(), KEY, num_matvecs=8).plot(ax=ax, c="red")
     assert {to_rgb(bar.get_facecolor()[:3]) for bar in ax.patches} == {to_rgb("red")}
+
+
+def test_ticks_of_what_was_drawn_before_are_no_rows(ax):
+    share = degenerate_fraction(slq(operator(), KEY, num_steps=20), 0.1)
+    ax.axvline(5)
+    plot_intervals({"a": share}, ax=ax)
+    plot_intervals({"b": share}, ax=ax)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_mark_is_no_series(ax):
+    spectrum = slq(operator(), KEY, num_steps=20)
+    other = Figure().add_subplot()
+    for label in "ab":
+        plot_fraction_of_eps(spectrum, eps=0.1, label=label, ax=ax)
+        plot_spectrum(spectrum, label=label, ax=other)
+    colors = [
+        [line.get_color() for line in one.lines if line.get_label() in "ab"] for one in (ax, other)
+    ]
+    assert colors[0] == colors[1]
+
+
+def test_exact_shares_of_networks_lie_inside_the_frame(ax):
+    family = dense_spectrum(stack([operator(1.0), operator(0.01)]))
+    share = degenerate_fraction(family, 0.1)
+    share.plot(ax=ax)
+    low, high = ax.get_ylim()
+    assert low < 100 * share.estimate.min() < 100 * share.estimate.max() < high
+
+
+def test_the_abscissa_of_f_is_eps(ax):
+    fraction_curve(slq(operator(), KEY, num_steps=20), np.geomspace(1e-2, 1, 4)).plot(ax=ax)
+    assert ax.get_xlabel() == "ε"

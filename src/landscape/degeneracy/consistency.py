@@ -42,7 +42,8 @@ def expect_labelled(batch: Any) -> None:
     inputs, labels = (np.shape(part) for part in batch)
     if not inputs or len(labels) != 1 or labels != inputs[:1] or not labels[0]:
         raise InputError(
-            f"batch must be N ≥ 1 inputs and as many labels; got shapes {inputs} and {labels}"
+            f"batch must be N ≥ 1 inputs and as many labels; got shapes {inputs} and {labels}. "
+            "Labels are numbers of classes: causes are known of classifiers only"
         )
     dtype = np.asarray(batch[1]).dtype
     if not np.issubdtype(dtype, np.integer):

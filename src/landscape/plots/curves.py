@@ -8,7 +8,17 @@ import numpy as np
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.plots.style import expect, look, mean_interval, new_axes, series, shade, tidy, widen
+from landscape.plots.style import (
+    expect,
+    look,
+    mean_interval,
+    new_axes,
+    series,
+    series_before,
+    shade,
+    tidy,
+    widen,
+)
 from landscape.spectra import Fraction
 
 
@@ -143,7 +153,7 @@ def plot_fraction_curve(
         estimate, lower, upper = labelled_curve(estimate, label)
     if lower is None or upper is None:
         raise InputError("bounds are needed: give lower and upper, or what fraction_curve gives")
-    fresh, before = not ax.has_data(), len(ax.lines)
+    fresh, before = not ax.has_data(), series_before(ax)
     epsilons = estimate["eps"].values
     for index, name in enumerate(str(name) for name in estimate["architecture"].values):
         kept = series(name, index + before, options)
@@ -203,7 +213,7 @@ def plot_density(
         If densities of another linear width are on these axes.
     """
     ax = tidy(new_axes(ax))
-    fresh, before = not ax.has_data(), len(ax.lines)
+    fresh, before = not ax.has_data(), series_before(ax)
     # The ordinate is per unit of asinh(λ/ε): of another ε it would be another.
     drawn = getattr(ax.xaxis.get_transform(), "linear_width", linear_width)
     if not (fresh or np.isclose(drawn, linear_width, rtol=1e-6)):

@@ -15,7 +15,7 @@ from landscape.plots.curves import (
     plot_fraction_curve,
     power,
 )
-from landscape.plots.style import expect, named, new_axes, shade, tidy, widen
+from landscape.plots.style import expect, mark, named, new_axes, shade, tidy, widen
 from landscape.spectra import (
     LanczosSpectrum,
     MixtureFit,
@@ -133,7 +133,7 @@ def plot_fraction_of_eps(
         shade(ax, floor / 10, floor, "below the noise floor")
         widen(ax, fresh, (floor / 10, epsilons[-1]))
     if eps is not None:
-        ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
+        mark(ax, eps)
     return ax
 
 

@@ -150,7 +150,23 @@ def shade(ax: Any, low: float, high: float, label: str = "_band") -> None:
 
 def rows_before(ax: Any) -> list[str]:
     """Names of the rows that horizontal bars have been drawn at before."""
-    return [text.get_text() for text in ax.get_yticklabels()] if ax.has_data() else []
+    from matplotlib.ticker import FixedLocator, ScalarFormatter
+
+    # Ticks of anything else move, or are numbers.
+    axis = ax.yaxis
+    rows = isinstance(axis.get_major_locator(), FixedLocator)
+    rows = rows and not isinstance(axis.get_major_formatter(), ScalarFormatter)
+    return [text.get_text() for text in ax.get_yticklabels()] if rows else []
+
+
+def mark(ax: Any, place: float, **options: Any) -> None:
+    """A dotted line across, which is no series."""
+    ax.axvline(place, color="0.3", linestyle=":", linewidth=1, gid="mark", **options)
+
+
+def series_before(ax: Any) -> int:
+    """How many series have been drawn."""
+    return sum(line.get_gid() != "mark" for line in ax.lines)
 
 
 def tidy(ax: Any) -> Any:

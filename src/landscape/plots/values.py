@@ -18,6 +18,7 @@ from landscape.plots.style import (
     new_axes,
     rows_before,
     series,
+    series_before,
     tidy,
     widen,
 )
@@ -64,21 +65,25 @@ def plot_shares(
     if np.ndim(fraction.estimate) == 0:
         return plot_intervals({label: fraction}, ax=ax, **options)
     ax = tidy(new_axes(ax))
-    kept = series(label, len(ax.lines), options)
+    kept = series(label, series_before(ax), options)
     arrays = (fraction.estimate, fraction.lower, fraction.upper)
     if fraction.curve:
         ends = np.asarray(fraction.interval[1], float)
         middle, low, high = (100 * np.reshape(x, (-1, len(ends))).mean(0) for x in arrays)
         ax.plot(ends, middle, **kept)
         ax.fill_between(ends, low, high, color=kept["color"], alpha=0.2, linewidth=0)
+        around_zero = np.all(np.asarray(fraction.interval[0], float) == -ends)
         if np.all(ends > 0):
             ax.set_xscale("log")
-        ax.set_xlabel("upper end of the interval")
+        ax.set_xlabel("ε" if around_zero else "upper end of the interval")
     else:
         middle, low, high = (100 * np.ravel(x) for x in arrays)
         places = np.arange(len(middle))
-        ax.bar(places, high - low, 0.6, low, color=kept["color"], alpha=0.25, linewidth=0)
-        marks = {"marker": look(label, len(ax.lines)).marker, "markersize": 3, "linestyle": ""}
+        bars = ax.bar(places, high - low, 0.6, low, color=kept["color"], alpha=0.25, linewidth=0)
+        for bar in bars:
+            # Else the axes end at the lowest share, and cut its mark.
+            bar.sticky_edges.y.clear()
+        marks = {"marker": look(label, series_before(ax)).marker, "markersize": 3, "linestyle": ""}
         ax.plot(places, middle, **{**kept, **marks, **named(options)})
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("network")
@@ -172,7 +177,10 @@ def plot_intervals(
         expect("plot_intervals", one, Fraction, ResolvedFraction, Estimate)
         one = one.fraction if isinstance(one, ResolvedFraction) else one
         if np.ndim(one.estimate if isinstance(one, Fraction) else one.value):
-            raise InputError("an interval is drawn of one number; plot_shares takes many")
+            raise InputError(
+                "an interval is drawn of one number; plot_shares takes many shares, plot_values an "
+                "estimated vector"
+            )
         kinds.add(_SHARE if isinstance(one, Fraction) else _ESTIMATE)
         style = look(name, place)
         kept = {"color": style.color, "marker": style.marker, "capsize": 4, **named(options)}
