@@ -12,7 +12,7 @@ FIND = version=$$(printf '%s' "$(PYTHON)" | sed -n 's/^python\(3\.[0-9]*\)$$/\1/
 	if ! $(PYTHON) --version >/dev/null 2>&1 && command -v pyenv >/dev/null && [ -n "$$version" ]; then \
 	  PYENV_VERSION=$$(pyenv versions --bare | grep "^$$version\." | tail -1); export PYENV_VERSION; fi
 
-.PHONY: help demo test check bench bench-peers bench-compare bench-report notebooks docs clean
+.PHONY: help demo test test-slow check bench bench-peers bench-compare bench-report notebooks docs clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,8 +29,11 @@ demo: $(BIN)/.installed  ## train, measure and report on the digits; SCALE=smoke
 	@echo "comparing plain, residual and hyper-residual networks on the digits ($(SCALE) scale) ..."
 	@$(BIN)/landscape reproduce fig3 --scale $(SCALE) --out $(OUT) --resume
 
-test: $(BIN)/.installed  ## the whole suite, doctests included
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q
+test: $(BIN)/.installed  ## the suite, doctests included: ten minutes on two cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow"
+
+test-slow: $(BIN)/.installed  ## its slow part: whole runs, processes that are killed, many cases
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m slow
 
 check: $(BIN)/.installed  ## ruff, types, layers
 	$(BIN)/ruff check .
