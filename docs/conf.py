@@ -34,6 +34,7 @@ nb_execution_mode = "off"
 
 html_theme = "furo"
 html_title = f"landscape {version}"
+templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
 html_css_files = ["narrow.css"]
@@ -48,7 +49,7 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 # Attributes of results are described in their docstrings, and not a second time.
-autodoc_default_options = {"members": True, "undoc-members": False, "inherited-members": False}
+autodoc_default_options = {"members": True}
 
 INVENTORIES = {
     "python": "https://docs.python.org/3",
