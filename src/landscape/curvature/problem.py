@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from landscape.curvature.batches import Weight
 from landscape.curvature.hessian import HessianOperator, hessian
-from landscape.curvature.streams import StreamedOperator
+from landscape.curvature.streams import StreamedOperator, is_stream
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Problem:
     """A mean loss at given parameters.
 
@@ -56,6 +59,14 @@ class Problem:
     weight: Weight | None = dataclasses.field(default=None, kw_only=True)
     chunk_size: int | None = dataclasses.field(default=None, kw_only=True)
     name: str = dataclasses.field(default="", kw_only=True)
+
+    def __repr__(self) -> str:
+        size = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.params))
+        name = self.name or getattr(self.loss, "__name__", type(self.loss).__name__)
+        leaves = () if is_stream(self.batch) else jax.tree.leaves(self.batch)
+        lengths = {length for leaf in leaves for length in jnp.shape(leaf)[:1]}
+        examples = f", N = {lengths.pop():,}" if len(lengths) == 1 else ""
+        return f"Problem({name!r}, P = {size:,}{examples})"
 
     def hessian(self) -> HessianOperator | StreamedOperator:
         """The loss's Hessian, (P, P)."""

@@ -232,7 +232,7 @@ class ExtremalRun:
     """
 
     op: LinearOperator
-    state: ExtremalState
+    state: ExtremalState = dataclasses.field(repr=False)
     largest: int
     smallest: int
     magnitude: int

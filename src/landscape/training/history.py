@@ -17,7 +17,7 @@ from landscape.training.config import TrainConfig
 from landscape.training.epoch import Program, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Snapshot:
     """A network at one epoch, as callbacks see it.
 
@@ -37,6 +37,14 @@ class Snapshot:
     state: Any
     loss: Any
     accuracy: Any
+
+    def __repr__(self) -> str:
+        size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(self.params))
+        loss, accuracy = np.mean(self.loss), np.mean(self.accuracy)
+        return (
+            f"Snapshot(epoch {self.epoch}, {size:,} parameters, loss {loss:.4g}, "
+            f"accuracy {accuracy:.4f})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
