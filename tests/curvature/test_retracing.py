@@ -1,6 +1,8 @@
 """What a loss reads outside itself is read anew whenever an operator is made of it."""
 
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -104,3 +106,23 @@ def test_nothing_is_done_under_a_tracer():
         return w
 
     jax.eval_shape(trace, W)
+
+
+def test_what_functions_close_over_is_not_kept():
+    def make():
+        scale, data = [1.0], Data()
+
+        def mine(w, x):
+            return scale[0] * data.value * jnp.mean((x @ w) ** 2)
+
+        for scale[0] in (1.0, 2.0, 1.0):
+            as_it_reads(mine, W, X)
+        return weakref.ref(data)
+
+    reference = make()
+    gc.collect()
+    assert reference() is None
+
+
+class Data:
+    value = 2.0

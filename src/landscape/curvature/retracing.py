@@ -22,8 +22,9 @@ from landscape.errors import InputError
 A_FEW = 4
 
 # What stands for a function, by the structure and shapes of its arguments and by the fingerprint of
-# its program; in the order in which they were met.
-_Versions = dict[tuple[Hashable, Hashable, str], Callable[..., Any]]
+# its program; in the order in which they were met. None is the function itself, and the others last
+# as long as something that was made of them: what it closes over may be as large as the data.
+_Versions = dict[tuple[Hashable, Hashable, str], Callable[[], Callable[..., Any] | None] | None]
 
 _log = logging.getLogger("landscape")
 _seen: dict[Hashable, list[weakref.ref[Any]]] = {}
@@ -102,12 +103,21 @@ def as_it_reads(function: Callable[..., Any], *arguments: Any) -> Callable[..., 
     shapes = tuple(map(str, program.in_avals))
     version = (structure, shapes, fingerprint(program))
     if version not in known:
-        if any(other[:2] == version[:2] for other in known):
-            known[version] = functools.partial(function)
-        else:
-            # Nothing has been compiled for these shapes.
-            known[version] = list(known.values())[-1] if known else function
-    return known[version]
+        # For new shapes nothing has been compiled, and the newest will do.
+        fresh = all(other[:2] != version[:2] for other in known)
+        known[version] = next(reversed(known.values()), None) if fresh else _gone
+    reference = known[version]
+    if reference is None:
+        return function
+    standing = reference()
+    if standing is None:
+        standing = functools.partial(function)
+        known[version] = weakref.ref(standing)
+    return standing
+
+
+def _gone() -> None:
+    """A reference to nothing yet."""
 
 
 def _identity(cell: Any) -> Hashable:
