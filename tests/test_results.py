@@ -194,6 +194,13 @@ def test_it_shows_itself_with_a_table_and_a_picture(results, name):
     assert "<html" not in shown
 
 
+def test_a_picture_of_one_share_is_explained_beside_it(results):
+    share, resolved = results["fraction"], results["resolved fraction"]
+    assert "whiskers: confidence interval" in share._repr_html_()
+    # Its picture is f(ε).
+    assert "whiskers" not in resolved._repr_html_()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_itself_on_axes_that_are_given_once_and_twice(results, name):
     before, style = pyplot.get_fignums(), dict(matplotlib.rcParams)

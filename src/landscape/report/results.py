@@ -44,6 +44,9 @@ _FINDINGS = 6
 Rows = list[tuple[str, str]]
 Draw = Callable[..., Any]
 
+# What a picture of one share shows.
+_KEY = ("in the picture", "light bar: bounds; whiskers: confidence interval")
+
 _TABLE = "border-collapse: collapse; font-size: 90%; font-variant-numeric: tabular-nums"
 _CELL = "text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top"
 
@@ -167,11 +170,11 @@ def _(result: Fraction) -> tuple[str, Rows, Draw]:
         middle = f"{np.mean(result.estimate):.4f}"
         rows = [
             ("shares", f"{np.size(result.estimate):,}, mean {middle}"),
-            ("width of the bounds", f"at most {np.max(result.width):.4f}"),
+            ("width of the bounds", f"at most {max(np.max(result.width), 0):.4f}"),
             *_hint(result),
         ]
         return title, rows, partial(plots.plot_shares, result)
-    return title, _fraction_rows(result), partial(plots.plot_intervals, result)
+    return title, [*_fraction_rows(result), _KEY], partial(plots.plot_intervals, result)
 
 
 def _fraction_rows(share: Fraction) -> Rows:
@@ -202,6 +205,7 @@ def _(result: ResolvedFraction) -> tuple[str, Rows, Draw | None]:
     if np.ndim(result.fraction.estimate) or not result.fraction.interval[1] > 0:
         return title, rows, draw
     eps = float(result.fraction.interval[1])
+    rows.remove(_KEY)
     return title, rows, partial(plots.plot_fraction_of_eps, result.spectrum, eps=eps)
 
 
