@@ -145,6 +145,7 @@ for ax, (name, run) in zip(axes, runs.items(), strict=True):
     plot_measures(measures(models[name], run.params, inputs, state=run.state), ax=ax)
     ax.set_title(name)
     ax.get_legend().remove()
+    ax.label_outer()
 _ = axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 # %% [markdown]
