@@ -29,7 +29,7 @@ demo: $(BIN)/.installed  ## train, measure and report on the digits; SCALE=smoke
 	@echo "comparing plain, residual and hyper-residual networks on the digits ($(SCALE) scale) ..."
 	@$(BIN)/landscape reproduce fig3 --scale $(SCALE) --out $(OUT) --resume
 
-test: $(BIN)/.installed  ## the suite, doctests included: ten minutes on two cores
+test: $(BIN)/.installed  ## the suite, doctests included: under ten minutes on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow"
 
 test-slow: $(BIN)/.installed  ## its slow part: whole runs, processes that are killed, many cases
