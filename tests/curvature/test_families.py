@@ -115,12 +115,20 @@ def test_operators_of_different_kinds_are_not_stacked():
     first, second = networks(2)
     with pytest.raises(InputError, match="at least one"):
         stack([])
-    for other in (
-        hessian(LOSS, second.params, second.batch, state={}, chunk_size=5),
-        hessian(LOSS, second.params, (X[:9], BATCH[1][:9]), state={}),
-        ggn(lambda p, b: b[0] @ p, lambda z, b: (z**2).mean(), jnp.ones(5), BATCH),
-    ):
-        with pytest.raises(InputError, match="of one kind"):
+    cases = (
+        (
+            hessian(LOSS, second.params, second.batch, state={}, chunk_size=5),
+            "chunk_size: None and 5",
+        ),
+        (
+            hessian(LOSS, second.params, (X[:9], BATCH[1][:9]), state={}),
+            r"batch/0: \(.*\) .* \(9, ",
+        ),
+        (hessian(lambda *a: 2 * LOSS(*a), second.params, BATCH, state={}), "loss: <.* and <"),
+        (ggn(lambda p, b: b[0] @ p, lambda z, b: (z**2).mean(), jnp.ones(5), BATCH), "Newton"),
+    )
+    for other, told in cases:
+        with pytest.raises(InputError, match=f"of one kind.*{told}"):
             stack([first, other])
     with pytest.raises(InputError, match="cannot be stacked"):
         stack([stack([first])])

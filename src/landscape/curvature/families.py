@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.parameters import path_name
 from landscape.errors import InputError
 
 
@@ -146,9 +147,10 @@ def stack(operators: Iterable[LinearOperator]) -> FamilyOperator:
         for leaf in column
     )
     if not alike:
+        told = next(filter(None, (_difference(operators[0], other) for other in operators)), "")
         raise InputError(
             "the operators of a family must be of one kind, with the same loss, options and "
-            f"shapes; got {', '.join(sorted({repr(op) for op in operators}))}"
+            f"shapes; got {', '.join(sorted({repr(op) for op in operators}))}{told}"
         )
     differs = tuple(
         _are_parameters(path) or not all(_equal(column[0], leaf) for leaf in column[1:])
@@ -171,3 +173,20 @@ def _are_parameters(path: tuple[Any, ...]) -> bool:
 
 def _equal(first: Any, other: Any) -> bool:
     return first is other or bool(np.array_equal(first, other))
+
+
+def _difference(first: LinearOperator, other: LinearOperator) -> str:
+    """In which way an operator is not of another's kind; empty if that is not known."""
+    if type(first) is not type(other):
+        return ""
+    for field in dataclasses.fields(first):  # type: ignore[arg-type]
+        one, two = getattr(first, field.name), getattr(other, field.name)
+        if field.metadata.get("static") and one != two:
+            return f". They differ in {field.name}: {one!r} and {two!r}"
+    pairs = zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=False)
+    for (path, one), two in pairs:
+        shapes = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in (one, two)]
+        if shapes[0] != shapes[1]:
+            (a, kind), (b, other_kind) = shapes
+            return f". They differ in {path_name(path)}: {a} {kind} and {b} {other_kind}"
+    return ""
