@@ -274,7 +274,9 @@ def open_run_folder(path: Path, config: Mapping[str, Any], *, resume: bool) -> R
     except OSError as error:
         raise StorageError(f"cannot use {path} as a run folder: {error.strerror}") from error
     if not os.access(path, os.W_OK):
-        raise StorageError(f"cannot write to {path}: permission denied; choose another --out")
+        read_only = hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY
+        reason = "read-only file system" if read_only else "permission denied"
+        raise StorageError(f"cannot write to {path}: {reason}; choose another --out")
     occupied = expect_free(path, resume=resume)
     if occupied and _aside_if_damaged(path):
         occupied = False
