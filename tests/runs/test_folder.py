@@ -21,7 +21,7 @@ from landscape.runs import (
 )
 from landscape.runs import folder as folder_module
 from landscape.runs.events import EventLog, read_events
-from landscape.runs.folder import from_netcdf_bytes
+from landscape.runs.files import from_netcdf_bytes
 
 
 def contents(path):

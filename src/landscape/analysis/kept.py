@@ -22,7 +22,7 @@ import xarray as xr
 from landscape.curvature import LinearOperator
 from landscape.errors import InputError, StoppedError
 from landscape.runs import netcdf_bytes, write_atomically
-from landscape.runs.folder import from_netcdf_bytes, short_hash
+from landscape.runs.files import from_netcdf_bytes, short_hash
 from landscape.runs.together import agreed, of_the_first
 from landscape.spectra import EigenPairs, ExtremalRun, LanczosRun
 

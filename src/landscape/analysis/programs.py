@@ -22,7 +22,7 @@ from landscape.curvature.streams import first_batch, is_stream
 from landscape.degeneracy.describe import logits_function, opened
 from landscape.errors import InputError, LandscapeError
 from landscape.runs import RunFolder
-from landscape.runs.folder import short_hash
+from landscape.runs.files import short_hash
 
 _logger = logging.getLogger("landscape")
 

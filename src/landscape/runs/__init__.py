@@ -1,14 +1,13 @@
 """Run folders: a configuration, units of work, atomic results, resumption, clean stops."""
 
 from landscape.runs.executors import executor
+from landscape.runs.files import netcdf_bytes, write_atomically
 from landscape.runs.folder import (
     RunFolder,
     environment,
     expect_free,
-    netcdf_bytes,
     open_run_folder,
     read_run_folder,
-    write_atomically,
 )
 from landscape.runs.inspection import (
     Rubbish,

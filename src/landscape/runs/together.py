@@ -25,7 +25,8 @@ from landscape.errors import (
     StorageError,
     UnitsFailedError,
 )
-from landscape.runs.folder import RunFolder, short_hash
+from landscape.runs.files import short_hash
+from landscape.runs.folder import RunFolder
 from landscape.runs.units import Report, Unit, failure_message, note_plan, read_or_set_aside
 
 # What is to become of a unit, as the first process says.
