@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -117,3 +118,18 @@ def test_what_was_kept_by_other_chunks_is_told(spec, tmp_path, monkeypatch):
     found = measure(problem, OPTIONS, tmp_path, lambda: False)
     assert found["chunk_size"].values.tolist() == [10]
     assert found["short_of_memory"].values.tolist() == [True]
+
+
+@pytest.mark.parametrize("error", [MemoryError, jax.errors.JaxRuntimeError])
+def test_a_state_that_finds_no_memory_when_it_is_read_is_kept(tmp_path, monkeypatch, error):
+    state, path = {"basis": jnp.arange(4.0)}, tmp_path / "part-0.npz"
+    kept._save(state, path)
+    with monkeypatch.context() as patched:
+
+        def short(*arguments):
+            raise error("RESOURCE_EXHAUSTED: out of memory")
+
+        patched.setattr(jax, "device_put", short)
+        with pytest.raises(error):
+            kept._read_state(state, path)
+    np.testing.assert_array_equal(kept._read_state(state, path)["basis"], state["basis"])

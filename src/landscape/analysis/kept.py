@@ -190,7 +190,8 @@ def _read_state(state: T, path: Path) -> T | None:
         with np.load(path, allow_pickle=False) as file:
             kept = iter([file[f"arr_{number}"] for number in range(len(file.files))])
         arrays = [_filled(leaf, kept) for leaf in leaves]
-    except MemoryError:
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        # Too little memory, or a lost device: the state is as good as it was.
         raise
     except Exception as error:
         # Of a damaged file zipfile and NumPy raise what they come upon.
