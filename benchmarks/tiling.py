@@ -59,7 +59,7 @@ def products_with_two(block: Any, two: Any) -> Any:
 
 @jax.jit
 def combinations_of_two(coefficients: Any, block: Any) -> Any:
-    """As ``remove_from_both`` does it."""
+    """Both rows of coefficients in one product."""
     spread = jnp.broadcast_to(coefficients, (*block.shape[:2], *coefficients.shape))
     return jnp.einsum("ltir,ltrp->ltip", spread, block, precision="highest")
 

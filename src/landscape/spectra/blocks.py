@@ -6,7 +6,6 @@ Notation: L lanes, R rows in blocks of r; vectors are in tiles, (L, T, p), and a
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from landscape.spectra.tiles import inner, lengths, nonzero, remove, remove_from_both, tile_shape
+from landscape.spectra.tiles import inner, lengths, nonzero, remove, tile_shape
 
 # The basis is kept in blocks of rows, each an array of its own: a slice of one large array would be
 # copied before it is multiplied (1.7 times the time of a sweep, on a CPU). Four blocks of a size,
@@ -113,13 +112,12 @@ def _sweep(
     """One pass of block Gram–Schmidt against some blocks of rows, and the first's overlaps."""
 
     def read(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        def alone(first: Array, second: Array) -> tuple[Array, Array, Array]:
-            rest, overlaps = remove(block, first)
-            return rest, second, overlaps
-
-        if both is None:
-            return alone(first, second)
-        return jax.lax.cond(both, partial(remove_from_both, block), alone, first, second)
+        rest, overlaps = remove(block, first)
+        # One after the other: as two columns of one product they take no less time on a CPU, and
+        # more for blocks of 16 rows (``benchmarks/tiling.py``).
+        if both is not None:
+            second = jax.lax.cond(both, lambda x: remove(block, x)[0], lambda x: x, second)
+        return rest, second, overlaps
 
     def leave(block: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
         return first, second, jnp.zeros((block.shape[0], block.shape[2]), block.dtype)

@@ -81,20 +81,6 @@ def nonzero(lengths: Array) -> Array:
     return jnp.where(lengths > 0, lengths, 1)
 
 
-def remove_from_both(
-    block: Float[Array, "L T r p"], first: Float[Array, "L T p"], second: Float[Array, "L T p"]
-) -> tuple[Float[Array, "L T p"], Float[Array, "L T p"], Float[Array, "L r"]]:
-    """``remove`` for two vectors of each lane, and the components of the first.
-
-    What is taken away is made in one pass over the block. The inner products are not: with two
-    columns at once they take longer than twice with one (``benchmarks/tiling.py``).
-    """
-    found = jnp.stack([inner_products(block, first), inner_products(block, second)], 1)
-    spread = jnp.broadcast_to(found[:, None], (*block.shape[:2], *found.shape[1:]))
-    taken = jnp.einsum("ltir,ltrp->ltip", spread, block, precision="highest")
-    return first - taken[:, :, 0], second - taken[:, :, 1], found[:, 0]
-
-
 def remove(
     block: Float[Array, "L T r p"], tiles: Float[Array, "L T p"]
 ) -> tuple[Float[Array, "L T p"], Float[Array, "L r"]]:
