@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from answers_page import certify, resolve, schemes
+from answers_page import certify, load, resolve, schemes
 from costs_page import blocks, jobs, paper_rates, paper_scale, survival
 from peers_page import again, peers
 from tables import OURS, ratio, save, table, time_in_words, times
@@ -341,6 +341,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any], Path], list[str]]]] = {
     "paper_scale": ("The experiments at the paper's scale", paper_scale),
     "paper_rates": ("Rates on the paper's networks", paper_rates),
     "certify": ("Correctness", certify),
+    "load": ("Under load", load),
     "peers": ("Side by side with others", peers),
 }
 

@@ -56,6 +56,7 @@ SUITE: dict[str, tuple[str, list[str] | None, list[str]]] = {
     "tiling": ("rounding and speed of products in tiles", [], []),
     "orthogonality": ("what orthogonality costs", None, []),
     "certify": ("bounds against exact spectra, coverage", ["--quick"], []),
+    "load": ("whether numbers depend on the machine's load", None, []),
     "schemes": ("which scheme reaches a width first (CIFAR)", None, []),
     "stacking": ("layers in one stack or one by one", None, []),
     "families": ("many small networks side by side", None, []),
