@@ -55,6 +55,12 @@ class DiagonalOperator(LinearOperator):
     ----------
     diagonal
         Shape (P,), the eigenvalues.
+
+    Examples
+    --------
+    >>> op = DiagonalOperator(jnp.arange(3.0))
+    >>> op.matvec(jnp.ones(3)).tolist()
+    [0.0, 1.0, 2.0]
     """
 
     diagonal: Float[Array, " P"]

@@ -50,6 +50,13 @@ def data_mesh(devices: Any = None, *, probes: int = 1) -> Mesh:
     ------
     InputError
         If the number of devices is no multiple of ``probes``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> mesh = data_mesh(jax.devices()[:1])
+    >>> dict(mesh.shape)
+    {'probes': 1, 'data': 1}
     """
     found = np.asarray(jax.devices() if devices is None else devices).ravel()
     expect_positive(probes=probes)

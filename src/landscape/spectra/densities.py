@@ -80,6 +80,17 @@ def asinh_density(
     ------
     InputError
         If linear_width or bandwidth is not positive.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import dense_spectrum
+    >>> spectrum = dense_spectrum(DiagonalOperator(jnp.array([0.0, 0.0, 1e-4, 10.0])))
+    >>> t = np.linspace(-20, 20, 401)
+    >>> density = asinh_density(spectrum, 1e-5 * np.sinh(t), linear_width=1e-5, bandwidth=0.3)
+    >>> print(f"{density.sum() * 0.1:.3f}, largest at {1e-5 * np.sinh(t[density.argmax()]):.3f}")
+    1.000, largest at 0.000
     """
     expect_spectrum(spectrum)
     if not linear_width > 0:
