@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape.curvature.families import FamilyOperator
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_range, expect_square
+from landscape.curvature.preconditions import expect_key, expect_range, expect_square
 from landscape.errors import InputError
 
 # Power iterations towards the leading eigenvector. Rounding is largest on vectors near it, and it
@@ -62,6 +63,9 @@ def noise_floor(op: LinearOperator, key: Array) -> float | np.ndarray:
     True
     """
     expect_square(op)
+    expect_key(key)
+    if op.batch_shape and not isinstance(op, FamilyOperator):
+        return np.array([noise_floor(member, key) for member in op.members()])
     if op.batch_shape:
         # In one program, as their Lanczos runs are.
         many, norms = map(np.asarray, _family_images(op, key))
@@ -154,15 +158,23 @@ def _family_images(op: Any, key: Array) -> tuple[Array, Array]:
     return jax.vmap(lambda mine: _trial_images(op.built(mine), key))(op.stacked)
 
 
-def checked_floor(noise_floor: float | np.ndarray | None) -> np.ndarray:
+def checked_floor(
+    noise_floor: float | np.ndarray | None, batch_shape: tuple[int, ...] = ()
+) -> np.ndarray:
     """A noise floor that a user gave, 0 if none.
 
     Raises
     ------
     InputError
-        If it is negative, infinite or NaN.
+        If it is negative, infinite or NaN, or neither a number nor one for each operator.
     """
-    floor = np.asarray(0 if noise_floor is None else noise_floor, float)
+    try:
+        floor = np.asarray(0 if noise_floor is None else noise_floor, float)
+    except (TypeError, ValueError):
+        raise InputError(f"noise_floor must be a number; got {noise_floor!r}") from None
+    if floor.shape not in ((), batch_shape):
+        each = f", or an array of shape {batch_shape}" if batch_shape else ""
+        raise InputError(f"noise_floor must be a number{each}; got an array of shape {floor.shape}")
     if not (np.isfinite(floor) & (floor >= 0)).all():
         raise InputError(f"noise_floor must be finite and not negative; got {noise_floor!r}")
     return floor

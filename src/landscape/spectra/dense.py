@@ -12,7 +12,7 @@ from scipy.linalg import eigvalsh
 from landscape.curvature.inner_types import coarser_products, expect_known_rounding
 from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import KINKS, expect_square
+from landscape.curvature.preconditions import expect_square, not_symmetric
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
@@ -81,9 +81,10 @@ def dense_spectrum(
     asymmetry = np.abs(matrix - matrix.T).max()
     floor = float(checked_floor(noise_floor))
     if asymmetry > 1e3 * max(unit * scale, floor):
-        raise InputError(
-            f"the operator is not symmetric: entries differ from the transposed ones by "
-            f"{asymmetry:.2e} at norm {scale:.2e}{KINKS}"
+        raise not_symmetric(
+            op,
+            f"entries differ from the transposed ones by {asymmetry:.2e}, with absolute sums of "
+            f"rows up to {scale:.2e}",
         )
     values = eigvalsh((matrix + matrix.T) / 2, overwrite_a=True, check_finite=False)
     return SpectralMeasure(

@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from landscape._pytrees import pytree
 from landscape.curvature.lanes import in_groups
 from landscape.curvature.operators import LinearOperator
+from landscape.curvature.preconditions import ASYMMETRY
 from landscape.curvature.sharding import Layout, on_host
 from landscape.spectra.blocks import PANEL, block_sizes, empty_block, first_rows, store, sweep_twice
 from landscape.spectra.losses import Losses, asked_for, corrected, none_lost, predict, with_room
@@ -43,6 +44,13 @@ SCHEMES = ("full", "partial", "none")
 # A step has broken down when β falls to rounding level: the Krylov space is exhausted. The β that
 # was found is kept: the bounds account for what lies behind it.
 BREAKDOWN = 10.0
+
+# Whatever the scheme, the first vectors are orthogonal, up to the first β below so much of ‖A‖: so
+# many steps say how symmetric A is. Where orthogonality may be lost later ones speak of that too.
+# They can say no more than that A is refused, from so many units of √u‖A‖; partial
+# reorthogonalisation alone lets about one appear.
+_FIRST_STEPS, _LARGE = 8, 0.01
+_LATER = 30.0
 
 
 @pytree
@@ -75,8 +83,8 @@ class LanczosState:
     drift
         (L,) largest ``Σ_i (q_iᵀr_j)²/‖A‖`` that a sweep has found, before it took it away.
     asymmetry
-        (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen, less where β is small; rounding for a
-        symmetric operator.
+        (L,) largest ``|q_{j-1}ᵀAq_j − q_jᵀAq_{j-1}|`` seen, less where β is small or neighbours may
+        not be orthogonal; rounding for a symmetric operator.
     step
         () steps made, broken down lanes included.
     continues
@@ -278,7 +286,13 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
     exhausted = state.exhausted | ~going
     # After a small β even neighbours lose orthogonality, by rounding alone: that step says nothing.
-    meaning = jnp.minimum(1, beta / (jnp.sqrt(jnp.finfo(image.dtype).eps / 2) * nonzero(scale)))
+    unit = float(jnp.finfo(image.dtype).eps) / 2
+    meaning = jnp.minimum(1, beta / (unit**0.5 * nonzero(scale)))
+    if losses is not None or not basis:
+        made = jnp.arange(state.capacity) < j
+        large = jnp.where(made[None], state.betas, jnp.inf).min(-1) >= _LARGE * scale
+        later = ASYMMETRY[image.dtype.name] / (_LATER * unit**0.5)
+        meaning = jnp.where((j < _FIRST_STEPS) & large, meaning, later * meaning)
     asymmetry = jnp.abs(mirrored - beta) * meaning
     following = jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0)
     beta_next = jnp.where(going, length, 0)

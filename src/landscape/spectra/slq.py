@@ -26,12 +26,13 @@ from landscape.curvature.memory import device_memory
 from landscape.curvature.noise import checked_floor
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
-    KINKS,
+    ASYMMETRY,
     expect_integer,
     expect_key,
     expect_positive,
     expect_range,
     expect_square,
+    not_symmetric,
 )
 from landscape.curvature.sharding import Layout, layout, on_host
 from landscape.errors import InputError
@@ -48,9 +49,8 @@ from landscape.spectra.tiles import block_of, tile_shape
 # there is room for more.
 LANCZOS_ROUNDING = {"float32": 4 * 2.0**-24, "float64": 1e-12}
 
-# Asymmetry from which an operator is refused, in units of √u‖A‖; partial reorthogonalisation alone
-# lets about one unit appear.
-ASYMMETRY = 30.0
+# An operator of a measured noise floor is refused from so many times that much asymmetry.
+_FLOORS = 30.0
 
 
 def slq(
@@ -193,14 +193,16 @@ class LanczosRun:
         The run it is called on is used up: its arrays are reused. Room for more steps than
         reserved is made by doubling, so that few programs are compiled.
 
-        Raises
-        ------
-        ResourceError
-            If they do not fit in the run's memory.
-
         Returns
         -------
         The run after these steps; the same bits whether they were made at once or in parts.
+
+        Raises
+        ------
+        InputError
+            If num_steps is below 1, or this run was advanced before.
+        ResourceError
+            If they do not fit in the run's memory.
         """
         expect_positive(num_steps=num_steps)
         # Without reorthogonalisation ghosts use steps up: more than P can be needed.
@@ -274,15 +276,14 @@ class LanczosRun:
             )
         scales = on_host(self.state.scale).astype(float)
         expect_range(scales, self.op)
-        unit = float(jnp.finfo(self.op.dtype).eps) / 2
+        floor = checked_floor(noise_floor, lanes[:-1])
         asymmetry = on_host(self.state.asymmetry).astype(float)
-        allowed = np.sqrt(unit) * scales
-        allowed = np.maximum(allowed, checked_floor(noise_floor).max())
-        if np.any(asymmetry > ASYMMETRY * allowed):
-            raise InputError(
-                f"the operator is not symmetric: two vectors' products with each other's images "
-                f"differ by {asymmetry.max():.2e} at norm {scales.max():.2e}"
-                f"{KINKS}"
+        allowed = np.maximum(ASYMMETRY[self.op.dtype.name] * scales, _FLOORS * floor.max())
+        if np.any(asymmetry > allowed):
+            raise not_symmetric(
+                self.op,
+                "two vectors' products with each other's images differ by "
+                f"{asymmetry.max():.2e} at norm {scales.max():.2e}",
             )
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
         before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
@@ -295,13 +296,14 @@ class LanczosRun:
             left = float(np.linalg.norm(self.deflated.residual_norms))
         drift = lanczos.drift(self.state).reshape(lanes).max(-1)
         rounding = np.maximum(LANCZOS_ROUNDING[self.op.dtype.name] * norm, drift)
+        rounding = np.maximum(rounding, asymmetry.reshape(lanes).max(-1))
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
             num_steps=on_host(self.state.num_steps).reshape(lanes),
             probe_norms=self.probe_norms,
             num_parameters=self.op.shape[0],
-            noise_floor=np.asarray(np.maximum(rounding, checked_floor(noise_floor)) + left),
+            noise_floor=np.asarray(np.maximum(rounding, floor) + left),
             reorthogonalize=self.reorthogonalize,
             dtype=self.op.dtype.name,
             num_matvecs=made * self.probe_norms.size + spent,

@@ -1,0 +1,110 @@
+"""Operators that are not quite symmetric: what their spectra say is refused, or known no better."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian
+from landscape.errors import InputError
+from landscape.spectra import degenerate_fraction, extremal_eigenpairs, lanczos_run, slq
+from landscape.spectra.slq import gaussian_probes
+
+SCHEMES = ("full", "partial", "none")
+
+
+def nearly_symmetric(relative: float, dtype: type) -> DenseOperator:
+    """Norm 10, half of the eigenvalues 0, and an antisymmetric part so large beside the norm."""
+    rng = np.random.default_rng(1)
+    size = 400
+    values = np.r_[np.zeros(200), 0.05 * rng.standard_normal(195), 10, 8, 6, 4, -5]
+    basis, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    skew = rng.standard_normal((size, size))
+    skew -= skew.T
+    matrix = (basis * values) @ basis.T + 10 * relative * skew / np.linalg.norm(skew, 2)
+    return DenseOperator(jnp.asarray(matrix, dtype))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("dtype", "relative"), [(np.float32, 1e-3), (np.float64, 1e-9)])
+def test_asymmetry_that_moves_bounds_is_refused(scheme, dtype, relative, x64):
+    for much in (relative, 100 * relative):
+        with pytest.raises(InputError, match="not symmetric"):
+            slq(
+                nearly_symmetric(much, dtype),
+                jax.random.key(0),
+                num_steps=50,
+                reorthogonalize=scheme,
+            )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("dtype", "relative"), [(np.float32, 2e-5), (np.float64, 1e-11)])
+def test_asymmetry_that_is_let_in_is_part_of_the_noise_floor(scheme, dtype, relative, x64):
+    key, options = jax.random.key(0), {"num_steps": 50, "reorthogonalize": scheme}
+    clean = slq(nearly_symmetric(0, dtype), key, **options)
+    skewed = slq(nearly_symmetric(relative, dtype), key, **options)
+    # Of ten times the norm's asymmetry a pair of vectors sees a part.
+    assert clean.noise_floor < skewed.noise_floor
+    assert 0.1 * relative < skewed.noise_floor / 10 < 10 * relative
+
+
+def test_bounds_hold_beside_the_asymmetry_that_is_let_in():
+    op = nearly_symmetric(2e-5, np.float32)
+    matrix = np.asarray(op.matrix, float)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    key = jax.random.key(0)
+    probe = np.asarray(gaussian_probes(key, 1, 400, op.dtype)[0], float)
+    masses = (vectors.T @ probe) ** 2 / (probe @ probe)
+    spectrum = slq(op, key, num_steps=200, reorthogonalize="full")
+    for eps in (1e-3, 1e-2, 1e-1):
+        fraction = degenerate_fraction(spectrum, eps)
+        wide, narrow = (
+            masses[np.abs(values) <= eps + sign * fraction.noise_floor].sum() for sign in (1, -1)
+        )
+        assert fraction.lower - fraction.rounding <= wide
+        assert fraction.upper + fraction.rounding >= narrow
+
+
+def test_a_floor_that_was_measured_lets_more_in():
+    op = nearly_symmetric(1e-3, np.float32)
+    spectrum = slq(op, jax.random.key(0), num_steps=50, noise_floor=0.02)
+    assert spectrum.noise_floor >= 0.02
+
+
+def test_lost_orthogonality_of_a_symmetric_operator_is_no_asymmetry():
+    # Few distinct eigenvalues: without reorthogonalisation neighbours stop to be orthogonal.
+    values = np.repeat([0.0, 1e-6, 1e-3, 1.0, 1e3], 60)
+    op = DiagonalOperator(jnp.asarray(values, jnp.float32))
+    for scheme in SCHEMES:
+        run = lanczos_run(op, jax.random.key(0), reorthogonalize=scheme, capacity=80).advance(80)
+        assert run.spectrum().num_steps >= 3
+
+
+def test_eigenpairs_of_what_is_not_symmetric_are_refused():
+    with pytest.raises(InputError, match="not symmetric"):
+        extremal_eigenpairs(nearly_symmetric(1e-3, np.float32), jax.random.key(0), num_largest=3)
+
+
+def test_the_refusal_says_what_to_look_at_first():
+    op = nearly_symmetric(1e-2, np.float32)
+    with pytest.raises(InputError) as of_a_matrix:
+        slq(op, jax.random.key(0), num_steps=20)
+    assert "kink" not in str(of_a_matrix.value)
+
+    class Shuffled:
+        """Begins every walk with the same batch, and goes on with others."""
+
+        def __init__(self):
+            self.generator = np.random.default_rng(0)
+
+        def __iter__(self):
+            yield jnp.ones((3, 4))
+            yield jnp.asarray(self.generator.standard_normal((3, 4)), jnp.float32)
+
+    def loss(w, x):
+        return jnp.mean(jnp.tanh(x @ w) ** 2)
+
+    stream = hessian(loss, jnp.linspace(0.1, 1, 4), Shuffled())
+    with pytest.raises(InputError, match="same batches in every walk"):
+        slq(stream, jax.random.key(0), num_steps=4)
