@@ -45,12 +45,19 @@ ROOMS = (
 install_import_hook([f"landscape.{room}" for room in ROOMS], "beartype.beartype")
 
 import jax
+import jaxtyping
 import pytest
 
 # Before JAX is used: it chooses flags for the compiler.
 import landscape  # noqa: F401
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Run a test as users run the package: without checks of types."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -144,3 +144,44 @@ def test_types_and_shapes_of_a_family_are_looked_up_once(monkeypatch):
     again = jax.tree.map(lambda leaf: leaf, family)
     with pytest.raises(TypeError):
         print(again.shape)
+
+
+def test_a_family_has_no_single_matrix():
+    # Its rows were once dealt out among the members.
+    family = stack([DiagonalOperator(jnp.arange(4.0)), DiagonalOperator(10 + jnp.arange(4.0))])
+    for op in (family, 2 * family, family + DiagonalOperator(jnp.ones(4))):
+        for size in (2, 128):
+            with pytest.raises(InputError, match="no single product"):
+                op.to_dense(block_size=size)
+
+
+def test_noise_floors_of_scaled_and_summed_families_are_those_of_their_members():
+    family = stack([DiagonalOperator(jnp.arange(4.0)), DiagonalOperator(10 * jnp.arange(4.0))])
+    key = jax.random.key(0)
+    for op in (2 * family, family + DiagonalOperator(jnp.ones(4))):
+        floors = noise_floor(op, key)
+        assert floors.shape == (2,)
+        assert floors.tolist() == [noise_floor(member, key) for member in op.members()]
+
+
+def test_members_are_asked_for_by_their_numbers():
+    family = stack([DiagonalOperator(jnp.arange(4.0)), DiagonalOperator(jnp.ones(4))])
+    assert family.member(-1).diagonal.tolist() == [1.0] * 4
+    with pytest.raises(InputError, match="no member number 2"):
+        family.member(2)
+    with pytest.raises(InputError, match="no members"):
+        list(DiagonalOperator(jnp.ones(4)).members())
+
+
+@pytest.mark.parametrize("what", [[1, 2], DiagonalOperator(jnp.ones(3))])
+def test_what_is_no_list_of_operators_is_not_stacked(what, unchecked):
+    with pytest.raises(InputError, match="list of operators"):
+        stack(what)
+
+
+def test_a_floor_for_each_member_or_one_for_all(unchecked):
+    family = stack([DiagonalOperator(jnp.arange(4.0)), DiagonalOperator(jnp.ones(4))])
+    assert slq(family, jax.random.key(0), num_steps=2, noise_floor=np.ones(2)).noise_floor[0] == 1
+    for wrong in (np.ones(3), "x"):
+        with pytest.raises(InputError, match="noise_floor must be a number"):
+            slq(family, jax.random.key(0), num_steps=2, noise_floor=wrong)

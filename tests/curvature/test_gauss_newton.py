@@ -184,3 +184,24 @@ def test_many_vectors_at_once_are_the_products_one_by_one(kind):
     vectors = rng.normal(size=(op.shape[1], 64))
     apart = np.stack([op.matvec(v) for v in vectors.T], 1)
     np.testing.assert_allclose(op.matmat(vectors), apart, atol=1e-5 * np.abs(apart).max())
+
+
+def test_an_output_loss_without_a_second_derivative_is_refused():
+    @jax.custom_vjp
+    def once(z):
+        return jnp.mean(z**2)
+
+    def forward(z):
+        return once(z), z
+
+    def backward(z, g):
+        found = jax.pure_callback(
+            lambda z: 2 * z / z.size, jax.ShapeDtypeStruct(z.shape, z.dtype), z
+        )
+        return (g * found,)
+
+    once.defvjp(forward, backward)
+    batch = (jnp.ones((4, 2)), jnp.zeros((4, 1)))
+    op = ggn(lambda w, b: b[0] @ w, lambda z, b: once(z), jnp.ones((2, 1)), batch)
+    with pytest.raises(InputError, match="cannot be differentiated twice"):
+        op.matvec(jnp.ones(2))

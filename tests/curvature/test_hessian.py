@@ -471,3 +471,21 @@ def test_running_statistics_are_no_parameters():
     variables = {"params": {"w": jnp.ones(3)}, "batch_stats": {"mean": jnp.ones(2)}}
     with pytest.raises(InputError, match="running statistics would count as parameters"):
         hessian(lambda v, batch: jnp.mean(batch @ v["params"]["w"]), variables, x)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (3.0, "must be a function"),
+        (lambda batch: batch[1], "must return a scalar"),
+        (lambda batch: 0.0, "must be positive"),
+        (lambda batch: -1.0, "must be positive"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weight, words, unchecked):
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    batch = (jnp.ones((6, 2)), jnp.zeros(6))
+    with pytest.raises(InputError, match=words):
+        hessian(loss, jnp.ones(2), batch, weight=weight, chunk_size=2)

@@ -196,3 +196,18 @@ def test_a_streams_later_batches_go_by_chunks_however_small_the_first(make):
     whole = make(*arguments, PARAMS, {"x": X, "y": Y})
     v = np.random.default_rng(1).normal(size=op.shape[1])
     np.testing.assert_allclose(op.matvec(v), whole.matvec(v), rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_another_form_are_refused():
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    x, y = jnp.ones((3, 2)), jnp.zeros(3)
+
+    class Stream:
+        def __iter__(self):
+            return iter([(x, y), (x, y, y)])
+
+    op = hessian(loss, jnp.ones(2), Stream())
+    with pytest.raises(InputError, match="of one form"):
+        op.matvec(jnp.ones(2))

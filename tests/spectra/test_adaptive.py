@@ -7,6 +7,7 @@ from landscape.curvature import DiagonalOperator, stack
 from landscape.errors import InputError, ResourceError
 from landscape.spectra import (
     degenerate_fraction,
+    fraction_curve,
     negative_fraction,
     resolve_fraction,
     slq,
@@ -140,3 +141,26 @@ def test_bounds_that_say_little_tell_what_narrows_them():
     few, many = (slq(bulk(), jax.random.key(0), num_steps=m) for m in (3, 120))
     assert "more steps narrow the bounds: resolve_fraction" in repr(degenerate_fraction(few, 1e-3))
     assert "resolve_fraction" not in repr(degenerate_fraction(many, 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("measure", "options", "words"),
+    [
+        (1e-3, {}, "by its name, eps"),
+        (lambda spectrum: fraction_curve(spectrum, [1e-3]), {}, "got a curve"),
+        (lambda spectrum: degenerate_fraction(spectrum), {"eps": 1e-3}, "takes none"),
+    ],
+)
+def test_measures_that_give_no_share_are_refused(measure, options, words, unchecked):
+    op = DiagonalOperator(jnp.arange(40.0))
+    with pytest.raises(InputError, match=words):
+        resolve_fraction(op, jax.random.key(0), measure, **options)
+
+
+def test_bounds_that_meet_by_chance_beside_an_atom_are_not_called_reached():
+    # A hundred eigenvalues at ε as float32 has it: 0.0 or 0.5 can be defended, nothing between.
+    eps = float(np.float32(1e-3))
+    op = DiagonalOperator(jnp.asarray(np.r_[np.full(100, eps), np.ones(100)], jnp.float32))
+    for seed in range(20):
+        found = resolve_fraction(op, jax.random.key(seed), num_probes=2, width=0.05, max_steps=60)
+        assert found.status == "atom"

@@ -7,7 +7,7 @@ import pytest
 
 from landscape._pytrees import pytree
 from landscape.curvature import DenseOperator, DiagonalOperator, LinearOperator
-from landscape.errors import InputError
+from landscape.errors import InputError, ResourceError
 from landscape.spectra import Moments, slq, spectral_moments
 
 
@@ -214,3 +214,9 @@ def test_central_moments_that_are_not_known_are_refused(name):
     found = spectral_moments(DiagonalOperator(jnp.ones(3)), jax.random.key(0), num_moments=1)
     with pytest.raises(InputError, match="moments are needed"):
         getattr(found, name)
+
+
+def test_more_probes_than_memory_are_refused():
+    # Once the interpreter was ended by a failed check inside XLA.
+    with pytest.raises(ResourceError, match="fewer probes"):
+        spectral_moments(DiagonalOperator(jnp.ones(5)), jax.random.key(0), num_probes=10**10)

@@ -9,7 +9,7 @@ import pytest
 from prescribed import EPS, KINDS, probe_measure, rotated, slq, spectrum_of
 from scipy import stats
 
-from landscape.curvature import DenseOperator, DiagonalOperator, hessian
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
 from landscape.curvature.preconditions import expect_integer, expect_key, expect_square
 from landscape.errors import InputError
 from landscape.models import MLP
@@ -19,10 +19,14 @@ from landscape.spectra import (
     degenerate_fraction,
     dense_spectrum,
     density,
+    diagonal,
     distribution_function,
     fraction_between,
     fraction_curve,
+    frobenius_norm,
     negative_fraction,
+    spectral_moments,
+    trace,
 )
 from landscape.spectra.bounds import christoffel, distribution_bounds, gauss_bounds
 from landscape.training import softmax_cross_entropy
@@ -134,12 +138,14 @@ def test_confidence_interval_inverts_the_beta_law(share, size, num_probes):
     low, high = fraction_of(masses, size, num_probes).confidence_interval(0.9)
     covered = ((low <= count / size) & (count / size <= high)).sum()
     assert stats.binomtest(int(covered), len(masses), 0.9, "less").pvalue > 0.01
-    # By definition, with the law's own distribution function.
-    for mass, end in zip(masses[:20], low[:20], strict=True):
+    # By definition, with the law's own distribution function; where no count goes with the mass
+    # both ways, the ends change their places.
+    for mass, *ends in zip(masses[:20], low[:20], high[:20], strict=True):
         counts = np.arange(1, size)
-        enough = stats.beta(half * counts, half * (size - counts)).sf(mass) > 0.05
-        expected = next(iter(counts[enough]), size) if mass > 0 else 0
-        assert end * size == pytest.approx(expected)
+        law = stats.beta(half * counts, half * (size - counts))
+        least = next(iter(counts[law.sf(mass) > 0.05]), size) if mass > 0 else 0
+        most = next(iter(counts[law.cdf(mass) > 0.05][::-1]), 0) if mass < 1 else size
+        assert np.array(ends) * size == pytest.approx(sorted([least, most]))
 
 
 def fraction_of(masses, size, num_probes):
@@ -399,3 +405,69 @@ def test_a_dense_spectrum_of_a_coarser_type_needs_a_measured_noise_floor():
 def test_what_is_no_operator_key_or_number_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         change(DiagonalOperator(jnp.arange(1.0, 10.0)), jax.random.key(0))
+
+
+def test_confidence_intervals_are_in_order_whatever_rounding_decides():
+    eps = float(np.float32(1e-3))
+    for size in (1, 2, 5):
+        op = DiagonalOperator(jnp.full(size, -eps, jnp.float32))
+        for seed in range(12):
+            spectrum = slq(op, jax.random.key(seed), num_steps=4, num_probes=3)
+            low, high = degenerate_fraction(spectrum, 1e-3).confidence_interval()
+            assert 0 <= low <= high <= 1
+
+
+def test_the_standard_error_is_of_the_dimensions_that_are_not_known():
+    # Ten known outside, and all that is left inside: nothing is uncertain.
+    op = DiagonalOperator(jnp.r_[jnp.arange(10.0) + 100, jnp.zeros(10)])
+    spectrum = slq(op, jax.random.key(0), num_steps=5, deflate=10)
+    fraction = degenerate_fraction(spectrum, 1.0)
+    assert fraction.lower == fraction.upper == 0.5
+    assert fraction.stderr < 1e-6
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda op: trace(op, 0, num_matvecs=4),
+        lambda op: diagonal(op, 0, num_matvecs=4),
+        lambda op: frobenius_norm(op, 0, num_matvecs=4),
+        lambda op: spectral_moments(op, 0),
+        lambda op: noise_floor(op, 0),
+        lambda op: slq(op, 0, num_steps=2),
+    ],
+)
+def test_numbers_are_no_keys(call, unchecked):
+    with pytest.raises(InputError, match="JAX random key"):
+        call(DiagonalOperator(jnp.arange(9.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DenseOperator(jnp.ones(3)), "takes a matrix"),
+        (lambda: DenseOperator([[1.0]]), "got list"),
+        (lambda: DiagonalOperator(jnp.eye(3)), "takes a vector"),
+        (lambda: DenseOperator(jnp.ones((3, 4))), "not square and has no spectrum$"),
+    ],
+)
+def test_matrices_of_other_shapes_are_refused(make, words, unchecked):
+    with pytest.raises(InputError, match=words):
+        slq(make(), jax.random.key(0), num_steps=2)
+
+
+def test_curves_of_nothing_and_about_nothing_are_refused(unchecked):
+    spectrum = dense_spectrum(DiagonalOperator(jnp.arange(4.0)))
+    with pytest.raises(InputError, match="array is empty"):
+        fraction_curve(spectrum, [])
+    with pytest.raises(InputError, match="center must be finite"):
+        fraction_curve(spectrum, [1.0], center=np.nan)
+
+
+def test_products_of_no_column_are_refused():
+    op = DiagonalOperator(jnp.arange(4.0))
+    with pytest.raises(InputError, match="matmat takes an array of shape"):
+        op.matmat(jnp.ones((4, 0)))
+    for factor in (1j, "a"):
+        with pytest.raises(TypeError):
+            op * factor

@@ -62,6 +62,7 @@ def check_loss(
         leaves = jax.tree.leaves((params, state, batch))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return
+        _expect_weight(weight, batch)
         length = num_examples(batch)
         at_once = length if chunk_size is None else min(chunk_size, length)
         whole = _whole(loss, params, state, batch, weight, at_once)
@@ -74,6 +75,24 @@ def check_loss(
             raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
         if at_once > 1:
             _expect_means(loss, params, state, batch, weight, at_once, dtype)
+
+
+def _expect_weight(weight: Weight | None, batch: Any) -> None:
+    """Refuse a weight that is no function from a batch to a positive number."""
+    if weight is None:
+        return
+    if not callable(weight):
+        raise InputError(
+            f"weight must be a function, weight(batch) -> scalar; got {type(weight).__name__}"
+        )
+    count = jnp.asarray(weight(batch))
+    if count.shape != ():
+        raise InputError(
+            f"weight must return a scalar, what the batch counts for in the mean; got shape "
+            f"{count.shape}"
+        )
+    if not (np.isfinite(float(count)) and float(count) > 0):
+        raise InputError(f"the weight of the whole batch must be positive; it is {float(count):g}")
 
 
 def _expect_scalar(loss: Callable[..., Array], params: Any, state: Any, batch: Any) -> np.dtype:
@@ -266,9 +285,7 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
     return outputs
 
 
-def linearize_gradient(
-    loss: Callable[[list[Array]], Array], leaves: list[Array]
-) -> Callable[[list[Array]], list[Array]]:
+def linearize_gradient(loss: Callable[[Any], Array], leaves: Any) -> Callable[[Any], Any]:
     """The map v ↦ Hv of a loss of some leaves.
 
     Raises

@@ -66,7 +66,15 @@ class FamilyOperator(LinearOperator):
         return one.shape, one.dtype, one.recomputes
 
     def member(self, index: int) -> LinearOperator:
-        """One of the operators."""
+        """One of the operators.
+
+        Raises
+        ------
+        InputError
+            If there is none of that number.
+        """
+        if not -self.size <= index < self.size:
+            raise InputError(f"a family of {self.size} has no member number {index}")
         return self.built([leaf[index] for leaf in self.stacked])
 
     def built(self, mine: list[Any]) -> LinearOperator:
@@ -131,7 +139,12 @@ def stack(operators: Iterable[LinearOperator]) -> FamilyOperator:
     >>> family.batch_shape
     (2,)
     """
+    if isinstance(operators, LinearOperator):
+        raise InputError("stack takes a list of operators; got one operator")
     operators = list(operators)
+    for op in operators:
+        if not isinstance(op, LinearOperator):
+            raise InputError(f"stack takes a list of operators; got a {type(op).__name__} in it")
     if not operators:
         raise InputError("a family needs at least one operator")
     if not all(op.traceable and not op.batch_shape for op in operators):

@@ -26,8 +26,9 @@ from jaxtyping import Array
 from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
 from landscape.curvature.batches import Weight, num_examples, weigh
-from landscape.curvature.checks import check_loss, check_outputs
+from landscape.curvature.checks import check_loss, check_outputs, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
+from landscape.curvature.preconditions import expect_key, expect_positive
 from landscape.curvature.retracing import as_it_reads, note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream, refuse_stream
 from landscape.errors import InputError
@@ -76,7 +77,7 @@ class GaussNewtonOperator(_OutputOperator):
     def _on(self, mine: Leaves, merge: Callable[[Leaves], Any], chunk: Any) -> LinearMap:
         with jax.named_scope("gauss_newton"):
             z, push, pull = self._through(mine, merge, chunk)
-            _, curve = jax.linearize(jax.grad(lambda z: self.output_loss(z, chunk)), z)
+            curve = linearize_gradient(lambda z: self.output_loss(z, chunk), z)
             return lambda v: pull(curve(push(v)))
 
 
@@ -304,8 +305,8 @@ def fisher(
         known = ", ".join(DISTRIBUTIONS)
         raise InputError(f"distribution must be one of {known}; got {distribution!r}")
     refuse_stream(batch, "fisher, whose draws belong to the examples,")
-    if num_samples < 1:
-        raise InputError(f"num_samples must be at least 1; got {num_samples}")
+    expect_positive(num_samples=num_samples)
+    expect_key(key)
     length = num_examples(batch)
     selection = select(params, wrt)
     params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
+from landscape.errors import InputError
 
 
 @pytree
@@ -35,11 +37,13 @@ class DenseOperator(LinearOperator):
     @property
     def shape(self) -> tuple[int, int]:
         """(P, P)."""
+        _expect_array(self.matrix, 2, "a matrix", "DenseOperator")
         return (self.matrix.shape[0], self.matrix.shape[1])
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the entries."""
+        _expect_array(self.matrix, 2, "a matrix", "DenseOperator")
         return np.dtype(self.matrix.dtype)
 
     def _products(self) -> Callable[[Array], Array]:
@@ -68,12 +72,22 @@ class DiagonalOperator(LinearOperator):
     @property
     def shape(self) -> tuple[int, int]:
         """(P, P)."""
+        _expect_array(self.diagonal, 1, "a vector", "DiagonalOperator")
         return (self.diagonal.shape[0], self.diagonal.shape[0])
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the entries."""
+        _expect_array(self.diagonal, 1, "a vector", "DiagonalOperator")
         return np.dtype(self.diagonal.dtype)
 
     def _products(self) -> Callable[[Array], Array]:
         return lambda v: self.diagonal * v
+
+
+def _expect_array(entries: Any, ndim: int, what: str, name: str) -> None:
+    """Refuse entries that are no array of so many axes, when they are first used."""
+    shape = getattr(entries, "shape", None)
+    if shape is None or len(shape) != ndim:
+        found = type(entries).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+        raise InputError(f"{name} takes {what} as a JAX array; got {found}")

@@ -101,8 +101,16 @@ class LinearOperator(abc.ABC):
         raise InputError(f"{self!r} is one operator and has no members")
 
     def members(self) -> Iterator[LinearOperator]:
-        """All operators of a family, one after the other."""
-        return map(self.member, range(int(np.prod(self.batch_shape)) if self.batch_shape else 1))
+        """All operators of a family, one after the other.
+
+        Raises
+        ------
+        InputError
+            If this is no family.
+        """
+        if not self.batch_shape:
+            self.member(0)
+        return map(self.member, range(int(np.prod(self.batch_shape))))
 
     def astype(self, dtype: Any) -> LinearOperator:
         """The same operator with every floating leaf in another type.
@@ -177,9 +185,9 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If V has another number of rows.
+            If V has another number of rows, or no column.
         """
-        if np.ndim(vectors) != 2 or np.shape(vectors)[0] != self.shape[1]:
+        if np.ndim(vectors) != 2 or np.shape(vectors)[0] != self.shape[1] or not np.size(vectors):
             self._expect(vectors, (self.shape[1], "k"), "matmat takes an array of shape")
         return self._matmat(jnp.asarray(vectors, self.dtype))
 
@@ -210,12 +218,15 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If the block size is below 1.
+            If the block size is below 1, or this is a family.
         ResourceError
             If the host's memory cannot hold the matrix.
         """
-        if block_size < 1:
-            raise InputError(f"block_size must be at least 1; got {block_size}")
+        if not isinstance(block_size, int | np.integer) or block_size < 1:
+            raise InputError(f"block_size must be an integer of at least 1; got {block_size!r}")
+        if self.batch_shape:
+            # A family refuses: it has no single matrix.
+            self._products()
         _check_dense_memory(self.shape, self.dtype.itemsize)
         if self.traceable:
             return _dense(self, min(block_size, self.shape[1]))
@@ -262,8 +273,8 @@ class LinearOperator(abc.ABC):
         return SumOperator((self, other))
 
     def __mul__(self, factor: ArrayLike) -> ScaledOperator:
-        """The operator times a number."""
-        if isinstance(factor, LinearOperator) or np.ndim(factor):
+        """The operator times a real number."""
+        if isinstance(factor, LinearOperator | str) or np.ndim(factor) or np.iscomplexobj(factor):
             return NotImplemented
         return ScaledOperator(self, jnp.asarray(factor, self.dtype))
 

@@ -149,7 +149,13 @@ class StreamedOperator(LinearOperator):
         return total[0] / total[1].astype(vectors.dtype)
 
     def _operators(self) -> Iterator[BatchOperator]:
+        form: Any = jax.tree.structure(self.template.batch)
         for batch in self.batches:
+            if jax.tree.structure(batch) != form:
+                raise InputError(
+                    "the batches of a stream must be of one form; the first is "
+                    f"{form}, another {jax.tree.structure(batch)}"
+                )
             op = dataclasses.replace(self.template, batch=jax.tree.map(jnp.asarray, batch))
             # A batch of one chunk needs no scan.
             if op.chunk_size is not None and op.chunk_size >= op.num_examples:

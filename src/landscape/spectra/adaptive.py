@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,10 +41,11 @@ class ResolvedFraction(Result):
     spectrum
         What it was read from.
     status
-        (*batch,) of strings: ``"reached"``; ``"max_steps"``, more steps may bring it;
-        ``"exhausted"``, every Krylov space ended and the bounds are final; ``"atom"``, eigenvalues
-        lie so near an end of the interval that rounding cannot tell on which side, and the weight
-        of these alone is more than the width: no number of steps brings it.
+        (*batch,) of strings: ``"atom"``, eigenvalues lie so near an end of the interval that
+        rounding cannot tell on which side, and the weight of these alone is more than the width:
+        no number of steps says more, and bounds that are closer are by chance; else ``"reached"``;
+        ``"max_steps"``, more steps may bring it; ``"exhausted"``, every Krylov space ended and the
+        bounds are final.
     """
 
     fraction: Fraction
@@ -123,7 +125,18 @@ def resolve_fraction(
             f"resolve_fraction has no option {', '.join(unknown)}; what concerns the share belongs "
             "into measure, such as lambda spectrum: negative_fraction(spectrum, 1e-4)"
         )
+    if not callable(measure):
+        raise InputError(
+            f"measure must be a function of a spectrum, such as degenerate_fraction; got "
+            f"{measure!r}. An ε is passed by its name, eps"
+        )
     if eps is not None:
+        try:
+            inspect.signature(measure).bind(None, eps=eps)
+        except TypeError:
+            raise InputError(
+                f"eps is passed on to measure, and {measure!r} takes none: write it into measure"
+            ) from None
         measure = functools.partial(measure, eps=eps)
     run = lanczos_run(op, key, num_probes=num_probes, capacity=max_steps, reserve=_ROOM, **options)
     expect_known_rounding(run.coarser, op, noise_floor)
@@ -137,6 +150,8 @@ def resolve_fraction(
                 f"measure must return a Fraction, as degenerate_fraction does; got "
                 f"{type(fraction).__name__}"
             )
+        if fraction.curve:
+            raise InputError("measure must return one share; got a curve of them")
         if fraction.certified and width < 2 * fraction.rounding:
             raise InputError(
                 f"a width of {width:g} cannot be certified: rounding of {spectrum.dtype} products "
@@ -159,10 +174,10 @@ def _status(
     )
     status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
     for index in np.ndindex(status.shape):
-        if fraction.width[index] <= width:
-            status[index] = "reached"
-        elif _weight_at_ends(fraction, spectrum, index) > width:
+        if _weight_at_ends(fraction, spectrum, index) > width:
             status[index] = "atom"
+        elif fraction.width[index] <= width:
+            status[index] = "reached"
         elif ended[index] or everything:
             status[index] = "exhausted"
     return status

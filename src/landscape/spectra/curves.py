@@ -34,7 +34,7 @@ def fraction_curve(
     Raises
     ------
     InputError
-        If an ε is not positive, or there is no axis of them.
+        If an ε is not positive, there is none or no axis of them, or the centre is not finite.
 
     Examples
     --------
@@ -48,6 +48,8 @@ def fraction_curve(
     epsilons = numbers(epsilons, "epsilons", ndim=1)
     if not np.all(epsilons > 0):
         raise InputError("every epsilon must be positive")
+    if not np.isfinite(numbers(center, "center", ndim=0)):
+        raise InputError(f"center must be finite; got {center!r}")
     return _curve(spectrum, center - epsilons, center + epsilons)
 
 
@@ -69,7 +71,7 @@ def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -
     Raises
     ------
     InputError
-        If a point is NaN, or there is no axis of them.
+        If a point is NaN, or there is none or no axis of them.
 
     Examples
     --------
@@ -89,6 +91,8 @@ def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -
 def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
     """Shares in each of n intervals."""
     expect_spectrum(spectrum)
+    if not len(low):
+        raise InputError("there is no interval to count in: the array is empty")
     estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
     if isinstance(spectrum, SpectralMeasure):
         return make_fraction(spectrum, estimate, estimate, estimate, (low, high), curve=True)

@@ -103,13 +103,17 @@ class Fraction(Result):
         ----------
         level
             Probability with which the interval covers the share, at least, whatever the share is.
+            Eigenvalues within the noise floor of an end of ``interval`` may count on either side:
+            the share is that with the ends moved by so much.
 
         Returns
         -------
         low, high
             (*batch,) each: with k probes and bounds [l, u], the smallest and the largest ``d/P`` of
             counts d for which a mass of at least ``l − η``, or of at most ``u + η``, has more
-            probability than (1 − level)/2. For a dense spectrum both are the share itself.
+            probability than (1 − level)/2. For a dense spectrum both are the share itself. Where
+            no count goes with both bounds, which rounding at an end can bring about, they are the
+            counts that go with either.
 
         Raises
         ------
@@ -129,6 +133,7 @@ class Fraction(Result):
         # Turned over (what lies outside has at least mass 1 − u), one end is the other.
         low = _smallest_count(lower, size, half, (1 - level) / 2)
         high = size - _smallest_count(np.asarray(1 - upper), size, half, (1 - level) / 2)
+        low, high = np.minimum(low, high), np.maximum(low, high)
         low, high = (np.asarray((n + self.known) / self.num_parameters) for n in (low, high))
         return low, high
 
@@ -339,14 +344,19 @@ def make_fraction(
     curve: bool = False,
 ) -> Fraction:
     """A fraction with its standard error and noise floor."""
+    known = known_inside(spectrum, interval[0], interval[1], estimate)
     if isinstance(spectrum, SpectralMeasure):
         stderr, rounding, certified, num_probes = np.zeros_like(estimate), 0.0, True, 0
         num_known = 0
     else:
         num_probes, num_known = spectrum.num_probes, spectrum.num_deflated
-        middle = np.clip(0.5, lower, upper)
-        free = spectrum.num_parameters - num_known
-        stderr = np.asarray(np.sqrt(middle * (1 - middle) / (num_probes * free / 2 + 1)))
+        size = spectrum.num_parameters
+        free = size - num_known
+        # The probes' own mass, of the dimensions whose eigenvalues are not known.
+        least, most = (np.clip((x * size - known) / free, 0, 1) for x in (lower, upper))
+        middle = np.clip(0.5, least, most)
+        deviation = np.sqrt(middle * (1 - middle) / (num_probes * free / 2 + 1))
+        stderr = np.asarray(free / size * deviation)
         rounding = ROUNDING.get(spectrum.dtype, 1.0)
         certified = spectrum.reorthogonalize != "none"
     floor = np.asarray(spectrum.noise_floor)
@@ -362,7 +372,7 @@ def make_fraction(
         certified=certified,
         num_parameters=spectrum.num_parameters,
         num_probes=num_probes,
-        known=known_inside(spectrum, interval[0], interval[1], estimate),
+        known=known,
         num_known=num_known,
         curve=curve,
     )

@@ -20,11 +20,12 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_square
-from landscape.errors import InputError
+from landscape.curvature.preconditions import expect_key, expect_positive, expect_square
+from landscape.errors import InputError, ResourceError
 from landscape.results import Result
-from landscape.spectra.slq import expect_positive, gaussian_probes
+from landscape.spectra.slq import gaussian_probes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +190,8 @@ def spectral_moments(
     InputError
         For num_moments or num_probes below 1, an operator that is not square or is a family, a
         product that is NaN or infinite, and a moment beyond the largest float64.
+    ResourceError
+        If the probes do not fit in the host's memory.
 
     Examples
     --------
@@ -204,7 +207,15 @@ def spectral_moments(
     expect_square(op)
     if op.batch_shape:
         raise InputError(f"{op!r} is a family of shape {op.batch_shape}; take one member at a time")
+    expect_key(key)
     size, num_products = op.shape[0], (num_moments + 1) // 2
+    # Two of them in float64, what is made of one, and the probes and their images in the type.
+    needed, total = num_probes * size * (24 + 2 * op.dtype.itemsize), host_memory()
+    if needed > 0.9 * total:
+        raise ResourceError(
+            f"{num_probes} probes of {size} numbers need {readable(needed)}, the machine has "
+            f"{readable(total)}; take fewer probes"
+        )
     # Rows; A^a v = 2^exponent · vector, with one exponent a probe.
     vectors = np.asarray(gaussian_probes(key, num_probes, size, op.dtype), np.float64)
     exponents = np.zeros(num_probes, int)

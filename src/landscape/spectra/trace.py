@@ -37,7 +37,13 @@ from scipy.special import stdtrit
 
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_integer, expect_level, expect_square
+from landscape.curvature.preconditions import (
+    expect_integer,
+    expect_key,
+    expect_level,
+    expect_positive,
+    expect_square,
+)
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
 
@@ -170,7 +176,7 @@ def trace(
     >>> print(f"{estimate.value:.4f}")  # rank 2: two directions are all there is
     5.0000
     """
-    plan = _plan(op, method, num_matvecs, block_size)
+    plan = _plan(op, key, method, num_matvecs, block_size)
     if plan.method == "exact":
         return _exact(op, _exact_diagonal(op, plan).sum())
     sketch_key, probe_key = jax.random.split(key)
@@ -214,7 +220,7 @@ def diagonal(
     >>> diagonal(op, jax.random.key(0), method="hutchinson", num_matvecs=2).value.tolist()
     [3.0, 2.0, 0.0, 0.0]
     """
-    plan = _plan(op, method, num_matvecs, block_size)
+    plan = _plan(op, key, method, num_matvecs, block_size)
     if plan.method == "exact":
         return _exact(op, _exact_diagonal(op, plan))
     sketch_key, probe_key = jax.random.split(key)
@@ -261,7 +267,7 @@ def frobenius_norm(
     >>> frobenius_norm(op, jax.random.key(0), num_matvecs=2)
     Estimate(5 ± 0.0e+00, hutchinson, 2 products)
     """
-    plan = _plan(op, "hutchinson", num_matvecs, block_size)
+    plan = _plan(op, key, "hutchinson", num_matvecs, block_size)
     if plan.method == "exact":
         squares = [image @ image for _, image in _identity_images(op, plan)]
         return _exact(op, np.sqrt(np.sum(squares)))
@@ -291,16 +297,19 @@ class _Plan:
     width: int
 
 
-def _plan(op: LinearOperator, method: str, num_matvecs: int, block_size: int | None) -> _Plan:
+def _plan(
+    op: LinearOperator, key: Array, method: str, num_matvecs: int, block_size: int | None
+) -> _Plan:
     """Check the arguments and divide the budget."""
     expect_square(op)
+    expect_key(key)
     expect_integer(num_matvecs=num_matvecs)
     if op.batch_shape:
         raise InputError(f"{op!r} is a family; estimate for one operator at a time")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if block_size is not None and block_size < 1:
-        raise InputError(f"block_size must be at least 1; got {block_size}")
+    if block_size is not None:
+        expect_positive(block_size=block_size)
     size = op.shape[0]
     if num_matvecs >= size:
         return _Plan("exact", 0, 0, _width(op, size, block_size))
