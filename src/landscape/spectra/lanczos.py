@@ -286,13 +286,15 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     going = state.alive & ~(length <= BREAKDOWN * jnp.finfo(image.dtype).eps * scale)
     exhausted = state.exhausted | ~going
     # After a small β even neighbours lose orthogonality, by rounding alone: that step says nothing.
-    unit = float(jnp.finfo(image.dtype).eps) / 2
-    meaning = jnp.minimum(1, beta / (unit**0.5 * nonzero(scale)))
+    root = (float(jnp.finfo(image.dtype).eps) / 2) ** 0.5
+    meaning = jnp.minimum(1, beta / (root * nonzero(scale)))
     if losses is not None or not basis:
-        made = jnp.arange(state.capacity) < j
-        large = jnp.where(made[None], state.betas, jnp.inf).min(-1) >= _LARGE * scale
-        later = ASYMMETRY[image.dtype.name] / (_LATER * unit**0.5)
-        meaning = jnp.where((j < _FIRST_STEPS) & large, meaning, later * meaning)
+        # Nor do those that follow, where not all rows are read at every step.
+        made = (jnp.arange(state.capacity) < j)[None]
+        smallest = jnp.where(made, state.betas, jnp.inf).min(-1)
+        first = (j < _FIRST_STEPS) & (smallest >= _LARGE * scale)
+        later = ASYMMETRY[image.dtype.name] / (_LATER * root)
+        meaning = jnp.where(first, 1, jnp.where(smallest >= root * scale, later, 0))
     asymmetry = jnp.abs(mirrored - beta) * meaning
     following = jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0)
     beta_next = jnp.where(going, length, 0)
