@@ -21,6 +21,9 @@ from landscape.spectra.tiles import inner, lengths, nonzero, remove, tile_shape
 # sizes keep their number at 4 log₂(m/32) while few unfilled rows are touched.
 BLOCKS_OF_A_SIZE = 4
 
+# From rows that are orthogonal up to √u so much, in units of it, is taken by one pass.
+_TAKEN = 100.0
+
 # Rows in the smallest block, and of what losses of orthogonality are looked at together.
 PANEL = 16
 
@@ -74,16 +77,21 @@ def sweep_twice(
     """Each lane's first vector, or both, made orthogonal to the rows of some blocks; in tiles.
 
     Returns the vectors, the overlaps of the first with the rows before, (L, R), and how many rows
-    were read. A second pass is made if the first took too much of the norm of the first vector.
+    were read. A second pass is made if the first took too much of the norm of the first vector; of
+    rows that are orthogonal up to √u only, where ``both`` is given, if it took more than that from
+    them: one pass leaves up to √u of what it took.
     """
     sizes = jnp.asarray([block.shape[2] for block in basis], jnp.float32)
     shape = (basis[0].shape[0], sum(block.shape[2] for block in basis))
-    enough = lengths(vectors[0]) / jnp.sqrt(2.0)
+    before = lengths(vectors[0])
 
     def unfinished(carry: tuple[Array, Any, Any]) -> Array:
-        passes, vectors, _ = carry
-        lost = jnp.any(lengths(vectors[0]) < enough)
-        return (passes == 0) | ((passes == 1) & lost)
+        passes, vectors, overlaps = carry
+        lost = lengths(vectors[0]) < before / jnp.sqrt(2.0)
+        if both is not None:
+            root = float(jnp.finfo(overlaps.dtype).eps / 2) ** 0.5
+            lost |= jnp.linalg.norm(overlaps, axis=-1) > _TAKEN * root * before
+        return (passes == 0) | ((passes == 1) & jnp.any(lost))
 
     def once(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
         passes, vectors, overlaps = carry
