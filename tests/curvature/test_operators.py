@@ -219,3 +219,21 @@ def test_matrix_products_left_to_an_accelerator_are_seen():
     assert coarser_inside(exact, platform="gpu") == ""
     assert coarser_inside(loose, platform="gpu") == "TF32 or bfloat16"
     assert coarser_inside(loose, platform="cpu") == ""
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (3.0, "must be a function"),
+        (lambda batch: batch[1], "must return a scalar"),
+        (lambda batch: 0.0, "must be positive"),
+        (lambda batch: -1.0, "must be positive"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weight, words, unchecked):
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    batch = (jnp.ones((6, 2)), jnp.zeros(6))
+    with pytest.raises(InputError, match=words):
+        hessian(loss, jnp.ones(2), batch, weight=weight, chunk_size=2)

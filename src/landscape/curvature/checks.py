@@ -73,6 +73,10 @@ def check_loss(
             )
         if _whole(loss, params, state, batch, weight, at_once) != whole:
             raise InputError(f"two evaluations of the loss differ: {_RANDOM}")
+        # Of parameters in a coarse type the loss is no finer, whatever it is cast to at the end.
+        types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+        types = [dtype, *(one for one in types if jnp.issubdtype(one, np.floating))]
+        dtype = max(types, key=lambda one: float(jnp.finfo(one).eps))
         if at_once > 1:
             _expect_means(loss, params, state, batch, weight, at_once, dtype)
 

@@ -92,7 +92,9 @@ def slq(
         recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING``, relative to
         ``‖A‖``), and fractions below it are refused. Without it the operator's own rounding is
         taken to be no larger, and an operator that computes in a coarser type inside, such as
-        bfloat16, is refused.
+        bfloat16, is refused. Asymmetry that the steps see is part of the floor; from 10⁻⁴‖A‖ in
+        float32, and 2·10⁻¹¹‖A‖ in float64, it would move bounds by more than their rounding, and is
+        refused.
     deflate
         q, eigenvalues of largest magnitude to find first (``extremal_eigenpairs``) and take out:
         what is left has a smaller norm, and is resolved in fewer steps. Memory is q vectors; the
