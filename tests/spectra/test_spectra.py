@@ -424,6 +424,11 @@ def test_the_standard_error_is_of_the_dimensions_that_are_not_known():
     fraction = degenerate_fraction(spectrum, 1.0)
     assert fraction.lower == fraction.upper == 0.5
     assert fraction.stderr < 1e-6
+    # With half of the 40 others inside, the deviation of their mass, as a share of all 50.
+    op = DiagonalOperator(jnp.r_[jnp.arange(10.0) + 100, jnp.zeros(20), jnp.ones(20)])
+    fraction = degenerate_fraction(slq(op, jax.random.key(0), num_steps=5, deflate=10), 0.5)
+    mass = float(fraction.estimate) * 50 / 40
+    assert fraction.stderr == pytest.approx(40 / 50 * np.sqrt(mass * (1 - mass) / 21), rel=1e-3)
 
 
 @pytest.mark.parametrize(
