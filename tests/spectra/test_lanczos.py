@@ -335,9 +335,11 @@ def test_numbers_depend_on_the_seed_and_on_nothing_else():
         ({"num_steps": 3, "reorthogonalize": "partly"}, "full"),
         ({"num_steps": 3, "noise_floor": float("nan")}, "noise_floor"),
         ({"num_steps": 3, "noise_floor": -1.0}, "noise_floor"),
+        ({"num_steps": 3, "memory": "1 GB"}, "memory must be a number"),
+        ({"num_steps": 3, "deflate": "1"}, "deflate must be an integer"),
     ],
 )
-def test_slq_refuses_unusable_arguments(options, message):
+def test_slq_refuses_unusable_arguments(options, message, unchecked):
     with pytest.raises(InputError, match=message):
         slq(DiagonalOperator(jnp.ones(3)), jax.random.key(0), **options)
 

@@ -21,10 +21,12 @@ from landscape.spectra import (
     density,
     diagonal,
     distribution_function,
+    extremal_eigenpairs,
     fraction_between,
     fraction_curve,
     frobenius_norm,
     negative_fraction,
+    resolve_fraction,
     spectral_moments,
     trace,
 )
@@ -476,3 +478,20 @@ def test_products_of_no_column_are_refused():
     for factor in (1j, "a"):
         with pytest.raises(TypeError):
             op * factor
+
+
+def test_words_where_numbers_belong_are_refused_by_name(unchecked):
+    op = DiagonalOperator(jnp.linspace(0.0, 1.0, 30))
+    key = jax.random.key(0)
+    spectrum = slq(op, key, num_steps=10)
+    grid = np.linspace(0, 1, 3)
+    for name, call in {
+        "level": lambda: degenerate_fraction(spectrum, 0.1).confidence_interval("95 %"),
+        "center": lambda: degenerate_fraction(spectrum, 0.1, center="mean"),
+        "bandwidth": lambda: density(spectrum, grid, bandwidth="scott"),
+        "linear_width": lambda: asinh_density(spectrum, grid, linear_width="1", bandwidth=0.1),
+        "width": lambda: resolve_fraction(op, key, eps=0.1, width="narrow"),
+        "tol": lambda: extremal_eigenpairs(op, key, num_largest=1, tol=None),
+    }.items():
+        with pytest.raises(InputError, match=f"{name} must be"):
+            call()

@@ -119,6 +119,23 @@ def expect_integer(**values: Any) -> None:
             raise InputError(f"{name} must be an integer; got {value!r}") from None
 
 
+def expect_real(**values: Any) -> None:
+    """Refuse what is no single real number.
+
+    Raises
+    ------
+    InputError
+        With the name that it was given under.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) or np.ndim(value) or np.iscomplexobj(value):
+            raise InputError(f"{name} must be a number; got {value!r}")
+        try:
+            float(value)
+        except TypeError:
+            raise InputError(f"{name} must be a number; got {value!r}") from None
+
+
 def not_symmetric(op: LinearOperator, found: str) -> InputError:
     """The refusal of an operator, with what was found and what to look at first."""
     if isinstance(op, DenseOperator | DiagonalOperator):
@@ -158,5 +175,6 @@ def expect_level(level: float) -> None:
     InputError
         With what was given.
     """
+    expect_real(level=level)
     if not 0 < level < 1:
         raise InputError(f"level must lie between 0 and 1; got {level!r}")

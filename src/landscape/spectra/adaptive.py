@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from landscape.curvature.inner_types import expect_known_rounding
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_positive
+from landscape.curvature.preconditions import expect_positive, expect_real
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.spectra.fractions import Fraction, degenerate_fraction
@@ -118,6 +118,7 @@ def resolve_fraction(
     ('reached', True)
     """
     expect_positive(max_steps=max_steps)
+    expect_real(width=width)
     if not width > 0:
         raise InputError(f"width must be positive; got {width!r}")
     if unknown := sorted(options.keys() - {"reorthogonalize", "deflate", "memory"}):

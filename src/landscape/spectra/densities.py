@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from landscape.curvature.preconditions import expect_real
 from landscape.errors import InputError
 from landscape.spectra.measures import Spectrum, expect_spectrum, numbers
 
@@ -93,6 +94,7 @@ def asinh_density(
     1.000, largest at 0.000
     """
     expect_spectrum(spectrum)
+    expect_real(linear_width=linear_width)
     if not linear_width > 0:
         raise InputError(f"linear_width must be positive; got {linear_width!r}")
     nodes = np.arcsinh(spectrum.nodes / linear_width)
@@ -104,6 +106,7 @@ def smooth(
     nodes: np.ndarray, weights: np.ndarray, points: np.ndarray, bandwidth: float
 ) -> np.ndarray:
     """Sum of Gaussians of one standard deviation, with the nodes' weights; (*batch, n)."""
+    expect_real(bandwidth=bandwidth)
     if not bandwidth > 0:
         raise InputError(f"bandwidth must be positive; got {bandwidth!r}")
     distances = (points[:, None] - nodes[..., None, :]) / bandwidth

@@ -29,6 +29,7 @@ from landscape.curvature.preconditions import (
     expect_integer,
     expect_key,
     expect_range,
+    expect_real,
     expect_single,
     not_symmetric,
 )
@@ -391,6 +392,7 @@ def extremal_run(
     if num_by_magnitude and count > num_by_magnitude:
         raise InputError("num_by_magnitude cannot be asked for with num_largest or num_smallest")
     room = min(2 * count + 20 if subspace is None else subspace, size)
+    expect_real(tol=tol)
     if not tol >= 0:
         raise InputError(f"tol must not be negative; got {tol!r}")
     if max_matvecs < room:

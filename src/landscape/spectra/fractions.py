@@ -284,7 +284,8 @@ def degenerate_fraction(
     0.5
     """
     width = half_width(spectrum, eps, relative_to, force)
-    return fraction_between(spectrum, center - width, center + width)
+    middle = numbers(center, "center")
+    return fraction_between(spectrum, middle - width, middle + width)
 
 
 def negative_fraction(

@@ -31,6 +31,7 @@ from landscape.curvature.preconditions import (
     expect_key,
     expect_positive,
     expect_range,
+    expect_real,
     expect_square,
     not_symmetric,
 )
@@ -362,6 +363,8 @@ def lanczos_run(
     expect_positive(
         num_probes=num_probes, capacity=capacity, reserve=1 if reserve is None else reserve
     )
+    expect_integer(deflate=deflate)
+    expect_real(memory=1 if memory is None else memory)
     expect_square(op)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((op, key))):
         raise InputError(
@@ -422,7 +425,6 @@ def _of_a_device(one: int, shared: Layout | None) -> tuple[int, int]:
 
 def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
     """The pairs to deflate, as exact as rounding lets them be."""
-    expect_integer(deflate=count)
     if not 1 <= count < op.shape[0]:
         raise InputError(f"deflate must lie between 0 and P − 1 = {op.shape[0] - 1}; got {count}")
     # A key that no probe is drawn from: theirs are folded with their numbers.
