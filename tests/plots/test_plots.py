@@ -1,20 +1,27 @@
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from scipy import stats
 
+from landscape.curvature import DiagonalOperator
 from landscape.plots import (
     look,
     mean_interval,
     plot_density,
     plot_fraction_curve,
+    plot_fraction_of_eps,
     plot_fractions,
+    plot_spectrum,
     plot_through_training,
 )
+from landscape.spectra import slq
 
 NAMES = ["plain", "residual", "hyper-residual"]
 EPSILONS = np.logspace(-7, 2, 19)
@@ -309,3 +316,30 @@ def test_seeds_without_any_bounds_are_left_aside():
     estimate = xr.DataArray(values, coords=coords, dims=tuple(coords)).where(lower > 0.2)
     ax = plot_fraction_curve(estimate, lower, upper)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [np.nan, 40, 60, 80])
+
+
+def test_on_a_dark_background_everything_stands_out():
+    """Contrast of every series and mark with what is behind it, as of WCAG 2.2 for graphics."""
+    from matplotlib import pyplot, style
+
+    def luminance(color):
+        parts = np.array(to_rgb(color))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    with style.context("dark_background"):
+        figure, (axes, other) = pyplot.subplots(1, 2)
+        spectrum = slq(
+            DiagonalOperator(jnp.linspace(-1.0, 1.0, 50)), jax.random.key(0), num_steps=20
+        )
+        for index in range(8):
+            plot_spectrum(spectrum, eps=0.1, label=f"network {index}", ax=axes)
+        axes.plot([0, 1], [0, 1], color=look("BiasReg+BN").color)
+        plot_fraction_of_eps(spectrum, eps=0.1, ax=other)
+        for line in [*axes.lines, *other.lines]:
+            assert (luminance(line.get_color()) + 0.05) / 0.05 >= 3, line.get_label()
+        band = [patch for patch in [*axes.patches, *other.patches] if patch.get_gid()]
+        assert band
+        assert all(luminance(patch.get_facecolor()[:3]) < 0.1 for patch in band)
+        pyplot.close(figure)
+    assert look("BiasReg+BN").color == "#000000"

@@ -7,7 +7,7 @@ from typing import Any
 
 from landscape.degeneracy.budget import CAUSES, Budget
 from landscape.errors import InputError
-from landscape.plots.style import expect, new_axes, rows_before, tidy
+from landscape.plots.style import expect, grey, new_axes, rows_before, tidy
 
 # A family of colours for each link of the chain: within a unit, within a layer, across layers, the
 # readout; grey for what is left, white for want of data. Hatches tell neighbours apart in print.
@@ -73,7 +73,7 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
                 left,
                 color=color,
                 hatch=hatch,
-                edgecolor="white" if color != "1.0" else "0.4",
+                edgecolor=grey(ax, 0.0) if color != "1.0" else "0.4",
                 linewidth=0.5,
                 label=label,
             )
@@ -91,11 +91,11 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
             left += share
         equations = (budget.rank.shape[0] - budget.num_examples) / budget.num_parameters
         told = f"N (C − 1)/P = {equations:.3g}" + ", no gap" * bool(budget.rank.status == "no_gap")
-        ax.text(0, place - 0.28, told, va="bottom", fontsize="small", color="0.3")
+        ax.text(0, place - 0.28, told, va="bottom", fontsize="small", color=grey(ax, 0.7))
         if budget.method == "structural":
             share = 100 * (budget.upper - budget.total) / budget.num_parameters
             label = f"null or σ ≤ {budget.rank.rtol:g} σ₁"
-            look = {"color": "none", "edgecolor": "0.2", "linestyle": ":"}
+            look = {"color": "none", "edgecolor": grey(ax, 0.8), "linestyle": ":"}
             ax.barh(place, share, 0.5, left, label="_" * (label in named) + label, **look)
             named.add(label)
         if flat and budget.nearly_flat is not None:
@@ -103,7 +103,7 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
             label = f"Hessian within {budget.eps:g} of 0"
             label = "_" * (label in named) + label
             named.add(label)
-            ax.barh(place + 0.36, share, 0.16, color="none", edgecolor="0.2", label=label)
+            ax.barh(place + 0.36, share, 0.16, color="none", edgecolor=grey(ax, 0.8), label=label)
     names = [*before, *budgets]
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="y", length=3 if any(names) else 0)

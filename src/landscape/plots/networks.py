@@ -15,7 +15,7 @@ from landscape.degeneracy import (
     Overlap,
 )
 from landscape.errors import InputError
-from landscape.plots.style import COLORS, expect, look, named, new_axes, series, tidy
+from landscape.plots.style import COLORS, expect, grey, look, named, new_axes, series, tidy
 from landscape.training import TrainingRun
 
 
@@ -99,7 +99,7 @@ def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | No
                 np.full(len(sizes), place + shift), sizes, style.marker, color=style.color,
                 markersize=3, alpha=0.6, label=f"{matrix}" if not place else None,
             )  # fmt: skip
-    ax.axhline(1, color="0.3", linestyle=":", linewidth=1)
+    ax.axhline(1, color=grey(ax, 0.7), linestyle=":", linewidth=1)
     ax.set_yscale("log")
     ax.set_xticks(range(len(checks)), [check.cause for check in checks], rotation=30, ha="right")
     ax.set_xlim(-0.5, len(checks) - 0.5)

@@ -15,7 +15,7 @@ from landscape.plots.curves import (
     plot_fraction_curve,
     power,
 )
-from landscape.plots.style import expect, mark, named, new_axes, shade, tidy, widen
+from landscape.plots.style import expect, grey, mark, named, new_axes, shade, tidy, widen
 from landscape.spectra import (
     LanczosSpectrum,
     MixtureFit,
@@ -188,7 +188,11 @@ def plot_mixture(
     if spectrum is not None:
         mass = asinh_density(spectrum, grid, linear_width=fit.sigma, bandwidth=BANDWIDTH)
         ax.plot(
-            grid, mass.reshape(-1, len(grid)).mean(0), color="0.4", linewidth=1, label="spectrum"
+            grid,
+            mass.reshape(-1, len(grid)).mean(0),
+            color=grey(ax, 0.6),
+            linewidth=1,
+            label="spectrum",
         )
     ax.set_xscale("asinh", linear_width=fit.sigma, base=10)
     ticks = asinh_ticks(fit.sigma, float(grid.min()), float(grid.max()))

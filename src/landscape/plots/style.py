@@ -2,7 +2,8 @@
 
 Colours are those of M. Okabe and K. Ito, *Color Universal Design* (2008), told apart by readers
 with any common colour vision; dashes and markers keep them apart in black and white. Series that
-have no look of their own have the colours of Matplotlib's viridis first, from dark to light.
+have no look of their own have the colours of Matplotlib's viridis first, from dark to light; on
+dark backgrounds (``matplotlib.style.use("dark_background")``) from light to dark.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ LOOKS = {
     "best": Look("#F2A365", (0, (5, 2)), "s"),
 }
 _COLORS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#d8c120", "#E69F00", "#CC79A7", "#000000")
+_ON_DARK = ("#d8c120", "#5ec962", "#21918c", "#7a9bd8", "#E69F00", "#CC79A7", "#ffffff", "#b08ad0")
 _DASHES = ("-", (0, (5, 2)), "-.", (0, (1, 1)))
 _OTHERS = tuple(
     Look(color, _DASHES[place % 4], marker)
@@ -53,7 +55,29 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 def look(name: str, index: int = 0) -> Look:
     """The look of an architecture, or one of the spare ones."""
-    return LOOKS.get(name, _OTHERS[index % len(_OTHERS)])
+    if not _dark():
+        return LOOKS.get(name, _OTHERS[index % len(_OTHERS)])
+    place = index % len(_OTHERS)
+    found = LOOKS.get(name, dataclasses.replace(_OTHERS[place], color=_ON_DARK[place]))
+    return dataclasses.replace(found, color="#ffffff") if found.color == "#000000" else found
+
+
+def _dark() -> bool:
+    """Whether Matplotlib is set to draw on a background of less than half of white's luminance."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_rgb
+
+    # Weights of red, green and blue: Recommendation ITU-R BT.709.
+    return bool(np.dot(to_rgb(rcParams["axes.facecolor"]), (0.2126, 0.7152, 0.0722)) < 0.5)
+
+
+def grey(ax: Any, strength: float) -> tuple[float, float, float]:
+    """Between the background of axes (0) and what stands out most from it (1)."""
+    from matplotlib.colors import to_rgb
+
+    background = np.array(to_rgb(ax.get_facecolor()))
+    red, green, blue = background + strength * (float(_dark()) - background)
+    return float(red), float(green), float(blue)
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +169,7 @@ def shade(ax: Any, low: float, high: float, label: str = "_band") -> None:
         ends = band.get_patch_transform().transform(band.get_path().vertices)[:, 0]
         low, high = min(low, *ends), max(high, *ends)
         band.remove()
-    ax.axvspan(low, high, color="0.85", zorder=0, label=label, gid=label)
+    ax.axvspan(low, high, color=grey(ax, 0.15), zorder=0, label=label, gid=label)
 
 
 def rows_before(ax: Any) -> list[str]:
@@ -161,7 +185,7 @@ def rows_before(ax: Any) -> list[str]:
 
 def mark(ax: Any, place: float, **options: Any) -> None:
     """A dotted line across, which is no series."""
-    ax.axvline(place, color="0.3", linestyle=":", linewidth=1, gid="mark", **options)
+    ax.axvline(place, color=grey(ax, 0.7), linestyle=":", linewidth=1, gid="mark", **options)
 
 
 def series_before(ax: Any) -> int:
@@ -171,7 +195,7 @@ def series_before(ax: Any) -> int:
 
 def tidy(ax: Any) -> Any:
     """Light grid, no box on the right and top."""
-    ax.grid(True, color="0.9", linewidth=0.6)
+    ax.grid(True, color=grey(ax, 0.1), linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

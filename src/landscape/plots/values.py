@@ -13,6 +13,7 @@ from landscape.plots.curves import asinh_ticks, power
 from landscape.plots.style import (
     COLORS,
     expect,
+    grey,
     look,
     named,
     new_axes,
@@ -239,7 +240,7 @@ def plot_eigenpairs(pairs: EigenPairs, *, ax: Any | None = None, **options: Any)
     color = COLORS[len(ax.containers) % len(COLORS)]
     kept = {"color": color, "marker": "o", "linestyle": "", "capsize": 4, **named(options)}
     ax.errorbar(places, values, pairs.residual_norms, **kept)
-    ax.axhline(0, color="0.3", linewidth=0.8)
+    ax.axhline(0, color=grey(ax, 0.7), linewidth=0.8)
     size = np.abs(values[values != 0])
     if size.size and size.max() > 30 * size.min():
         width = float(size.min())
@@ -295,7 +296,7 @@ def plot_rank(rank: Rank, *, ax: Any | None = None, **options: Any) -> Any:
     for row in relative:
         # What lies far below the cut stands at the bottom.
         ax.plot(np.arange(1, len(row) + 1), np.maximum(row, 1e-9 * rank.rtol), **kept)
-    ax.axhline(rank.rtol, color="0.3", linestyle=":", label=f"τ = {rank.rtol:.1e}")
+    ax.axhline(rank.rtol, color=grey(ax, 0.7), linestyle=":", label=f"τ = {rank.rtol:.1e}")
     ax.set_yscale("log")
     ax.set_xlabel("singular values, largest first")
     ax.set_ylabel("σ / σ₁")
