@@ -173,7 +173,8 @@ class Analysis(Result):
         pairs = zip(self.pairs.values, self.pairs.residual_norms, strict=True)
         for place, (value, error) in enumerate(pairs):
             rank = place + 1 if place < _LARGEST else place - len(self.pairs.values)
-            rows.append((f"eigenvalue {rank}", f"{value:.6g}", f"± {error:.1e}", self.pairs.status))
+            named = f"eigenvalue {rank}".replace("-", "−")
+            rows.append((named, f"{value:.6g}", f"± {error:.1e}", self.pairs.status))
         low, high = self.trace.confidence_interval()
         rows.append(
             ("trace", f"{float(self.trace.value):.6g}", f"[{float(low):.6g}, {float(high):.6g}]",

@@ -38,7 +38,7 @@ def summary(found: xr.Dataset) -> Page:
             rows.append(row)
     head = ["checkpoint", "part", "P", *(f"within {e:g} of 0" for e in eps)]
     if "rank" in found:
-        head += [f"eigenvalue {rank}" for rank in found["rank"].values]
+        head += [f"eigenvalue {rank}".replace("-", "−") for rank in found["rank"].values]
     head += ["trace"] * ("trace" in found)
     table = Table(
         "Spectra",

@@ -136,7 +136,7 @@ def _(result: LanczosSpectrum) -> tuple[str, Rows, Draw]:
         ("how", f"{made}, reorthogonalisation {result.reorthogonalize!r}, {result.dtype}"),
     ]
     if result.num_deflated:
-        rows.append(("deflated", f"{result.num_deflated:,} eigenvalues known one by one"))
+        rows.append(("deflated", f"{_count(result.num_deflated, 'eigenvalue')} known one by one"))
     rows.append(_band(result))
     draw = partial(plots.plot_spectrum, result, eps=_eps(result))
     return "Spectral measure by Lanczos", rows, draw

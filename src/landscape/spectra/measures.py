@@ -201,7 +201,8 @@ class LanczosSpectrum(Result):
         steps, probes = self.alphas.shape[-1], self.num_probes
         what = f"{steps} Lanczos steps × {probes} probe{'s' if probes > 1 else ''}"
         if self.num_deflated:
-            what += f" after {self.num_deflated} deflated eigenvalues"
+            one = self.num_deflated == 1
+            what += f" after {self.num_deflated} deflated eigenvalue{'' if one else 's'}"
         return _describe(
             "LanczosSpectrum", self, f"{what}, reorthogonalize={self.reorthogonalize!r}"
         )
