@@ -97,6 +97,16 @@ def linear_dependence(
     ------
     InputError
         If there are no activities, or not as many inputs.
+
+    Examples
+    --------
+    Three units that are two, the last the sum of the others; with the constant, of rank three.
+
+    >>> import jax
+    >>> x = jax.random.normal(jax.random.key(0), (20, 2))
+    >>> found = linear_dependence([jnp.column_stack([x, x.sum(1)])], k=2)
+    >>> int(found.rank[0]), f"{float(found.top_share[0]):.3f}"
+    (3, '1.000')
     """
     if not len(activities):
         raise InputError("linear_dependence needs the activities of at least one layer; got none")

@@ -104,6 +104,18 @@ def elimination(
     ------
     InputError
         If there is not one array for each layer, or one has another number of units.
+
+    Examples
+    --------
+    A layer described by hand: its second unit answers nothing, and nothing reads its first.
+
+    >>> from landscape.degeneracy import HiddenLayer, Leaf
+    >>> params = {"in": jnp.array([[1.0, -1.0]]), "out": jnp.array([[0.0], [2.0]])}
+    >>> layer = HiddenLayer("hidden", kernel=Leaf("in"), outgoing=Leaf("out"))
+    >>> z = jnp.array([[1.0], [3.0]]) @ params["in"]
+    >>> found = elimination([layer], params, [jnp.maximum(z, 0)], [z])
+    >>> found.outgoing_norms[0].tolist(), found.never_active[0].tolist()
+    ([0.0, 2.0], [False, True])
     """
     layers = expect_layers(layers)
     activities = [jnp.asarray(x) for x in activities]

@@ -300,6 +300,19 @@ def check_directions(
     Returns
     -------
     One for each family.
+
+    Examples
+    --------
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> batch = jax.random.normal(jax.random.key(0), (50, 4)), jnp.zeros(50, int)
+    >>> params = model.init(jax.random.key(1), batch[0])["params"]
+    >>> families = null_directions(model, params, batch)
+    >>> for check in check_directions(families, model, params, batch):
+    ...     print(check.cause, bool((check.gauss_newton_norms < 1e-12).all()))
+    rescaling True
+    compensation True
+    softmax True
     """
     model, state = opened(model, state)
     with jax.enable_x64(True):

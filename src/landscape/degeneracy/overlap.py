@@ -115,6 +115,16 @@ def overlap(
     ------
     InputError
         If the layers are none.
+
+    Examples
+    --------
+    A layer described by hand, whose units read the same in opposite directions.
+
+    >>> from landscape.degeneracy import HiddenLayer, Leaf
+    >>> params = {"in": jnp.array([[1.0, -2.0], [2.0, -4.0]]), "out": jnp.ones((2, 1))}
+    >>> layer = HiddenLayer("hidden", kernel=Leaf("in"), outgoing=Leaf("out"))
+    >>> print(f"{float(overlap([layer], params).cosines[0][0, 1]):.3f}")
+    -1.000
     """
     layers = expect_layers(layers)
     weights = [layer.incoming_weights(params) for layer in layers]

@@ -31,6 +31,12 @@ def hashable(model: nn.Module) -> nn.Module:
     ------
     InputError
         If an attribute can be given no hash, such as an array.
+
+    Examples
+    --------
+    >>> model = nn.Sequential([nn.Dense(4), nn.Dense(2)])
+    >>> isinstance(hash(hashable(model)), int)
+    True
     """
     if _has_hash(model):
         return model

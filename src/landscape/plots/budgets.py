@@ -46,6 +46,18 @@ def plot_budgets(budgets: Mapping[str, Budget] | Budget, *, ax: Any | None = Non
     reach 4 % are numbered. Of a structural budget a dotted bar goes on to the upper bound. If all
     budgets have the Hessian's nearly flat share, it stands below each bar as an open one: another
     quantity, of another matrix.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.degeneracy import degeneracy_budget
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> batch = jax.random.normal(jax.random.key(0), (50, 4)), jnp.zeros(50, int)
+    >>> params = model.init(jax.random.key(1), batch[0])["params"]
+    >>> budget = degeneracy_budget(model, params, batch)
+    >>> [text.get_text() for text in plot_budgets({"plain": budget}).get_yticklabels()]
+    ['plain']
     """
     if not isinstance(budgets, Mapping):
         budgets = {"": budgets}

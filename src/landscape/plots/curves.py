@@ -43,6 +43,17 @@ def plot_through_training(
     -------
     The axes. Mean over seeds; bands are 95 % Student intervals of the mean, from three seeds on,
     cut at 0 and 100 %.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> shares = xr.DataArray(
+    ...     [[[0.9, 0.8], [0.7, 0.8]]],
+    ...     dims=("architecture", "seed", "epoch"),
+    ...     coords={"architecture": ["plain"], "epoch": [0, 10]},
+    ... )
+    >>> plot_through_training(shares).get_lines()[0].get_ydata().tolist()
+    [80.0, 80.0]
     """
     ax = tidy(new_axes(ax))
     factor = 100.0 if percent else 1.0
@@ -84,6 +95,17 @@ def plot_fractions(
     The axes. Markers: mean over the seeds with an estimate, with its 95 % Student interval from
     three seeds on, cut at 0 and 100 %. Light bars: means of the bounds over the same seeds, or over
     all where none has an estimate. What belongs to one place stands side by side.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> shares = xr.DataArray(
+    ...     [[[0.9, 0.8], [0.7, 0.8]]],
+    ...     dims=("architecture", "seed", "epoch"),
+    ...     coords={"architecture": ["plain"], "epoch": [0, 10]},
+    ... )
+    >>> plot_fractions(shares, shares - 0.05, shares + 0.05).get_xlabel()
+    'epoch'
     """
     ax = tidy(new_axes(ax))
     names = [str(name) for name in estimate["architecture"].values]
@@ -146,6 +168,16 @@ def plot_fraction_curve(
     -------
     The axes. Lines: mean over seeds, where every seed's share is resolved. Bands: means over
     seeds of the bounds.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.curvature import DiagonalOperator
+    >>> from landscape.spectra import fraction_curve, slq
+    >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
+    >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
+    >>> plot_fraction_curve(fraction_curve(spectrum, [0.1, 1.0, 10.0]), label="mine").get_xscale()
+    'log'
     """
     expect("plot_fraction_curve", estimate, xr.DataArray, Fraction)
     ax = tidy(new_axes(ax))
@@ -211,6 +243,18 @@ def plot_density(
     ------
     InputError
         If densities of another linear width are on these axes.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> values = np.sinh(np.linspace(-3, 3, 61))
+    >>> density = xr.DataArray(
+    ...     np.exp(-(values**2))[None, None],
+    ...     dims=("architecture", "seed", "eigenvalue"),
+    ...     coords={"architecture": ["plain"], "eigenvalue": values},
+    ... )
+    >>> plot_density(density, linear_width=1.0, eps=0.1).get_xlabel()
+    'eigenvalue λ'
     """
     ax = tidy(new_axes(ax))
     fresh, before = not ax.has_data(), series_before(ax)

@@ -36,6 +36,17 @@ def plot_measures(
     The axes: probability of a zero response (elimination), each unit's largest cosine with another,
     mean over units (overlap), and the share of the variance in the largest eigenvalues (linear
     dependence).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.degeneracy import measures
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> batch = jax.random.normal(jax.random.key(0), (50, 4)), jnp.zeros(50, int)
+    >>> params = model.init(jax.random.key(1), batch[0])["params"]
+    >>> plot_measures(measures(model, params, batch[0])).get_xlabel()
+    'hidden layer'
     """
     expect("plot_measures", found, Measures, Elimination, Overlap, LinearDependence)
     ax = tidy(new_axes(ax))
@@ -80,6 +91,19 @@ def plot_checks(checks: Check | list[Check] | tuple[Check, ...], *, ax: Any | No
     Returns
     -------
     The axes: ‖Gd‖ and ‖Hd‖ over the length that a random direction's image has, by cause.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.degeneracy import check_directions, null_directions
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> batch = jax.random.normal(jax.random.key(0), (50, 4)), jnp.zeros(50, int)
+    >>> params = model.init(jax.random.key(1), batch[0])["params"]
+    >>> families = null_directions(model, params, batch)
+    >>> ax = plot_checks(check_directions(families, model, params, batch))
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['rescaling', 'compensation', 'softmax']
     """
     ax = tidy(new_axes(ax))
     checks = list(checks) if isinstance(checks, list | tuple) else [checks]
@@ -123,6 +147,18 @@ def plot_directions(family: DirectionFamily, *, ax: Any | None = None, **options
     Returns
     -------
     The axes: a mark for each entry that is not zero.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from landscape.degeneracy import null_directions
+    >>> from landscape.models import MLP
+    >>> model = MLP(depth=2, width=3, num_classes=2)
+    >>> batch = jax.random.normal(jax.random.key(0), (50, 4)), jnp.zeros(50, int)
+    >>> params = model.init(jax.random.key(1), batch[0])["params"]
+    >>> family = null_directions(model, params, batch)[0]
+    >>> plot_directions(family).get_xlabel()
+    'parameter'
     """
     expect("plot_directions", family, DirectionFamily)
     ax = tidy(new_axes(ax))
@@ -155,6 +191,17 @@ def plot_training(
     Returns
     -------
     The axes: accuracy over the training set in percent, one line for each network.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from landscape.data import load
+    >>> from landscape.models import MLP
+    >>> from landscape.training import TrainConfig, fit
+    >>> digits = load("digits").subset(100, seed=0).standardized()
+    >>> run = fit(MLP(2, 8, 10), digits, TrainConfig(2, 50, 1e-3), jax.random.key(0))
+    >>> plot_training(run, label="plain").get_xlabel()
+    'epoch'
     """
     expect("plot_training", run, TrainingRun)
     ax = tidy(new_axes(ax))

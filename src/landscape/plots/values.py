@@ -277,6 +277,15 @@ def plot_rank(rank: Rank, *, ax: Any | None = None, **options: Any) -> Any:
     Returns
     -------
     The axes. Without singular values (``"lanczos"``) the interval of the rank.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from landscape.curvature import DenseOperator
+    >>> from landscape.degeneracy import jacobian_rank
+    >>> ax = plot_rank(jacobian_rank(DenseOperator(jnp.diag(jnp.array([3.0, 2.0, 0.0])))))
+    >>> ax.get_yscale()
+    'log'
     """
     expect("plot_rank", rank, Rank)
     ax = tidy(new_axes(ax))

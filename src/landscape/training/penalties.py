@@ -123,6 +123,20 @@ def penalized(loss: Callable[..., Array], penalty: Penalty) -> Callable[..., Arr
     -------
     A function of the same arguments. Each call makes a new function, for which products compile
     anew: keep it.
+
+    Examples
+    --------
+    >>> from landscape.models import MLP
+    >>> from landscape.training import softmax_cross_entropy
+    >>> model = MLP(3, 4, 2)
+    >>> batch = jnp.ones((6, 5)), jnp.zeros(6, int)
+    >>> params = model.init(jax.random.key(0), batch[0])["params"]
+    >>> penalty = BiasRegularization(strength=0.1, mean=1.0)
+    >>> state = {"penalty": penalty.draw(jax.random.key(1), params)}
+    >>> loss = softmax_cross_entropy(model)
+    >>> more = penalized(loss, penalty)(params, state, batch) - loss(params, state, batch)
+    >>> print(f"{more:.2f}")
+    1.20
     """
 
     def total(params: Any, state: Any, batch: Any) -> Array:
