@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from landscape.curvature import DiagonalOperator
+from landscape.errors import InputError
 from landscape.plots import (
     look,
     mean_interval,
@@ -343,3 +344,25 @@ def test_on_a_dark_background_everything_stands_out():
         assert all(luminance(patch.get_facecolor()[:3]) < 0.1 for patch in band)
         pyplot.close(figure)
     assert look("BiasReg+BN").color == "#000000"
+
+
+@pytest.mark.parametrize("dims", [("epoch",), ("seed", "epoch"), ("epoch", "architecture")])
+def test_one_network_needs_no_architecture_and_no_seed(ax, dims):
+    whole = results("epoch", [0, 5, 10], seeds=1, names=["plain"])
+    part = whole.squeeze([dim for dim in whole.dims if dim not in dims], drop="seed" in dims)
+    part = part.transpose(*dims)
+    plot_through_training(part, ax=ax)
+    plot_fractions(part, part - 0.1, part + 0.1, ax=ax)
+    expected = 100 * whole.values[0, 0]
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), expected)
+    np.testing.assert_allclose(ax.get_lines()[1].get_ydata(), expected)
+
+
+def test_arrays_of_other_dimensions_are_refused(ax, unchecked):
+    array = xr.DataArray(np.ones((2, 3)), dims=("layer", "epoch"))
+    with pytest.raises(InputError, match="one along the abscissa; got 'layer', 'epoch'"):
+        plot_through_training(array, ax=ax)
+    with pytest.raises(InputError, match="and 'eigenvalue'; got 'epoch'"):
+        plot_density(array[0], linear_width=1.0, eps=0.1, ax=ax)
+    with pytest.raises(InputError, match="plot_fractions draws a DataArray"):
+        plot_fractions(np.ones(3), np.ones(3), np.ones(3), ax=ax)

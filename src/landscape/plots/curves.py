@@ -30,8 +30,8 @@ def plot_through_training(
     Parameters
     ----------
     results
-        Dimensions architecture, seed, and ``epoch`` (or another one along the abscissa, last).
-        A fraction of 1, drawn in percent unless ``percent`` is False.
+        Dimensions ``epoch`` (or another one along the abscissa), and architecture and seed if there
+        are several. A fraction of 1, drawn in percent unless ``percent`` is False.
     ax
         Matplotlib axes; new ones by default.
     percent
@@ -44,6 +44,11 @@ def plot_through_training(
     The axes. Mean over seeds; bands are 95 % Student intervals of the mean, from three seeds on,
     cut at 0 and 100 %.
 
+    Raises
+    ------
+    InputError
+        If the array has other dimensions; as all pictures of this kind.
+
     Examples
     --------
     >>> import xarray as xr
@@ -55,10 +60,10 @@ def plot_through_training(
     >>> plot_through_training(shares).get_lines()[0].get_ydata().tolist()
     [80.0, 80.0]
     """
+    results, along = completed("plot_through_training", results)
     ax = tidy(new_axes(ax))
     factor = 100.0 if percent else 1.0
     names = [str(name) for name in results["architecture"].values]
-    along = str(next(dim for dim in results.dims if dim not in ("architecture", "seed")))
     epochs = results[along].values
     for index, name in enumerate(names):
         kept = series(name, index, options)
@@ -83,8 +88,8 @@ def plot_fractions(
     Parameters
     ----------
     estimate
-        Dimensions architecture, seed, and one along the abscissa; fractions of 1. NaN where the
-        share is not resolved.
+        Dimensions architecture, seed (if there are several), and one along the abscissa; fractions
+        of 1. NaN where the share is not resolved.
     lower, upper
         Certified bounds, same dimensions; NaN where nothing is known.
     ax
@@ -107,9 +112,11 @@ def plot_fractions(
     >>> plot_fractions(shares, shares - 0.05, shares + 0.05).get_xlabel()
     'epoch'
     """
+    (estimate, along), (lower, _), (upper, _) = (
+        completed("plot_fractions", array) for array in (estimate, lower, upper)
+    )
     ax = tidy(new_axes(ax))
     names = [str(name) for name in estimate["architecture"].values]
-    along = str(next(dim for dim in estimate.dims if dim not in ("architecture", "seed")))
     places = estimate[along].values
     for index, name in enumerate(names):
         style = look(name, index)
@@ -127,7 +134,7 @@ def plot_fractions(
         reach = np.minimum(half, mean), np.minimum(half, 100 - mean)
         ax.errorbar(
             x, mean, reach, color=style.color, linestyle=style.linestyle, marker=style.marker,
-            capsize=3, label=name,
+            capsize=3, label=name or None,
         )  # fmt: skip
     ax.set_xticks(np.arange(len(places)), [f"{place:,}" for place in places])
     ax.set_ylim(-3, 103)
@@ -150,8 +157,8 @@ def plot_fraction_curve(
     Parameters
     ----------
     estimate
-        From ``fraction_curve``; or with dimensions architecture, seed, eps: fractions of 1, NaN
-        where they are not resolved.
+        From ``fraction_curve``; or with dimensions architecture, seed (if there are several), eps:
+        fractions of 1, NaN where they are not resolved.
     lower, upper
         Of the latter, certified bounds, same dimensions; NaN where nothing is known. Seeds that
         have none at all are left aside.
@@ -185,6 +192,9 @@ def plot_fraction_curve(
         estimate, lower, upper = labelled_curve(estimate, label)
     if lower is None or upper is None:
         raise InputError("bounds are needed: give lower and upper, or what fraction_curve gives")
+    estimate, lower, upper = (
+        completed("plot_fraction_curve", array, "eps")[0] for array in (estimate, lower, upper)
+    )
     fresh, before = not ax.has_data(), series_before(ax)
     epsilons = estimate["eps"].values
     for index, name in enumerate(str(name) for name in estimate["architecture"].values):
@@ -223,7 +233,8 @@ def plot_density(
     Parameters
     ----------
     results
-        Dimensions architecture, seed, eigenvalue: mass per unit of asinh(λ / linear_width).
+        Dimensions architecture, seed (if there are several), eigenvalue: mass per unit of
+        asinh(λ / linear_width).
     linear_width
         Where the abscissa turns from linear to logarithmic.
     eps
@@ -256,6 +267,7 @@ def plot_density(
     >>> plot_density(density, linear_width=1.0, eps=0.1).get_xlabel()
     'eigenvalue λ'
     """
+    results, _ = completed("plot_density", results, "eigenvalue")
     ax = tidy(new_axes(ax))
     fresh, before = not ax.has_data(), series_before(ax)
     # The ordinate is per unit of asinh(λ/ε): of another ε it would be another.
@@ -277,6 +289,41 @@ def plot_density(
     ax.set_xlabel("eigenvalue λ")
     ax.set_ylabel("share per unit of asinh(λ/ε)")
     return ax
+
+
+def completed(
+    function: str, results: xr.DataArray, along: str | None = None
+) -> tuple[xr.DataArray, str]:
+    """What is to be drawn with all its dimensions, and the one along the abscissa.
+
+    Parameters
+    ----------
+    function
+        Who draws, for messages.
+    results
+        One without architectures is of a single one, without a name; one without seeds of one seed.
+    along
+        What the abscissa must be; by default what else there is.
+
+    Raises
+    ------
+    InputError
+        If it is no ``xarray.DataArray``, or has other dimensions.
+    """
+    expect(function, results, xr.DataArray)
+    others = [str(dim) for dim in results.dims if dim not in ("architecture", "seed")]
+    if len(others) != 1 or along not in (None, others[0]):
+        wanted = repr(along) if along else "one along the abscissa"
+        raise InputError(
+            f"{function} draws arrays of dimensions 'architecture', 'seed' (or neither) and "
+            f"{wanted}; got {', '.join(map(repr, results.dims)) or 'a number'}"
+        )
+    if "architecture" not in results.dims:
+        results = results.drop_vars("architecture", errors="ignore")
+        results = results.expand_dims(architecture=[""])
+    if "seed" not in results.dims:
+        results = results.drop_vars("seed", errors="ignore").expand_dims("seed")
+    return results, others[0]
 
 
 def labelled_curve(curve: Fraction, label: str) -> list[xr.DataArray]:
