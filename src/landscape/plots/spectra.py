@@ -249,7 +249,8 @@ def plot_moments(moments: Moments, *, ax: Any | None = None, **options: Any) -> 
         there = (values < 0) == negative
         reach = [(roots - lowest)[there], (highest - roots)[there]]
         ax.errorbar(orders[there], roots[there], reach, **{"markerfacecolor": face, **kept})
-    ax.set_yscale("log")
+    if values.any():
+        ax.set_yscale("log")
     ax.set_xticks(orders)
     ax.set_xlabel("order j")
     ax.set_ylabel("|mean of λʲ|^(1/j)")

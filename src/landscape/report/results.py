@@ -130,7 +130,9 @@ def _(result: SpectralMeasure) -> tuple[str, Rows, Draw]:
 
 @view.register
 def _(result: LanczosSpectrum) -> tuple[str, Rows, Draw]:
-    made = f"{result.alphas.shape[-1]} Lanczos steps, {_count(result.num_probes, 'probe')}"
+    made = (
+        f"{_count(result.alphas.shape[-1], 'Lanczos step')}, {_count(result.num_probes, 'probe')}"
+    )
     rows = [
         *_spectrum_rows(result),
         ("how", f"{made}, reorthogonalisation {result.reorthogonalize!r}, {result.dtype}"),
@@ -201,7 +203,7 @@ def _(result: ResolvedFraction) -> tuple[str, Rows, Draw | None]:
     status = ", ".join(sorted(set(result.status.ravel().tolist())))
     steps = result.spectrum.alphas.shape[-1]
     title, rows, draw = view(result.fraction)
-    rows = [("status", f"{status} after {steps:,} steps"), *rows]
+    rows = [("status", f"{status} after {_count(steps, 'step')}"), *rows]
     if np.ndim(result.fraction.estimate) or not result.fraction.interval[1] > 0:
         return title, rows, draw
     eps = float(result.fraction.interval[1])

@@ -55,7 +55,8 @@ class ResolvedFraction(Result):
     def __repr__(self) -> str:
         steps = self.spectrum.alphas.shape[-1]
         status = ", ".join(sorted(set(self.status.ravel().tolist())))
-        return f"ResolvedFraction({self.fraction!r}, {status} after {steps} steps)"
+        made = f"{steps} step{'s' if steps > 1 else ''}"
+        return f"ResolvedFraction({self.fraction!r}, {status} after {made})"
 
 
 def resolve_fraction(

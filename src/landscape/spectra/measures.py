@@ -199,7 +199,8 @@ class LanczosSpectrum(Result):
 
     def __repr__(self) -> str:
         steps, probes = self.alphas.shape[-1], self.num_probes
-        what = f"{steps} Lanczos steps × {probes} probe{'s' if probes > 1 else ''}"
+        what = f"{steps} Lanczos step{'s' if steps > 1 else ''} × "
+        what += f"{probes} probe{'s' if probes > 1 else ''}"
         if self.num_deflated:
             one = self.num_deflated == 1
             what += f" after {self.num_deflated} deflated eigenvalue{'' if one else 's'}"
