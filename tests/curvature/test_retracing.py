@@ -1,5 +1,6 @@
 """What a loss reads outside itself is read anew whenever an operator is made of it."""
 
+import dataclasses
 import functools
 import gc
 import weakref
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from landscape.curvature import empirical_fisher, fisher, ggn, hessian, jacobian
-from landscape.curvature.retracing import as_it_reads
+from landscape.curvature import empirical_fisher, fisher, ggn, hessian, jacobian, stack
+from landscape.curvature.retracing import as_it_reads, just_read
+from landscape.errors import InputError
 
 X = jax.random.normal(jax.random.key(0), (6, 3))
 W = jnp.arange(1.0, 4.0)
@@ -74,30 +76,87 @@ def test_attributes_of_the_object_whose_method_it_is_are_seen():
     np.testing.assert_allclose(hessian(module.loss, W, X).to_dense(), 3 * once, rtol=1e-6)
 
 
-def test_a_function_that_reads_the_same_stays_itself():
+@pytest.mark.parametrize("name", MAKE)
+def test_what_changes_before_the_first_product_is_not_measured_in_its_place(name):
+    """A program is traced at the first product: by then it may read something else."""
+    GLOBAL["scale"] = 1.0
+    expected = np.asarray(MAKE[name]().matvec(jnp.ones(3)))
+    jax.clear_caches()
+    first = MAKE[name]()
+    GLOBAL["scale"] = 2.0
+    second = MAKE[name]()
+    with pytest.raises(InputError, match="has changed since the operator was made"):
+        first.matvec(jnp.ones(3))
+    assert not np.allclose(second.matvec(jnp.ones(3)), expected)
+    # What is compiled stands, and what was refused has left nothing behind.
+    GLOBAL["scale"] = 1.0
+    np.testing.assert_array_equal(MAKE[name]().matvec(jnp.ones(3)), expected)
+    GLOBAL["scale"] = 3.0
+    np.testing.assert_array_equal(first.matvec(jnp.ones(3)), expected)
+
+
+def test_members_of_a_family_that_read_different_things_are_told():
+    GLOBAL["scale"] = 1.0
+    first = hessian(loss, W, X)
+    GLOBAL["scale"] = 2.0
+    with pytest.raises(InputError, match="What loss reads outside itself has changed"):
+        stack([first, hessian(loss, W, X)])
+
+
+def test_a_function_that_reads_the_same_is_the_same():
     scale = [1.0]
 
     def mine(w, x):
         return scale[0] * jnp.mean((x @ w) ** 2)
 
-    assert as_it_reads(mine, W, X) is mine
-    assert as_it_reads(mine, 2 * W, X + 1) is mine
-    assert as_it_reads(mine, W, X[:4]) is mine
+    first = as_it_reads(mine, W, X)
+    assert as_it_reads(mine, 2 * W, X + 1) == first
+    assert hash(as_it_reads(mine, W, X)) == hash(first)
+    assert as_it_reads(first, W, X) == first
     scale[0] = 2.0
     other = as_it_reads(mine, W, X)
-    assert other is not mine
-    # The same one each time: programs are found by it. For new shapes too, but where known before.
-    assert as_it_reads(mine, W, X) is other
-    assert as_it_reads(mine, W, X[:2]) is other
-    scale[0] = 1.0
-    assert as_it_reads(mine, W, X[:4]) is mine
+    assert other != first
+    with pytest.raises(InputError, match="mine reads outside"):
+        first(W, X)
+    assert float(just_read(first)(W, X)) == float(other(W, X))
 
 
 def test_two_functions_of_one_object_are_two():
     module = Module()
     module.other = functools.partial(module.loss)
-    assert as_it_reads(module.loss, W, X) == module.loss
-    assert as_it_reads(module.other, W, X) is module.other
+    first = as_it_reads(module.loss, W, X)
+    assert as_it_reads(module.loss, W, X) == first
+    assert as_it_reads(module.other, W, X) != first
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """A callable with a value's equality, as pytrees of modules are."""
+
+    scale: float
+
+    def __call__(self, w, x):
+        return self.scale * jnp.mean((x @ w) ** 2)
+
+
+def test_a_callable_without_a_hash_is_compared_by_identity():
+    one, two = Unhashable(1.0), Unhashable(2.0)
+    expected = hessian(one, W, X).to_dense()
+    np.testing.assert_allclose(hessian(two, W, X).to_dense(), 2 * expected, rtol=1e-6)
+    one.scale = 3.0
+    np.testing.assert_allclose(hessian(one, W, X).to_dense(), 3 * expected, rtol=1e-6)
+
+
+def test_types_and_precisions_of_a_product_are_no_change():
+    """The loss makes arrays of its own, in the type that JAX is set to."""
+
+    def mine(w, x):
+        return jnp.mean((x @ (w * jnp.linspace(0.0, 1.0, 3) ** 3)) ** 2)
+
+    op = hessian(mine, W, X)
+    with jax.enable_x64(True), jax.default_matmul_precision("bfloat16"):
+        fine = op.astype(np.float64).to_dense()
+    np.testing.assert_allclose(fine, op.to_dense(), rtol=1e-4)
 
 
 def test_nothing_is_done_under_a_tracer():

@@ -20,6 +20,7 @@ from jaxtyping import Array
 from landscape._pytrees import pytree
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import path_name
+from landscape.curvature.retracing import of_one_function
 from landscape.errors import InputError
 
 
@@ -192,9 +193,15 @@ def _difference(first: LinearOperator, other: LinearOperator) -> str:
     """In which way an operator is not of another's kind; empty if that is not known."""
     if type(first) is not type(other):
         return ""
+    read_anew = ""
     for field in dataclasses.fields(first):  # type: ignore[arg-type]
         one, two = getattr(first, field.name), getattr(other, field.name)
-        if field.metadata.get("static") and one != two:
+        if not field.metadata.get("static") or one == two:
+            continue
+        # A function of other shapes is another as it was read: these are told first.
+        if of_one_function(one, two):
+            read_anew = f". What {field.name} reads outside itself has changed between them"
+        else:
             return f". They differ in {field.name}: {one!r} and {two!r}"
     pairs = zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=False)
     for (path, one), two in pairs:
@@ -202,4 +209,4 @@ def _difference(first: LinearOperator, other: LinearOperator) -> str:
         if shapes[0] != shapes[1]:
             (a, kind), (b, other_kind) = shapes
             return f". They differ in {path_name(path)}: {a} {kind} and {b} {other_kind}"
-    return ""
+    return read_anew

@@ -29,7 +29,7 @@ from landscape.curvature.batches import Weight, num_examples, weigh
 from landscape.curvature.checks import check_loss, check_outputs, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
 from landscape.curvature.preconditions import expect_key, expect_positive
-from landscape.curvature.retracing import as_it_reads, note_function
+from landscape.curvature.retracing import as_it_reads, just_read, note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream, refuse_stream
 from landscape.errors import InputError
 
@@ -360,7 +360,7 @@ def _prepare(
     if check:
         model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
         output_loss = as_it_reads(output_loss, outputs, batch)
-        composed = _composed(model_fn, output_loss)
+        composed = _composed(just_read(model_fn), just_read(output_loss))
         check_loss(composed, params, state, batch, weight, chunk_size)
     return {
         "model_fn": model_fn,

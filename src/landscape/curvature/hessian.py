@@ -22,7 +22,7 @@ from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_
 from landscape.curvature.batches import Weight, num_examples
 from landscape.curvature.checks import check_loss, in_words, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
-from landscape.curvature.retracing import as_it_reads, note_function
+from landscape.curvature.retracing import as_it_reads, just_read, note_function
 from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
@@ -89,8 +89,9 @@ def hessian(
         TF32 and bfloat16 round at 5·10⁻⁴ and 4·10⁻³ and smear the zero eigenvalues.
     check
         Evaluate the loss at the door: it must be a finite scalar, deterministic, and a mean.
-        What it reads outside itself, globals or a module's attributes, is read anew: without the
-        check the numbers may be those of an earlier call. Skipped under a tracer.
+        What it reads outside itself, globals or a module's attributes, is read anew, and must not
+        change before a product is compiled: that is refused. Without the check the numbers may be
+        those of an earlier call. Skipped under a tracer.
 
     Returns
     -------
@@ -122,8 +123,9 @@ def hessian(
     params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
     if check:
         with in_words(one):
-            loss = as_it_reads(loss, params, *(() if state is None else (state,)), one)
-        check_loss(loss, params, state, one, weight, chunk_size)
+            read = as_it_reads(loss, params, *(() if state is None else (state,)), one)
+        check_loss(just_read(read), params, state, one, weight, chunk_size)
+        loss = read
     # A batch of one chunk needs no scan. A stream's next batch may be larger.
     if chunk_size is not None and chunk_size >= length and not is_stream(batch):
         chunk_size = None

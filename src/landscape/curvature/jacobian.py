@@ -24,7 +24,7 @@ from landscape.curvature.batched import check_options
 from landscape.curvature.checks import check_outputs
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Predicate, Selection, ravel, select, unravel
-from landscape.curvature.retracing import as_it_reads, note_function
+from landscape.curvature.retracing import as_it_reads, just_read, note_function
 from landscape.curvature.streams import refuse_stream
 
 
@@ -92,7 +92,8 @@ class JacobianOperator(LinearOperator):
 
     @cached_property
     def _outputs(self) -> Any:
-        return check_outputs(self.model_fn, self.params, self.state, self.batch)
+        # Of their shape only.
+        return check_outputs(just_read(self.model_fn), self.params, self.state, self.batch)
 
     def _products(self) -> Callable[[Array], Array]:
         push, pull = self._maps()

@@ -6,11 +6,12 @@ than when it was compiled is compiled anew.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -21,14 +22,11 @@ from landscape.errors import InputError
 # Functions of the same making from which a warning is due.
 A_FEW = 4
 
-# What stands for a function, by the structure and shapes of its arguments and by the fingerprint of
-# its program; in the order in which they were met. None is the function itself, and the others last
-# as long as something that was made of them: what it closes over may be as large as the data.
-_Versions = dict[tuple[Hashable, Hashable, str], Callable[[], Callable[..., Any] | None] | None]
+# What programs depend on besides their functions and arguments.
+_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision")
 
 _log = logging.getLogger("landscape")
 _seen: dict[Hashable, list[weakref.ref[Any]]] = {}
-_versions: weakref.WeakKeyDictionary[Any, dict[str, _Versions]] = weakref.WeakKeyDictionary()
 
 
 def note_function(function: Callable[..., Any]) -> None:
@@ -68,12 +66,76 @@ def note_function(function: Callable[..., Any]) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class AsItRead:
+    """A function as what it read outside itself stood when it was traced; made by ``as_it_reads``.
+
+    A program has the globals, attributes and closed-over values in it that its function read when
+    it was traced, and that is at the first product, which may be later. So each call, which is one
+    of a trace, looks whether the function still reads the same.
+
+    Those of one function that read the same, for arguments of the same shapes, are equal: programs
+    are found by them.
+
+    Attributes
+    ----------
+    function
+        The caller's.
+    structure, shapes
+        Of the arguments that it was traced with.
+    version
+        The fingerprint of its program.
+    x64, precision
+        What JAX was told of types and of matrix products then.
+    looks
+        Whether calls look.
+    """
+
+    function: Callable[..., Any]
+    structure: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    version: str
+    x64: bool
+    precision: str | None
+    looks: bool = True
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function makes of them.
+
+        Raises
+        ------
+        InputError
+            If it has come to read something else.
+        """
+        if self.looks and self._now() != self.version:
+            raise InputError(
+                f"what {_named(self.function)} reads outside its arguments (a global, an "
+                "attribute, a closed-over value) has changed since the operator was made, and what "
+                "is asked for had not been compiled yet. Make the operator anew; or pass what "
+                "varies as params, state or batch, and nothing is compiled twice"
+            )
+        return self.function(*arguments)
+
+    def _now(self) -> str:
+        with jax.enable_x64(self.x64), jax.default_matmul_precision(self.precision):
+            return fingerprint(_traced(self.function, self.structure, self.shapes))
+
+    def __repr__(self) -> str:
+        return f"{_named(self.function)} as of {self.version}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsItRead) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> Hashable:
+        return (_hashable(self.function), self.structure, self.shapes, self.version)
+
+
 def as_it_reads(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """A function by which programs are kept, as what it reads outside itself stands now.
-
-    A compiled program has the globals, attributes and closed-over values in it that its function
-    read when it was traced, and is found again by that function. Here it is traced anew: if another
-    program comes of it than at first, another function stands for it from now on.
 
     Parameters
     ----------
@@ -84,40 +146,54 @@ def as_it_reads(function: Callable[..., Any], *arguments: Any) -> Callable[..., 
 
     Returns
     -------
-    The function itself, or one that calls it: always the same while it reads the same.
+    One that computes the same: equal to others of the function while it reads the same.
     """
     leaves, structure = jax.tree.flatten(arguments)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return function
-    owner: Any = function
-    name = ""
-    if inspect.ismethod(function):
-        owner, name = function.__self__, function.__name__
-    try:
-        known = _versions.setdefault(owner, {}).setdefault(name, {})
-    except TypeError:
-        # Neither can it be the key of a compiled program.
-        return function
+    while isinstance(function, AsItRead):
+        function = function.function
+    shapes = tuple(map(_shape, leaves))
+    version = fingerprint(_traced(function, structure, shapes))
+    told = (getattr(jax.config, name) for name in _CONFIG)
+    return AsItRead(function, structure, shapes, version, *told)
+
+
+def just_read(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Its equal whose calls do not look: for the moment in which ``as_it_reads`` made it."""
+    return (
+        dataclasses.replace(function, looks=False) if isinstance(function, AsItRead) else function
+    )
+
+
+def of_one_function(one: Any, other: Any) -> bool:
+    """Whether both are what ``as_it_reads`` made of one function."""
+    functions = [x.function if isinstance(x, AsItRead) else None for x in (one, other)]
+    return None not in functions and functions[0] == functions[1]
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    aval = jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+def _traced(function: Callable[..., Any], structure: Any, shapes: Sequence[Any]) -> Any:
+    """A function's program, of what it reads now."""
     # JAX keeps what it has traced by the function: a new one is traced.
-    program = jax.make_jaxpr(functools.partial(function))(*arguments)
-    shapes = tuple(map(str, program.in_avals))
-    version = (structure, shapes, fingerprint(program))
-    if version not in known:
-        # For new shapes nothing has been compiled, and the newest will do.
-        fresh = all(other[:2] != version[:2] for other in known)
-        known[version] = next(reversed(known.values()), None) if fresh else _gone
-    reference = known[version]
-    if reference is None:
-        return function
-    standing = reference()
-    if standing is None:
-        standing = functools.partial(function)
-        known[version] = weakref.ref(standing)
-    return standing
+    return jax.make_jaxpr(functools.partial(function))(*structure.unflatten(shapes))
 
 
-def _gone() -> None:
-    """A reference to nothing yet."""
+def _hashable(function: Callable[..., Any]) -> Hashable:
+    """The function, or which object it is."""
+    try:
+        hash(function)
+    except TypeError:
+        return id(function)
+    return function
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _identity(cell: Any) -> Hashable:
