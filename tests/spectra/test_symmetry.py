@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape.curvature import DenseOperator, DiagonalOperator, hessian
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor, stack
 from landscape.errors import InputError
-from landscape.spectra import degenerate_fraction, extremal_eigenpairs, lanczos_run, slq
+from landscape.spectra import (
+    degenerate_fraction,
+    dense_spectrum,
+    extremal_eigenpairs,
+    lanczos_run,
+    resolve_fraction,
+    slq,
+)
 from landscape.spectra.slq import gaussian_probes
 
 SCHEMES = ("full", "partial", "none")
@@ -122,3 +129,71 @@ def test_an_exhausted_space_is_no_asymmetry(x64):
         )
         spectrum = run.advance(150).spectrum()
         assert spectrum.noise_floor < 1e-11
+
+
+def cross_entropy(weights, batch):
+    rows = jax.nn.log_softmax(batch[0] @ weights)
+    return -jnp.mean(rows[jnp.arange(len(rows)), batch[1]])
+
+
+def saturated(scale):
+    """A linear softmax classifier of three examples, sure of them: its loss is nearly 0."""
+    batch = jnp.eye(6)[:3], jnp.arange(3)
+    return hessian(cross_entropy, scale * jnp.eye(6)[:, :3], batch)
+
+
+def truth(op):
+    with jax.enable_x64(True):
+        return np.linalg.eigvalsh(np.asarray(op.astype(np.float64).to_dense()))
+
+
+@pytest.mark.parametrize("scale", [8.0, 10.0, 12.0])
+def test_rounding_that_a_small_norm_does_not_explain_is_measured(scale):
+    """Its Hessian is small beside what it is computed of, and as asymmetric as that rounds."""
+    op, key = saturated(scale), jax.random.key(0)
+    values = truth(op)
+    spectrum = slq(op, key, num_steps=18)
+    assert spectrum.noise_floor < 0.1 * values[-1]
+    assert spectrum.norm == pytest.approx(values[-1], abs=float(spectrum.noise_floor))
+    floor = 10 * noise_floor(op, key)
+    np.testing.assert_allclose(dense_spectrum(op).nodes, values, atol=floor)
+    pairs = extremal_eigenpairs(op, key, num_largest=1)
+    assert float(pairs.values[0]) == pytest.approx(values[-1], abs=float(spectrum.noise_floor))
+    assert slq(op, key, num_steps=10, deflate=2).num_deflated == 2
+
+
+def test_where_partial_reorthogonalisation_fails_the_automatic_choice_is_full():
+    op, key = saturated(20.0), jax.random.key(0)
+    with pytest.raises(InputError, match="lost the orthogonality"):
+        slq(op, key, num_steps=18, reorthogonalize="partial")
+    spectrum = slq(op, key, num_steps=18)
+    assert spectrum.reorthogonalize == "full"
+    assert abs(spectrum.norm - truth(op)[-1]) <= spectrum.noise_floor
+    resolved = resolve_fraction(op, key, eps=1e-3)
+    assert resolved.spectrum.reorthogonalize == "full"
+    assert float(resolved.fraction.estimate) == pytest.approx(1)
+
+
+def test_one_saturated_member_does_not_sink_a_family():
+    family = stack([saturated(scale) for scale in (1.0, 10.0)])
+    spectrum = slq(family, jax.random.key(0), num_steps=18)
+    for index, scale in enumerate((1.0, 10.0)):
+        norm = truth(saturated(scale))[-1]
+        assert spectrum.norm[index] == pytest.approx(norm, abs=float(spectrum.noise_floor[index]))
+    # What one rounds is not the other's floor.
+    assert spectrum.noise_floor[0] < 1e-6 * spectrum.norm[0]
+
+
+def test_the_member_that_is_not_symmetric_is_named():
+    skew = jnp.zeros((30, 30)).at[0, 1].set(1.0).at[1, 0].set(-1.0)
+    family = stack([DenseOperator(jnp.eye(30) + size * skew) for size in (0.0, 1e-2)])
+    with pytest.raises(InputError, match="member 1 of the family"):
+        slq(family, jax.random.key(0), num_steps=10)
+
+
+def test_the_antisymmetric_part_of_a_matrix_is_part_of_its_floor(x64):
+    skew = np.zeros((30, 30))
+    skew[3, 5], skew[5, 3] = 1e-14, -1e-14
+    exact = dense_spectrum(DenseOperator(jnp.eye(30)))
+    assert exact.noise_floor < 2e-16
+    assert dense_spectrum(DenseOperator(jnp.eye(30) + skew)).noise_floor == pytest.approx(1e-14)

@@ -19,6 +19,12 @@ from landscape.errors import InputError
 _POWER_ITERATIONS = 20
 _NUM_RANDOM = 2
 
+# An operator of a measured noise floor is refused from so many times that much asymmetry.
+FLOORS = 30.0
+
+# The distance of smooth networks' float32 Hessians to their float64 ones, at most, in defects.
+_FROM_BELOW = 10.0
+
 # Vectors of length P that are held at once, those of a product included: as XLA's compiler for CPUs
 # tells of networks of 0.8 and 0.9 million parameters, and as 101 million were seen to take.
 FLOOR_VECTORS = 18
@@ -156,6 +162,31 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
 def _family_images(op: Any, key: Array) -> tuple[Array, Array]:
     """``_trial_images`` of each member of a family."""
     return jax.vmap(lambda mine: _trial_images(op.built(mine), key))(op.stacked)
+
+
+def floor_behind(op: LinearOperator, asymmetry: float | np.ndarray) -> np.ndarray:
+    """The noise floor of an operator whose asymmetry is larger than rounding beside its norm.
+
+    Near the end of training it can be rounding all the same: the Hessian of a loss that is nearly 0
+    is small beside what it is computed of.
+
+    Parameters
+    ----------
+    op
+        Symmetric operator, or a family.
+    asymmetry
+        What was seen, as an error of products with unit vectors: one number, or as many as there
+        are networks, by probes or not.
+
+    Returns
+    -------
+    () or (S,): ten times ``noise_floor``, which is from below, where it explains what was seen; NaN
+    where it does not.
+    """
+    floor = np.asarray(noise_floor(op, jax.random.key(0)))
+    asymmetry = np.asarray(asymmetry, float)
+    worst = asymmetry.reshape(*floor.shape, -1).max(-1) if asymmetry.ndim else asymmetry
+    return np.where(worst <= FLOORS * floor, _FROM_BELOW * floor, np.nan)
 
 
 def checked_floor(

@@ -19,7 +19,7 @@ from landscape.errors import InputError
 from landscape.results import Result
 from landscape.spectra.fractions import Fraction, degenerate_fraction
 from landscape.spectra.measures import LanczosSpectrum
-from landscape.spectra.slq import lanczos_run
+from landscape.spectra.slq import LostOrthogonalityError, lanczos_run
 
 # Steps before the first look, and the factor between looks: a look takes a few small
 # eigendecompositions, and on average an eighth of the steps is made in vain.
@@ -140,6 +140,29 @@ def resolve_fraction(
                 f"eps is passed on to measure, and {measure!r} takes none: write it into measure"
             ) from None
         measure = functools.partial(measure, eps=eps)
+
+    def walk(**options: Any) -> ResolvedFraction:
+        return _walk(op, key, measure, width, max_steps, num_probes, noise_floor, options)
+
+    try:
+        return walk(**options)
+    except LostOrthogonalityError:
+        if options.get("reorthogonalize", "auto") != "auto":
+            raise
+    return walk(**{**options, "reorthogonalize": "full"})
+
+
+def _walk(
+    op: LinearOperator,
+    key: Array,
+    measure: Callable[[LanczosSpectrum], Fraction],
+    width: float,
+    max_steps: int,
+    num_probes: int,
+    noise_floor: float | np.ndarray | None,
+    options: dict[str, Any],
+) -> ResolvedFraction:
+    """Steps, and looks, until the share is resolved."""
     run = lanczos_run(op, key, num_probes=num_probes, capacity=max_steps, reserve=_ROOM, **options)
     expect_known_rounding(run.coarser, op, noise_floor)
     steps = min(FIRST_LOOK, max_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 from scipy.linalg import eigvalsh
 
 from landscape.curvature.inner_types import coarser_products, expect_known_rounding
-from landscape.curvature.noise import checked_floor
+from landscape.curvature.noise import checked_floor, floor_behind
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_square, not_symmetric
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
+
+_POWER_ITERATIONS = 20
 
 
 def dense_spectrum(
@@ -30,8 +33,8 @@ def dense_spectrum(
         Type the matrix is evaluated in; ``numpy.float64`` asks for float64 products. Default the
         operator's. The eigendecomposition itself is always float64 (LAPACK ``syevd``).
     noise_floor
-        Of the operator, as for ``slq``: recorded if it is larger than rounding of the type, and
-        needed for an operator that computes in a coarser type inside.
+        Of the operator, as for ``slq``: recorded if it is larger than rounding of the type and than
+        the antisymmetric part, and needed for an operator that computes in a coarser type inside.
 
     Returns
     -------
@@ -66,26 +69,28 @@ def dense_spectrum(
         )
         return SpectralMeasure(nodes, weights, floors, sum(one.num_matvecs for one in each))
     dtype = np.dtype(op.dtype if dtype is None else dtype)
-    if dtype == op.dtype:
-        expect_known_rounding(coarser_products(op), op, noise_floor)
-        matrix = np.asarray(op.to_dense(), np.float64)
-    else:
-        with jax.enable_x64(dtype == np.float64):
-            cast = op.astype(dtype)
-            expect_known_rounding(coarser_products(cast), cast, noise_floor)
-            matrix = np.asarray(cast.to_dense(), np.float64)
+    other = dtype != op.dtype
+    with jax.enable_x64(dtype == np.float64) if other else contextlib.nullcontext():
+        cast = op.astype(dtype) if other else op
+        expect_known_rounding(coarser_products(cast), cast, noise_floor)
+        matrix = np.asarray(cast.to_dense(), np.float64)
     if not np.isfinite(matrix).all():
         raise InputError("the matrix has NaN or infinite entries")
     unit = float(jnp.finfo(dtype).eps) / 2
     scale = np.abs(matrix).sum(-1).max()
-    asymmetry = np.abs(matrix - matrix.T).max()
+    skew = (matrix - matrix.T) / 2
+    asymmetry = 2 * np.abs(skew).max()
     floor = float(checked_floor(noise_floor))
     if asymmetry > 1e3 * max(unit * scale, floor):
+        with jax.enable_x64(dtype == np.float64) if other else contextlib.nullcontext():
+            floor = float(floor_behind(cast, asymmetry))
+    if np.isnan(floor):
         raise not_symmetric(
             op,
             f"entries differ from the transposed ones by {asymmetry:.2e}, with absolute sums of "
             f"rows up to {scale:.2e}",
         )
+    floor = max(floor, _norm(skew))
     values = eigvalsh((matrix + matrix.T) / 2, overwrite_a=True, check_finite=False)
     return SpectralMeasure(
         nodes=values,
@@ -93,3 +98,17 @@ def dense_spectrum(
         noise_floor=np.asarray(max(unit * np.abs(values).max(), floor)),
         num_matvecs=len(values),
     )
+
+
+def _norm(skew: np.ndarray) -> float:
+    """The spectral norm of an antisymmetric matrix, within some percent from below."""
+    vector = np.random.default_rng(0).standard_normal(len(skew))
+    length = 0.0
+    for _ in range(_POWER_ITERATIONS):
+        size = np.linalg.norm(vector)
+        if not size:
+            return 0.0
+        # Twice: its eigenvalues are imaginary.
+        vector = skew @ (skew @ (vector / size))
+        length = float(np.linalg.norm(vector)) ** 0.5
+    return length

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from landscape._pytrees import pytree
 from landscape.curvature.inner_types import coarser_products
 from landscape.curvature.memory import device_memory, readable
+from landscape.curvature.noise import floor_behind
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
     ASYMMETRY,
@@ -423,8 +424,9 @@ def _expect_symmetric(op: LinearOperator, projection: np.ndarray, first: int, sc
     asymmetry = max(np.abs(np.triu(steps, 2)).max(), np.abs(mirrored).max(initial=0))
     if asymmetry <= ASYMMETRY[op.dtype.name] * scale:
         return
-    # Those are looked for where it matters alone: it takes a trace of the products.
-    if asymmetry > _DIFFERENCE * np.sqrt(_rounding(op)) * scale or not coarser_products(op):
+    # What explains it is looked for where it matters alone: it takes products, and a trace of them.
+    coarser = asymmetry <= _DIFFERENCE * np.sqrt(_rounding(op)) * scale and coarser_products(op)
+    if not coarser and np.isnan(floor_behind(op, asymmetry)):
         raise not_symmetric(op, f"its projection is by {asymmetry:.2e} at norm {scale:.2e}")
 
 

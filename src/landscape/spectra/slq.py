@@ -23,7 +23,7 @@ from landscape.curvature.inner_types import (
     expect_known_rounding,
 )
 from landscape.curvature.memory import device_memory
-from landscape.curvature.noise import checked_floor
+from landscape.curvature.noise import FLOORS, checked_floor, floor_behind
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
     ASYMMETRY,
@@ -50,8 +50,12 @@ from landscape.spectra.tiles import block_of, tile_shape
 # there is room for more.
 LANCZOS_ROUNDING = {"float32": 4 * 2.0**-24, "float64": 1e-12}
 
-# An operator of a measured noise floor is refused from so many times that much asymmetry.
-_FLOORS = 30.0
+# Rows that overlap by ω move T by ω²‖A‖ while ω is small. From 0.1 on nothing is known of T.
+_LOST = 0.01
+
+
+class LostOrthogonalityError(InputError):
+    """Partial reorthogonalisation failed: its estimates did not see the losses coming."""
 
 
 def slq(
@@ -87,7 +91,9 @@ def slq(
         fifth to a third of the memory traffic (``benchmarks/schemes.py``). ``"none"`` keeps three
         vectors a probe for any m; the measure stays right but converged outliers return as ghosts
         and waste steps, and bounds become empirical.
-        ``"auto"`` is ``"partial"`` if the basis fits in ``memory``, else ``"none"``.
+        ``"auto"`` is ``"partial"`` if the basis fits in ``memory``, else ``"none"``; and ``"full"``
+        where partial reorthogonalisation turns out to fail, as beside rounding of products that
+        their norm does not explain.
     noise_floor
         Of the operator, from ``landscape.curvature.noise_floor``, one number or one per network;
         recorded if it is larger than what Lanczos itself rounds (``LANCZOS_ROUNDING``, relative to
@@ -95,7 +101,8 @@ def slq(
         taken to be no larger, and an operator that computes in a coarser type inside, such as
         bfloat16, is refused. Asymmetry that the steps see is part of the floor; from 10⁻⁴‖A‖ in
         float32, and 2·10⁻¹¹‖A‖ in float64, it would move bounds by more than their rounding, and is
-        refused.
+        refused, unless it is rounding itself: the Hessian of a loss that is nearly 0 is small
+        beside what it is computed of. The floor is ten times what ``noise_floor`` measures then.
     deflate
         q, eigenvalues of largest magnitude to find first (``extremal_eigenpairs``) and take out:
         what is left has a smaller norm, and is resolved in fewer steps. Memory is q vectors; the
@@ -138,7 +145,15 @@ def slq(
         memory=memory,
     )
     expect_known_rounding(run.coarser, op, noise_floor)
-    return run.advance(num_steps).spectrum(noise_floor)
+    try:
+        return run.advance(num_steps).spectrum(noise_floor)
+    except LostOrthogonalityError:
+        if reorthogonalize != "auto":
+            raise
+    return slq(
+        op, key, num_steps=num_steps, num_probes=num_probes, reorthogonalize="full",
+        noise_floor=noise_floor, deflate=deflate, capacity=capacity, memory=memory,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,8 +275,8 @@ class LanczosRun:
         Raises
         ------
         InputError
-            Before the first step, if a product was NaN or infinite, and if the operator proved not
-            to be symmetric.
+            Before the first step, if a product was NaN or infinite, if the operator proved not to
+            be symmetric, and if partial reorthogonalisation failed.
         """
         made = self.num_steps
         if not made:
@@ -272,21 +287,29 @@ class LanczosRun:
             on_host(x).astype(float)[:, :made].reshape(*lanes, made)
             for x in (self.state.alphas, self.state.betas)
         )
-        if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
+        scales, asymmetry = (
+            on_host(x).astype(float).reshape(lanes)
+            for x in (self.state.scale, self.state.asymmetry)
+        )
+        finite = bool(np.isfinite(alphas).all() and np.isfinite(betas).all())
+        drift = lanczos.drift(self.state).reshape(lanes)
+        kept = np.isfinite(scales) & (drift <= _LOST * scales)
+        lost = self.reorthogonalize == "partial" and not kept.all()
+        # A product that is not finite shows at once; later it is what became of lost vectors.
+        if not finite and not (lost and np.isfinite(alphas[..., 0]).all()):
             raise InputError(
                 "a product with the operator is NaN or infinite: the loss has no finite second "
                 "derivative at these parameters, or its norm overflows"
             )
-        scales = on_host(self.state.scale).astype(float)
-        expect_range(scales, self.op)
-        floor = checked_floor(noise_floor, lanes[:-1])
-        asymmetry = on_host(self.state.asymmetry).astype(float)
-        allowed = np.maximum(ASYMMETRY[self.op.dtype.name] * scales, _FLOORS * floor.max())
-        if np.any(asymmetry > allowed):
-            raise not_symmetric(
-                self.op,
-                "two vectors' products with each other's images differ by "
-                f"{asymmetry.max():.2e} at norm {scales.max():.2e}",
+        floor = np.broadcast_to(checked_floor(noise_floor, lanes[:-1]), lanes[:-1])
+        if finite:
+            expect_range(scales, self.op)
+            floor = self._floor_beside(asymmetry, scales, floor)
+        if lost:
+            raise LostOrthogonalityError(
+                "partial reorthogonalisation lost the orthogonality of its vectors, and with it "
+                "all meaning: products round by more than the operator's norm explains, as of a "
+                "loss that is nearly 0. Take reorthogonalize='full', or float64"
             )
         # Gershgorin bounds ‖T‖, and T's norm is what rounding is relative to.
         before = np.concatenate([np.zeros((*lanes, 1)), betas[..., :-1]], -1)
@@ -297,9 +320,8 @@ class LanczosRun:
             norm = np.maximum(norm, np.abs(deflated).max())
             # A and what is taken apart differ by the residuals: in norm no more than this.
             left = float(np.linalg.norm(self.deflated.residual_norms))
-        drift = lanczos.drift(self.state).reshape(lanes).max(-1)
-        rounding = np.maximum(LANCZOS_ROUNDING[self.op.dtype.name] * norm, drift)
-        rounding = np.maximum(rounding, asymmetry.reshape(lanes).max(-1))
+        rounding = np.maximum(LANCZOS_ROUNDING[self.op.dtype.name] * norm, drift.max(-1))
+        rounding = np.maximum(rounding, asymmetry.max(-1))
         return LanczosSpectrum(
             alphas=alphas,
             betas=betas,
@@ -311,6 +333,26 @@ class LanczosRun:
             dtype=self.op.dtype.name,
             num_matvecs=made * self.probe_norms.size + spent,
             deflated=deflated,
+        )
+
+    def _floor_beside(
+        self, asymmetry: np.ndarray, scales: np.ndarray, floor: np.ndarray
+    ) -> np.ndarray:
+        """The noise floor; measured, if the products are less symmetric than they should be."""
+        allowed = ASYMMETRY[self.op.dtype.name] * scales
+        if (asymmetry <= np.maximum(allowed, FLOORS * floor[..., None])).all():
+            return floor
+        whole = self.op.op if isinstance(self.op, DeflatedOperator) else self.op
+        measured = np.maximum(floor, floor_behind(whole, asymmetry))
+        seen = asymmetry > allowed
+        if not np.isnan(measured[seen.any(-1)]).any():
+            return np.where(seen.any(-1), measured, floor)
+        worst = np.unravel_index(np.argmax(np.where(seen, asymmetry / scales, 0)), seen.shape)
+        raise not_symmetric(
+            self.op,
+            "two vectors' products with each other's images differ by "
+            f"{asymmetry[worst]:.2e} at norm {scales[worst]:.2e}"
+            + (f" (member {worst[0]} of the family)" if len(worst) > 1 else ""),
         )
 
 
