@@ -12,19 +12,25 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flax import nnx
 
-from landscape.curvature import DiagonalOperator, hessian
+from landscape.curvature import DiagonalOperator, LinearOperator, ggn, hessian, noise_floor
 from landscape.degeneracy import degeneracy_budget
 from landscape.errors import InputError
 from landscape.spectra import (
     degenerate_fraction,
+    dense_spectrum,
     density,
     distribution_function,
+    extremal_eigenpairs,
     fraction_between,
     fraction_curve,
+    lanczos_run,
     slq,
+    spectral_moments,
+    trace,
 )
 
 x = jnp.ones((8, 3))
@@ -55,7 +61,48 @@ def eight(w, x):
     return jnp.mean((x @ w) * jnp.arange(8.0)[:, None])
 
 
+class Unregistered(LinearOperator):
+    shape, dtype = (3, 3), jnp.dtype("float32")
+
+    def _products(self):
+        return lambda v: v
+
+
+def traced(take):
+    return jax.jit(lambda d: jnp.sum(jnp.asarray(take(DiagonalOperator(d)))))(jnp.ones(3))
+
+
+def with_state(w, state, x):
+    return loss(w, x)
+
+
+def used_up(look):
+    run = lanczos_run(op, jax.random.key(0))
+    run.advance(1)
+    assert "used up" in repr(run)
+    return look(run)
+
+
+key = jax.random.key(0)
 CASES = {
+    "floating type; got int32": lambda: hessian(lambda w, x: jnp.int32(3), w, x),
+    "floating type; got complex64": lambda: hessian(lambda w, x: 1j * loss(w, x), w, x),
+    "got a str at note": lambda: hessian(with_state, w, x, state={"note": "x"}),
+    "batch must be a pytree of numeric": lambda: hessian(loss, w, np.array(["a"] * 8)),
+    "as model_fn(params, batch)": lambda: ggn(lambda w: w, lambda z, x: jnp.mean(z), w, x),
+    "as output_loss(outputs, batch)": lambda: ggn(lambda w, x: x @ w, lambda z: 0.0, w, x),
+    "got a dict; the operator's ravel": lambda: op.matvec({"w": w}),
+    "got a list; the operator's ravel": lambda: op.matmat([w, x]),
+    "Unregistered is no pytree": lambda: slq(Unregistered(), key, num_steps=2),
+    "ends on the host": lambda: traced(lambda op: trace(op, key, num_matvecs=9).value),
+    "cannot be taken inside jit": lambda: traced(lambda op: dense_spectrum(op).nodes),
+    "inside jit, vmap": lambda: traced(
+        lambda op: extremal_eigenpairs(op, key, num_largest=1).values
+    ),
+    "jit, vmap or grad": lambda: traced(lambda op: spectral_moments(op, key).moments),
+    "take it outside": lambda: traced(lambda op: noise_floor(op, key)),
+    "this run is used up": lambda: used_up(lambda run: run.spectrum()),
+    "Write run = run.advance": lambda: used_up(lambda run: run.ritz_values()),
     "eqx.partition": lambda: hessian(lambda m, x: jnp.mean(jax.vmap(m)(x)), model, x),
     "module's init": lambda: hessian(loss, nn.Dense(2), x),
     "expected a function": lambda: hessian(3, w, x),
@@ -92,4 +139,4 @@ def test_wrong_arguments_are_refused_in_words():
         [sys.executable, "-c", textwrap.dedent(CASES)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "19 refused" in done.stdout
+    assert "35 refused" in done.stdout

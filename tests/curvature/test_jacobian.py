@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from landscape.curvature import DenseOperator, DiagonalOperator, hessian, jacobian, noise_floor
+from landscape.curvature import (
+    DenseOperator,
+    DiagonalOperator,
+    ggn,
+    hessian,
+    jacobian,
+    noise_floor,
+)
 from landscape.errors import InputError
 from landscape.spectra import degenerate_fraction, dense_spectrum, slq
 
@@ -116,3 +123,38 @@ def test_operators_of_different_shapes_do_not_add_up():
         DiagonalOperator(jnp.ones(2)) + 1.0
     with pytest.raises(TypeError):
         DiagonalOperator(jnp.ones(2)) * jnp.ones(2)
+
+
+@jax.custom_vjp
+def square(x):
+    """Of known cotangents, and no tangents."""
+    return x**2
+
+
+square.defvjp(lambda x: (x**2, x), lambda x, u: (2 * x * u,))
+
+
+def test_a_model_that_knows_cotangents_only_has_a_jacobian(x64):
+    w, x = jnp.arange(1.0, 4.0), jax.random.normal(jax.random.key(0), (5, 3))
+
+    def model(power):
+        return lambda w, x: jax.lax.scan(lambda c, _: (c, power(x @ w)), 0.0, None, 2)[1].T
+
+    mine, known = (model(power) for power in (square, lambda x: x**2))
+    for make in (
+        lambda f: jacobian(f, w, x),
+        lambda f: jacobian(f, w, x).T,
+        lambda f: jacobian(f, w, x).gram(),
+        lambda f: ggn(f, lambda z, x: jnp.mean(z**2), w, x),
+    ):
+        np.testing.assert_allclose(make(mine).to_dense(), make(known).to_dense(), rtol=1e-12)
+
+
+def test_transposes_of_multiples_and_sums(case, dense):
+    op = jacobian(model, *case)
+    np.testing.assert_allclose((2 * op).T.to_dense(), 2 * dense.T, atol=1e-13)
+    np.testing.assert_allclose((op + op).T.to_dense(), 2 * dense.T, atol=1e-13)
+    symmetric = op.gram()
+    assert symmetric.T is symmetric
+    with pytest.raises(InputError, match=r"call \.T before"):
+        _ = op.linearized().T

@@ -211,3 +211,32 @@ def test_batches_of_another_form_are_refused():
     op = hessian(loss, jnp.ones(2), Stream())
     with pytest.raises(InputError, match="of one form"):
         op.matvec(jnp.ones(2))
+
+
+class Tensor:
+    """An array of another framework, with a type of its own."""
+
+    dtype = "theirs.float32"
+
+    def __init__(self, values):
+        self.values = np.asarray(values, np.float32)
+        self.shape = self.values.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __getitem__(self, place):
+        return Tensor(self.values[place])
+
+
+def test_tensors_of_another_framework_can_be_streamed():
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    whole = hessian(lambda w, x: jnp.mean((x @ w) ** 2), jnp.ones(3), jnp.asarray(x, jnp.float32))
+    stream = [Tensor(x[:2]), Tensor(x[2:])]
+
+    class Loader:
+        def __iter__(self):
+            return iter(stream)
+
+    op = hessian(lambda w, x: jnp.mean((x @ w) ** 2), jnp.ones(3), Loader())
+    np.testing.assert_allclose(op.to_dense(), whole.to_dense(), rtol=1e-6)

@@ -14,9 +14,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from landscape.curvature.parameters import path_name
 from landscape.errors import InputError
 
 Weight = Callable[[Any], Array]
+
+
+def as_arrays(**trees: Any) -> tuple[Any, ...]:
+    """Pytrees of JAX arrays, in the order given.
+
+    Raises
+    ------
+    InputError
+        If a leaf is none, and cannot be made one, by its name.
+    """
+
+    def convert(path: tuple[Any, ...], leaf: Any) -> Array:
+        try:
+            return jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            name, *inside = path
+            kind = getattr(leaf, "dtype", None)
+            found = f"an array of {kind}" if kind is not None else f"a {type(leaf).__name__}"
+            where = f" at {path_name(tuple(inside))}" if inside else ""
+            raise InputError(
+                f"{path_name((name,))} must be a pytree of numeric arrays; got {found}{where}. "
+                "What is no array belongs into the function"
+            ) from None
+
+    converted = jax.tree_util.tree_map_with_path(convert, trees)
+    return tuple(converted[name] for name in trees)
 
 
 def num_examples(batch: Any) -> int:

@@ -20,7 +20,7 @@ _ROUNDING = 32 * float(np.finfo(np.float32).eps)
 
 _RANDOM = (
     "it draws random numbers (dropout, augmentation, a generator of its own); switch that off "
-    "(NNX: model.eval(); Linen: deterministic=True), or fix its key"
+    "(NNX: model.eval(); Linen: deterministic=True)"
 )
 
 # Losses below this are looked at elsewhere too.
@@ -111,6 +111,8 @@ def _expect_scalar(loss: Callable[..., Array], params: Any, state: Any, batch: A
             f"the loss must return a scalar, the mean over the batch's examples; got {found}"
             + (": return the mean of the per-example losses" if hasattr(shape, "shape") else "")
         )
+    if not jnp.issubdtype(shape.dtype, np.floating):
+        raise InputError(f"the loss must be a real number of a floating type; got {shape.dtype}")
     if not _same_constants(program, again):
         raise InputError(f"two traces of the loss differ: {_RANDOM}")
     return np.dtype(shape.dtype)
@@ -164,20 +166,22 @@ def _expect_means(
 
 
 @contextmanager
-def in_words(batch: Any) -> Iterator[None]:
+def in_words(
+    batch: Any, called: str = "loss(params, batch), or loss(params, state, batch) with a state"
+) -> Iterator[None]:
     """What a loss raises because of how it is used, told by that; other errors as they are."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        reason = _reason(error, batch)
+        reason = _reason(error, batch, called)
         if reason is None:
             raise
         raise InputError(reason) from error
 
 
-def _reason(error: Exception, batch: Any) -> str | None:
+def _reason(error: Exception, batch: Any, called: str) -> str | None:
     # Flax's modules refuse to be changed inside a transformation, JAX what leaked out of one.
     # Flax's error is known by its name, since this room does not import flax.
     if type(error).__name__ in ("TraceContextError", "UnexpectedTracerError"):
@@ -187,10 +191,7 @@ def _reason(error: Exception, batch: Any) -> str | None:
         )
     told = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, TypeError) and "positional argument" in told:
-        return (
-            "the loss is called as loss(params, batch), or as loss(params, state, batch) if a "
-            f"state is given, and raised: {told}"
-        )
+        return f"the function is called as {called}, and raised: {told}"
     if isinstance(batch, list | tuple) and len(batch) > 1:
         inner = {jax.tree.structure(one) for one in batch}
         if len(inner) == 1 and not jax.tree_util.treedef_is_leaf(*inner):
@@ -277,7 +278,9 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
     InputError
         If they are no array with a leading axis of the batch's examples.
     """
-    outputs = jax.eval_shape(partial(_evaluate, model_fn), params, state, batch)
+    called = "model_fn(params, batch), or model_fn(params, state, batch) with a state"
+    with in_words(batch, called):
+        outputs = jax.eval_shape(partial(_evaluate, model_fn), params, state, batch)
     length = num_examples(batch)
     shape = getattr(outputs, "shape", None)
     if shape is None or not shape or shape[0] != length:
@@ -287,6 +290,24 @@ def check_outputs(model_fn: Callable[..., Array], params: Any, state: Any, batch
             f"first axis; got {found}"
         )
     return outputs
+
+
+def linearize_outputs(
+    outputs: Callable[[Any], Array], leaves: Any
+) -> tuple[Array, Callable[[Any], Array]]:
+    """A model's outputs, and the map v ↦ Jv.
+
+    Where the model has a ``jax.custom_vjp`` inside, which knows of no tangents, J is the transpose
+    of its transpose.
+    """
+    z, push = jax.linearize(outputs, leaves)
+    # JAX notices when the map is compiled.
+    names = (equation.primitive.name for equation in equations(jax.make_jaxpr(push)(leaves)))
+    if "custom_lin" not in names:
+        return z, push
+    z, pull = jax.vjp(outputs, leaves)
+    push = jax.linear_transpose(lambda u: pull(u)[0], z)
+    return z, lambda v: push(v)[0]
 
 
 def linearize_gradient(loss: Callable[[Any], Array], leaves: Any) -> Callable[[Any], Any]:

@@ -25,8 +25,14 @@ from jaxtyping import Array
 
 from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
-from landscape.curvature.batches import Weight, num_examples, weigh
-from landscape.curvature.checks import check_loss, check_outputs, linearize_gradient
+from landscape.curvature.batches import Weight, as_arrays, num_examples, weigh
+from landscape.curvature.checks import (
+    check_loss,
+    check_outputs,
+    in_words,
+    linearize_gradient,
+    linearize_outputs,
+)
 from landscape.curvature.parameters import Predicate, select
 from landscape.curvature.preconditions import expect_key, expect_positive
 from landscape.curvature.retracing import as_it_reads, just_read, note_function
@@ -56,7 +62,7 @@ class _OutputOperator(BatchOperator):
         def outputs(mine: Leaves) -> Array:
             return self.model_fn(merge(mine), *self._arguments(), chunk)
 
-        z, push = jax.linearize(outputs, mine)
+        z, push = linearize_outputs(outputs, mine)
         transposed = jax.linear_transpose(push, mine)
         return z, push, lambda u: transposed(u)[0]
 
@@ -309,7 +315,7 @@ def fisher(
     expect_key(key)
     length = num_examples(batch)
     selection = select(params, wrt)
-    params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    params, state, batch = as_arrays(params=params, state=state, batch=batch)
     model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
     outputs = check_outputs(model_fn, params, state, batch)
     if len(outputs.shape) != 2:
@@ -355,11 +361,12 @@ def _prepare(
     if chunk_size is not None and chunk_size >= length and not is_stream(batch):
         chunk_size = None
     selection = select(params, wrt)
-    params, state, batch = jax.tree.map(jnp.asarray, (params, state, one))
+    params, state, batch = as_arrays(params=params, state=state, batch=one)
     outputs = check_outputs(model_fn, params, state, batch)
     if check:
         model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)
-        output_loss = as_it_reads(output_loss, outputs, batch)
+        with in_words(batch, "output_loss(outputs, batch)"):
+            output_loss = as_it_reads(output_loss, outputs, batch)
         composed = _composed(just_read(model_fn), just_read(output_loss))
         check_loss(composed, params, state, batch, weight, chunk_size)
     return {

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from landscape._pytrees import pytree
 from landscape.curvature.batched import BatchOperator, Leaves, LinearMap, check_options
-from landscape.curvature.batches import Weight, num_examples
+from landscape.curvature.batches import Weight, as_arrays, num_examples
 from landscape.curvature.checks import check_loss, in_words, linearize_gradient
 from landscape.curvature.parameters import Predicate, select
 from landscape.curvature.retracing import as_it_reads, just_read, note_function
@@ -120,7 +119,7 @@ def hessian(
     check_options(precision, chunk_size)
     length = num_examples(one)
     selection = select(params, wrt)
-    params, state, one = jax.tree.map(jnp.asarray, (params, state, one))
+    params, state, one = as_arrays(params=params, state=state, batch=one)
     if check:
         with in_words(one):
             read = as_it_reads(loss, params, *(() if state is None else (state,)), one)

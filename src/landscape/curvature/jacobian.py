@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from landscape._convolutions import channels_last
 from landscape._pytrees import pytree
 from landscape.curvature.batched import check_options
-from landscape.curvature.checks import check_outputs
+from landscape.curvature.batches import as_arrays
+from landscape.curvature.checks import check_outputs, linearize_outputs
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.parameters import Predicate, Selection, ravel, select, unravel
 from landscape.curvature.retracing import as_it_reads, just_read, note_function
@@ -103,7 +104,7 @@ class JacobianOperator(LinearOperator):
         """V ↦ Jv and u ↦ Jᵀu on flat vectors, linearised once."""
         outputs, mine = self._outputs_of(self.batch), self._mine()
         with jax.default_matmul_precision(self.precision), jax.named_scope("jacobian"):
-            _, push = jax.linearize(outputs, mine)
+            _, push = linearize_outputs(outputs, mine)
             pull = channels_last(jax.linear_transpose(push, mine))
             push = channels_last(push)
         return lambda v: push(unravel(v, mine)), lambda u: ravel(pull(u)[0])
@@ -191,7 +192,7 @@ def jacobian(
     note_function(model_fn)
     refuse_stream(batch, "jacobian")
     selection = select(params, wrt)
-    params, state, batch = jax.tree.map(jnp.asarray, (params, state, batch))
+    params, state, batch = as_arrays(params=params, state=state, batch=batch)
     operator = JacobianOperator(params, state, batch, model_fn, selection, precision, False)
     operator._outputs  # noqa: B018 — the door: refuses what are no outputs
     model_fn = as_it_reads(model_fn, params, *(() if state is None else (state,)), batch)

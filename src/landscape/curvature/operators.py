@@ -81,6 +81,19 @@ class LinearOperator(abc.ABC):
         return ()
 
     @property
+    def T(self) -> LinearOperator:  # noqa: N802 — as NumPy has it
+        """The transpose: itself, but of Jacobians.
+
+        Raises
+        ------
+        InputError
+            If it is not square, and keeps no transpose.
+        """
+        if self.shape[0] != self.shape[1]:
+            raise InputError(f"{self!r} keeps no transpose: take that of what it was made from")
+        return self
+
+    @property
     def traceable(self) -> bool:
         """Whether its products can be part of a compiled program; not those of a stream."""
         return True
@@ -187,7 +200,8 @@ class LinearOperator(abc.ABC):
         InputError
             If V has another number of rows, or no column.
         """
-        if np.ndim(vectors) != 2 or np.shape(vectors)[0] != self.shape[1] or not np.size(vectors):
+        found = _shape(vectors)
+        if found is None or len(found) != 2 or found[0] != self.shape[1] or not found[1]:
             self._expect(vectors, (self.shape[1], "k"), "matmat takes an array of shape")
         return self._matmat(jnp.asarray(vectors, self.dtype))
 
@@ -303,11 +317,14 @@ class LinearOperator(abc.ABC):
         return _matmat(self, vectors)
 
     def _expect(self, v: Any, shape: tuple[Any, ...], what: str) -> None:
-        if np.shape(v) != shape:
+        if _shape(v) != shape:
             expected = (
                 "(" + ", ".join(str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
             )
-            raise InputError(f"{what} {expected}; got {np.shape(v)}")
+            found: Any = _shape(v)
+            if found is None:
+                found = f"a {type(v).__name__}; the operator's ravel makes a vector of a pytree"
+            raise InputError(f"{what} {expected}; got {found}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}, {self.dtype})"
@@ -340,6 +357,11 @@ class SumOperator(LinearOperator):
     def batch_shape(self) -> tuple[int, ...]:
         """That of the terms that are families."""
         return max((term.batch_shape for term in self.terms), key=len)
+
+    @property
+    def T(self) -> SumOperator:  # noqa: N802
+        """The sum of the transposes."""
+        return SumOperator(tuple(term.T for term in self.terms))
 
     def member(self, index: int) -> SumOperator:
         """The sum of the terms' members; a term that is no family belongs to each."""
@@ -414,6 +436,11 @@ class ScaledOperator(LinearOperator):
         """That of the operator."""
         return self.op.batch_shape
 
+    @property
+    def T(self) -> ScaledOperator:  # noqa: N802
+        """The transpose, times the same number."""
+        return ScaledOperator(self.op.T, self.factor)
+
     def member(self, index: int) -> ScaledOperator:
         """A member of the family, scaled."""
         return ScaledOperator(self.op.member(index), self.factor)
@@ -481,6 +508,11 @@ class Linearized(LinearOperator):
         """Type of the entries."""
         return self.type
 
+    @property
+    def T(self) -> LinearOperator:  # noqa: N802
+        """Refused: what it was made from has one."""
+        raise InputError(f"{self!r} keeps no transpose: call .T before .linearized")
+
     def _products(self) -> Callable[[Array], Array]:
         return self.product
 
@@ -493,6 +525,14 @@ class Linearized(LinearOperator):
         raise InputError(
             f"what {self!r} has stored was computed in {self.type}: call .astype before .linearized"
         )
+
+
+def _shape(v: Any) -> tuple[int, ...] | None:
+    """Of an array, or of what can be made one; None of anything else."""
+    try:
+        return None if isinstance(v, dict) else np.shape(v)
+    except ValueError:
+        return None
 
 
 @jax.jit

@@ -26,12 +26,18 @@ def expect_square(op: Any) -> None:
     Raises
     ------
     InputError
-        If it is no operator, not square, empty, or of a type that products cannot be made in.
+        If it is no operator, not square, empty, of a type that products cannot be made in, or part
+        of a program that is being traced.
     """
     if not isinstance(op, LinearOperator):
         raise InputError(
             f"expected a linear operator, such as hessian(…) or DenseOperator(matrix); got "
             f"{type(op).__name__}"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(op)):
+        raise InputError(
+            "what is asked for ends on the host, and cannot be taken inside jit, vmap or grad: "
+            "return the parameters, and take it outside"
         )
     if op.dtype not in (np.float32, np.float64):
         raise InputError(
@@ -78,6 +84,21 @@ def expect_range(norms: float | np.ndarray, op: LinearOperator) -> None:
         )
 
 
+def expect_pytree(op: LinearOperator) -> None:
+    """Refuse an operator that cannot be an argument of a compiled program, and should be.
+
+    Raises
+    ------
+    InputError
+        If it is no pytree, and not driven from the host.
+    """
+    if op.traceable and any(isinstance(leaf, LinearOperator) for leaf in jax.tree.leaves(op)):
+        raise InputError(
+            f"{type(op).__name__} is no pytree, and cannot be part of a compiled program: decorate "
+            "it with jax.tree_util.register_dataclass, as in the example of LinearOperator"
+        )
+
+
 def expect_single(op: LinearOperator) -> None:
     """Refuse what is no single operator with a spectrum.
 
@@ -102,6 +123,31 @@ def expect_key(key: Any) -> None:
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not ((typed and not key.shape) or getattr(key, "dtype", None) == np.uint32):
         raise InputError(f"key must be a JAX random key, jax.random.key(0); got {key!r}")
+    if isinstance(key, jax.core.Tracer):
+        raise InputError(
+            "what is asked for ends on the host, and cannot be taken inside jit or vmap: pass the "
+            "key from outside"
+        )
+
+
+def is_used_up(array: Any) -> bool:
+    """Whether an array was given to a program that reused its memory."""
+    return isinstance(array, jax.Array) and array.is_deleted()
+
+
+def expect_kept(array: Any) -> None:
+    """Refuse a run, given one of its arrays, that has been advanced.
+
+    Raises
+    ------
+    InputError
+        If its arrays have been reused.
+    """
+    if is_used_up(array):
+        raise InputError(
+            "this run is used up: it was advanced before, and the run that came back holds its "
+            "arrays. Write run = run.advance(…)"
+        )
 
 
 def expect_integer(**values: Any) -> None:

@@ -25,7 +25,7 @@ def is_stream(batch: Any) -> bool:
     """Whether this is an iterable of batches: no array, and no pytree but a leaf."""
     if isinstance(batch, Iterator):
         return True
-    if not isinstance(batch, Iterable) or hasattr(batch, "shape"):
+    if not isinstance(batch, Iterable) or isinstance(batch, str | bytes) or hasattr(batch, "shape"):
         return False
     return jax.tree_util.treedef_is_leaf(jax.tree.structure(batch))
 
@@ -62,7 +62,9 @@ def first_batch(batches: Iterable[Any]) -> Any:
 
 
 def _same(first: Any, again: Any) -> bool:
-    floating = jnp.issubdtype(jnp.result_type(first), np.floating)
+    # Tensors of another framework have types of their own.
+    first, again = np.asarray(first), np.asarray(again)
+    floating = jnp.issubdtype(first.dtype, np.floating)
     return bool(np.array_equal(first, again, equal_nan=floating))
 
 

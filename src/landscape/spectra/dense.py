@@ -13,7 +13,7 @@ from scipy.linalg import eigvalsh
 from landscape.curvature.inner_types import coarser_products, expect_known_rounding
 from landscape.curvature.noise import checked_floor, floor_behind
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_square, not_symmetric
+from landscape.curvature.preconditions import expect_pytree, expect_square, not_symmetric
 from landscape.errors import InputError
 from landscape.spectra.measures import SpectralMeasure
 
@@ -56,6 +56,7 @@ def dense_spectrum(
     [0.0, 1.0, 2.0]
     """
     expect_square(op)
+    expect_pytree(op)
     if op.batch_shape:
         members = list(op.members())
         given = np.broadcast_to(np.asarray(noise_floor, object), len(members)).tolist()

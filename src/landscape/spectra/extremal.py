@@ -28,7 +28,9 @@ from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
     ASYMMETRY,
     expect_integer,
+    expect_kept,
     expect_key,
+    expect_pytree,
     expect_range,
     expect_real,
     expect_single,
@@ -257,6 +259,7 @@ class ExtremalRun:
             As ``extremal_eigenpairs``.
         """
         op, state, room = self.op, self.state, self.room
+        expect_kept(state.space.projection)
         first, filled, spent = int(state.first), int(state.filled), int(state.spent)
         verified, before_fresh = bool(state.verified), state.before_fresh
         anew = bool(np.isfinite(before_fresh).all())
@@ -379,6 +382,7 @@ def extremal_run(
     [8.0]
     """
     expect_single(op)
+    expect_pytree(op)
     expect_key(key)
     expect_integer(
         num_largest=num_largest, num_smallest=num_smallest, num_by_magnitude=num_by_magnitude

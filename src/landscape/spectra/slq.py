@@ -28,11 +28,14 @@ from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
     ASYMMETRY,
     expect_integer,
+    expect_kept,
     expect_key,
     expect_positive,
+    expect_pytree,
     expect_range,
     expect_real,
     expect_square,
+    is_used_up,
     not_symmetric,
 )
 from landscape.curvature.sharding import Layout, layout, on_host
@@ -188,6 +191,8 @@ class LanczosRun:
     coarser: str = ""
 
     def __repr__(self) -> str:
+        if is_used_up(self.state.current):
+            return f"LanczosRun({self.op!r}: used up)"
         steps = f"{self.num_steps} of {self.state.capacity} steps"
         probes = f"{self.probe_norms.shape[-1]} probe{'s'[: self.probe_norms.shape[-1] != 1]}"
         return (
@@ -197,6 +202,7 @@ class LanczosRun:
     @property
     def num_steps(self) -> int:
         """Steps made so far; fewer than asked for if every lane has broken down."""
+        expect_kept(self.state.current)
         return int(self.state.step)
 
     @property
@@ -227,11 +233,7 @@ class LanczosRun:
         limit = num_steps if self.reorthogonalize == "none" else self._dimensions
         num_steps = min(num_steps, limit)
         state = self.state
-        if isinstance(state.current, jax.Array) and state.current.is_deleted():
-            raise InputError(
-                "this run is used up: it was advanced before, and the run that came back holds its "
-                "arrays. Write run = run.advance(…)"
-            )
+        expect_kept(state.current)
         if num_steps > state.capacity:
             room = min(max(num_steps, 2 * state.capacity), limit)
             one = self.probe_norms.size * self.op.shape[0] * self.op.dtype.itemsize
@@ -408,11 +410,7 @@ def lanczos_run(
     expect_integer(deflate=deflate)
     expect_real(memory=1 if memory is None else memory)
     expect_square(op)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((op, key))):
-        raise InputError(
-            "a spectrum ends on the host, in float64, and cannot be taken inside jit, vmap or "
-            "grad: return the parameters, and take it outside"
-        )
+    expect_pytree(op)
     expect_key(key)
     size = op.shape[0]
     batch = (*op.batch_shape, num_probes)
