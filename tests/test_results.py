@@ -171,6 +171,15 @@ def test_what_is_loaded_is_what_was_saved(results, name, tmp_path):
     assert found != results["fraction" if name != "fraction" else "trace"]
 
 
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"analysis", "budget", "directions"}))
+def test_it_is_a_pytree_of_its_arrays(results, name):
+    result = results[name]
+    leaves, structure = jax.tree.flatten(result)
+    assert not any(isinstance(leaf, Result | str) for leaf in leaves)
+    assert len(leaves) > 1
+    same(jax.tree.unflatten(structure, leaves), result)
+
+
 def test_results_with_other_numbers_types_or_shapes_are_others():
     spectrum = dense_spectrum(DiagonalOperator(jnp.arange(4.0)))
     nodes = np.asarray(spectrum.nodes)

@@ -21,10 +21,15 @@ def pytree(cls: Class) -> Class:
     """Register a dataclass as a pytree; a decorator.
 
     Fields with ``metadata={"static": True}`` are part of the structure, as
-    ``jax.tree_util.register_dataclass`` has it; the others are children.
+    ``jax.tree_util.register_dataclass`` has it, and so are counts, words and flags; the others are
+    children.
     """
     fields = dataclasses.fields(cls)
-    static = tuple(field.name for field in fields if field.metadata.get("static", False))
+    static = tuple(
+        field.name
+        for field in fields
+        if field.metadata.get("static", str(field.type) in ("int", "str", "bool"))
+    )
     children = tuple(field.name for field in fields if field.name not in static)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
 

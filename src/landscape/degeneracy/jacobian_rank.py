@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from landscape._pytrees import pytree
 from landscape.curvature.batches import num_examples
 from landscape.curvature.families import FamilyOperator
 from landscape.curvature.jacobian import JacobianOperator
@@ -61,6 +62,7 @@ _LEAST_GRAM_TOLERANCE = 1e-7
 _BLOCK_BYTES = 2**29
 
 
+@pytree
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rank(Result):
     """What a routine says about a rank.

@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 from scipy import sparse
 
+from landscape._pytrees import pytree
 from landscape.curvature import ggn, hessian
 from landscape.curvature.batches import num_examples
 from landscape.curvature.memory import host_memory, readable
@@ -103,6 +104,7 @@ class DirectionFamily(Result):
         return f"DirectionFamily({self.cause}: {k} vectors of R^{size}, {self.vectors.nnz} entries)"
 
 
+@pytree
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check(Result):
     """What the matrices make of a family; made by ``check_directions``.

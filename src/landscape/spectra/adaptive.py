@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.curvature.inner_types import expect_known_rounding
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_positive, expect_real
@@ -30,6 +31,7 @@ GROWTH = 1.25
 _ROOM = 256
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ResolvedFraction(Result):
     """A share of the eigenvalues, and whether its bounds are as close as was wanted.

@@ -62,6 +62,7 @@ _BLOCK = 16
 _FEWEST_STEPS, _LOOKS = 5, 4
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class EigenPairs(Result):
     """Eigenvalues and eigenvectors, largest first, each with its error.

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import betainc
 
+from landscape._pytrees import pytree
 from landscape.curvature.preconditions import expect_level
 from landscape.errors import InputError
 from landscape.results import Result
@@ -32,6 +33,7 @@ from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectru
 ROUNDING = {"float64": 2e-9, "float32": 6e-3}
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Fraction(Result):
     """A share of the eigenvalues, of this batch's operator.

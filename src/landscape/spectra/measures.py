@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import eigh_tridiagonal
 
+from landscape._pytrees import pytree
 from landscape.errors import InputError
 from landscape.results import Result
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class SpectralMeasure(Result):
     """Exact eigenvalues of an operator.
@@ -55,6 +57,7 @@ class SpectralMeasure(Result):
         return _describe("SpectralMeasure", self, "every eigenvalue")
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LanczosSpectrum(Result):
     """What m Lanczos steps from each of k Gaussian probes know of a spectrum.

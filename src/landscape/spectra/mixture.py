@@ -32,6 +32,7 @@ from math import comb
 import numpy as np
 from jaxtyping import Float
 
+from landscape._pytrees import pytree
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.spectra.moments import Moments
@@ -55,6 +56,7 @@ _LEAST = 1e-12
 _MINIMA = 8
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class MixtureFit(Result):
     """The mixture whose moments come closest to those of a spectrum, and how close.

@@ -20,6 +20,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape._pytrees import pytree
 from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_key, expect_positive, expect_square
@@ -28,6 +29,7 @@ from landscape.results import Result
 from landscape.spectra.slq import gaussian_probes
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Moments(Result):
     """What k probes know of the first n raw moments of a spectrum.

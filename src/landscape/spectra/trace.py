@@ -35,6 +35,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import stdtrit
 
+from landscape._pytrees import pytree
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
@@ -65,6 +66,7 @@ _MANY_COLUMNS = 128
 _ROWS = 2**16
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Estimate(Result):
     """A number, or a vector of them, from random probes.

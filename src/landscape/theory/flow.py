@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
+from landscape._pytrees import pytree
 from landscape.errors import InputError
 from landscape.results import Result
 
@@ -24,6 +25,7 @@ from landscape.results import Result
 _RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
 
+@pytree
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trajectory(Result):
     """A path of gradient flow.

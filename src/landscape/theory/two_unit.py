@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
+from landscape._pytrees import pytree
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.theory.flow import Trajectory, gradient_flow
@@ -184,6 +185,7 @@ class TwoUnit:
         return Coordinates(total, z, s, u, np.linalg.norm(u, axis=1))
 
 
+@pytree
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coordinates(Result):
     """Of T states: see the module's notation.

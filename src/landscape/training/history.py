@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from landscape._pytrees import pytree
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.training.config import TrainConfig
@@ -123,6 +124,7 @@ def same_as_before(
         )
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class TrainingRun(Result):
     """A trained network, or several with a leading axis S on every array but ``epochs``.
