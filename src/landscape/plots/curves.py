@@ -178,12 +178,13 @@ def plot_fraction_curve(
 
     Examples
     --------
-    >>> import jax, jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp, numpy as np
     >>> from landscape.curvature import DiagonalOperator
     >>> from landscape.spectra import fraction_curve, slq
     >>> op = DiagonalOperator(jnp.linspace(-1.0, 9.0, 100))
     >>> spectrum = slq(op, jax.random.key(0), num_steps=20)
-    >>> plot_fraction_curve(fraction_curve(spectrum, [0.1, 1.0, 10.0]), label="mine").get_xscale()
+    >>> curve = fraction_curve(spectrum, np.array([0.1, 1.0, 10.0]))
+    >>> plot_fraction_curve(curve, label="mine").get_xscale()
     'log'
     """
     expect("plot_fraction_curve", estimate, xr.DataArray, Fraction)
