@@ -129,7 +129,7 @@ class AsItRead:
     def __hash__(self) -> int:
         return hash(self._key)
 
-    @property
+    @functools.cached_property
     def _key(self) -> Hashable:
         return (_hashable(self.function), self.structure, self.shapes, self.version)
 
@@ -168,8 +168,8 @@ def just_read(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def of_one_function(one: Any, other: Any) -> bool:
     """Whether both are what ``as_it_reads`` made of one function."""
-    functions = [x.function if isinstance(x, AsItRead) else None for x in (one, other)]
-    return None not in functions and functions[0] == functions[1]
+    both = [_hashable(x.function) for x in (one, other) if isinstance(x, AsItRead)]
+    return len(both) == 2 and both[0] == both[1]
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
