@@ -13,6 +13,7 @@ from landscape.curvature import (
     hessian,
     jacobian,
     noise_floor,
+    stack,
 )
 from landscape.errors import InputError
 from landscape.spectra import degenerate_fraction, dense_spectrum, slq
@@ -158,3 +159,16 @@ def test_transposes_of_multiples_and_sums(case, dense):
     assert symmetric.T is symmetric
     with pytest.raises(InputError, match=r"call \.T before"):
         _ = op.linearized().T
+
+
+def test_transposes_of_square_matrices_that_are_not_symmetric():
+    w, x = jnp.arange(1.0, 4.0), jax.random.normal(jax.random.key(0), (3, 3))
+    upper = DenseOperator(jnp.triu(x))
+    np.testing.assert_array_equal(upper.T.to_dense(), jnp.triu(x).T)
+    family = stack([jacobian(linear, w, scale * x) for scale in (1.0, 2.0)])
+    for member, scale in zip(family.T.members(), (1.0, 2.0), strict=True):
+        np.testing.assert_allclose(member.to_dense(), scale * x.T, rtol=1e-6)
+
+
+def linear(w, x):
+    return x @ w[:, None]

@@ -197,3 +197,13 @@ def test_the_antisymmetric_part_of_a_matrix_is_part_of_its_floor(x64):
     exact = dense_spectrum(DenseOperator(jnp.eye(30)))
     assert exact.noise_floor < 2e-16
     assert dense_spectrum(DenseOperator(jnp.eye(30) + skew)).noise_floor == pytest.approx(1e-14)
+
+
+def test_a_floor_that_was_given_stands_beside_one_that_is_measured():
+    """Of two members whose asymmetry asks for a floor, one has been given it."""
+    members = [saturated(scale) for scale in (10.0, 12.0)]
+    given = np.array([noise_floor(members[0], jax.random.key(0)), 0.0])
+    spectrum = slq(stack(members), jax.random.key(0), num_steps=18, noise_floor=given)
+    alone = slq(members[1], jax.random.key(0), num_steps=18)
+    assert spectrum.noise_floor[0] < 3 * given[0]
+    assert spectrum.noise_floor[1] == pytest.approx(float(alone.noise_floor), rel=0.5)

@@ -107,6 +107,11 @@ class FamilyOperator(LinearOperator):
         return lanes
 
     @property
+    def T(self) -> FamilyOperator:  # noqa: N802 — as NumPy has it
+        """The family of the transposes."""
+        return stack([member.T for member in self.members()])
+
+    @property
     def recomputes(self) -> bool:
         """Whether the members do."""
         return self._each[2]

@@ -46,6 +46,11 @@ class DenseOperator(LinearOperator):
         _expect_array(self.matrix, 2, "a matrix", "DenseOperator")
         return np.dtype(self.matrix.dtype)
 
+    @property
+    def T(self) -> DenseOperator:  # noqa: N802 — as NumPy has it
+        """The transposed matrix: nothing has looked whether it is symmetric."""
+        return DenseOperator(self.matrix.T)
+
     def _products(self) -> Callable[[Array], Array]:
         return lambda v: jnp.matmul(self.matrix, v, precision="highest")
 

@@ -359,7 +359,7 @@ class SumOperator(LinearOperator):
         return max((term.batch_shape for term in self.terms), key=len)
 
     @property
-    def T(self) -> SumOperator:  # noqa: N802
+    def T(self) -> SumOperator:  # noqa: N802 — as NumPy has it
         """The sum of the transposes."""
         return SumOperator(tuple(term.T for term in self.terms))
 
@@ -437,7 +437,7 @@ class ScaledOperator(LinearOperator):
         return self.op.batch_shape
 
     @property
-    def T(self) -> ScaledOperator:  # noqa: N802
+    def T(self) -> ScaledOperator:  # noqa: N802 — as NumPy has it
         """The transpose, times the same number."""
         return ScaledOperator(self.op.T, self.factor)
 
@@ -509,7 +509,7 @@ class Linearized(LinearOperator):
         return self.type
 
     @property
-    def T(self) -> LinearOperator:  # noqa: N802
+    def T(self) -> LinearOperator:  # noqa: N802 — as NumPy has it
         """Refused: what it was made from has one."""
         raise InputError(f"{self!r} keeps no transpose: call .T before .linearized")
 

@@ -80,7 +80,9 @@ def dense_spectrum(
     unit = float(jnp.finfo(dtype).eps) / 2
     scale = np.abs(matrix).sum(-1).max()
     skew = (matrix - matrix.T) / 2
-    asymmetry = 2 * np.abs(skew).max()
+    asymmetry, of_skew = 2 * np.abs(skew).max(), _norm(skew)
+    # As large as the matrix.
+    del skew
     floor = float(checked_floor(noise_floor))
     if asymmetry > 1e3 * max(unit * scale, floor):
         with jax.enable_x64(dtype == np.float64) if other else contextlib.nullcontext():
@@ -91,7 +93,7 @@ def dense_spectrum(
             f"entries differ from the transposed ones by {asymmetry:.2e}, with absolute sums of "
             f"rows up to {scale:.2e}",
         )
-    floor = max(floor, _norm(skew))
+    floor = max(floor, of_skew)
     values = eigvalsh((matrix + matrix.T) / 2, overwrite_a=True, check_finite=False)
     return SpectralMeasure(
         nodes=values,

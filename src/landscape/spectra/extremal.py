@@ -250,6 +250,7 @@ class ExtremalRun:
     verify: bool
     done: bool = False
     _found: Any = dataclasses.field(default=None, repr=False)
+    _floor: float = dataclasses.field(default=0.0, repr=False)
 
     def advance(self) -> ExtremalRun:
         """Some steps more, and a restart if the basis is full; this run's own state is given up.
@@ -278,7 +279,7 @@ class ExtremalRun:
             raise InputError("a product with the operator is NaN or infinite")
         upper = np.triu(projection[:filled])
         expect_range(np.abs(upper).max(), op)
-        _expect_symmetric(op, projection, first, float(space.scale))
+        floor = _expect_symmetric(op, projection, first, float(space.scale), self._floor)
         theta, s = np.linalg.eigh(upper + np.triu(upper, 1).T)
         residuals = np.abs(projection[filled, filled - 1] * s[-1])
         chosen = wanted(theta, 0)
@@ -298,15 +299,17 @@ class ExtremalRun:
         if finished or ((fresh or filled == room) and spent >= self.max_matvecs):
             found = (theta, s, chosen, enough, small)
             ended = later(space, first, filled, none)
-            return dataclasses.replace(self, state=ended, done=True, _found=found)
+            return dataclasses.replace(self, state=ended, done=True, _found=found, _floor=floor)
         if not fresh and filled < room:
-            return dataclasses.replace(self, state=later(space, first, filled, none))
+            return dataclasses.replace(self, state=later(space, first, filled, none), _floor=floor)
         # Neighbours of the wanted pairs are kept too: they keep convergence fast.
         kept = chosen if fresh else wanted(theta, (room - count) // 3)
         space = restart(space, filled_up(s[:, kept], room, op), jnp.asarray(theta[kept]))
         if fresh:
             space, none = start_anew(space, op.shape[0]), theta[chosen]
-        return dataclasses.replace(self, state=later(space, len(kept), len(kept), none))
+        return dataclasses.replace(
+            self, state=later(space, len(kept), len(kept), none), _floor=floor
+        )
 
     def pairs(self) -> EigenPairs:
         """What was found, when it is done.
@@ -422,17 +425,25 @@ def _rounding(op: LinearOperator) -> float:
     return float(jnp.finfo(op.dtype).eps) / 2
 
 
-def _expect_symmetric(op: LinearOperator, projection: np.ndarray, first: int, scale: float) -> None:
-    """Refuse an operator whose projection on the steps just made is not tridiagonal."""
+def _expect_symmetric(
+    op: LinearOperator, projection: np.ndarray, first: int, scale: float, floor: float
+) -> float:
+    """Refuse an operator whose projection on the steps just made is not tridiagonal.
+
+    ``floor`` is what was measured of its rounding before, 0 if nothing; returns what is known now.
+    """
     steps = projection[first:, first:]
     mirrored = np.diagonal(steps, 1) - np.diagonal(steps[: steps.shape[1]], -1)
     asymmetry = max(np.abs(np.triu(steps, 2)).max(), np.abs(mirrored).max(initial=0))
-    if asymmetry <= ASYMMETRY[op.dtype.name] * scale:
-        return
+    if asymmetry <= max(ASYMMETRY[op.dtype.name] * scale, floor):
+        return floor
     # What explains it is looked for where it matters alone: it takes products, and a trace of them.
-    coarser = asymmetry <= _DIFFERENCE * np.sqrt(_rounding(op)) * scale and coarser_products(op)
-    if not coarser and np.isnan(floor_behind(op, asymmetry)):
+    if asymmetry <= _DIFFERENCE * np.sqrt(_rounding(op)) * scale and coarser_products(op):
+        return floor
+    floor = float(floor_behind(op, asymmetry))
+    if np.isnan(floor):
         raise not_symmetric(op, f"its projection is by {asymmetry:.2e} at norm {scale:.2e}")
+    return floor
 
 
 def _expect_agreement(off: float, small: float, scale: float, unit: float) -> None:

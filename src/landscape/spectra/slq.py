@@ -341,15 +341,16 @@ class LanczosRun:
         self, asymmetry: np.ndarray, scales: np.ndarray, floor: np.ndarray
     ) -> np.ndarray:
         """The noise floor; measured, if the products are less symmetric than they should be."""
-        allowed = ASYMMETRY[self.op.dtype.name] * scales
-        if (asymmetry <= np.maximum(allowed, FLOORS * floor[..., None])).all():
+        allowed = np.maximum(ASYMMETRY[self.op.dtype.name] * scales, FLOORS * floor[..., None])
+        seen = ~(asymmetry <= allowed)
+        if not seen.any():
             return floor
         whole = self.op.op if isinstance(self.op, DeflatedOperator) else self.op
         measured = np.maximum(floor, floor_behind(whole, asymmetry))
-        seen = asymmetry > allowed
         if not np.isnan(measured[seen.any(-1)]).any():
             return np.where(seen.any(-1), measured, floor)
-        worst = np.unravel_index(np.argmax(np.where(seen, asymmetry / scales, 0)), seen.shape)
+        relative = np.divide(asymmetry, scales, out=np.zeros_like(scales), where=seen)
+        worst = np.unravel_index(np.argmax(relative), seen.shape)
         raise not_symmetric(
             self.op,
             "two vectors' products with each other's images differ by "
@@ -375,7 +376,7 @@ def lanczos_run(
     Parameters
     ----------
     op, key, num_probes, reorthogonalize, deflate, memory
-        As for ``slq``.
+        As for ``slq``; but a run keeps its scheme, and ``spectrum`` refuses what has failed.
     capacity
         Steps to choose the scheme for, and to reserve room for.
     reserve
