@@ -237,3 +237,36 @@ def test_weights_that_weigh_nothing_are_refused(weight, words, unchecked):
     batch = (jnp.ones((6, 2)), jnp.zeros(6))
     with pytest.raises(InputError, match=words):
         hessian(loss, jnp.ones(2), batch, weight=weight, chunk_size=2)
+
+
+class Stream:
+    def __iter__(self):
+        return iter([INPUTS[:5], INPUTS[5:]])
+
+
+def test_float64_that_is_switched_off_is_refused_and_not_replaced():
+    every = [*operators(), hessian(loss, checkpoint(0), Stream())]
+    with jax.enable_x64(True):
+        fine = [op.astype(np.float64) for op in every]
+        columns = [np.ones((op.shape[1], 2)) for op in fine]
+    for op, vectors in zip(fine, columns, strict=True):
+        assert op.dtype == np.float64
+        for product in (
+            lambda op, vectors: op.matvec(vectors[:, 0]),
+            lambda op, vectors: op.matmat(vectors),
+            lambda op, _: op.to_dense(),
+            lambda op, _: op.linearized(),
+        ):
+            with pytest.raises(InputError, match="float64 is switched off"):
+                product(op, vectors)
+    for op in every:
+        with pytest.raises(InputError, match="float64 is switched off"):
+            op.astype(np.float64)
+
+
+def test_operators_are_compared_by_identity():
+    first, again = operators(), operators()
+    assert all(op == op for op in first)
+    assert not any(op == other for op, other in zip(first, again, strict=True))
+    assert first[1] in first
+    assert len({*first, *again, *first}) == 8

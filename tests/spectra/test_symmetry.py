@@ -10,10 +10,13 @@ from landscape.errors import InputError
 from landscape.spectra import (
     degenerate_fraction,
     dense_spectrum,
+    diagonal,
     extremal_eigenpairs,
     lanczos_run,
     resolve_fraction,
     slq,
+    spectral_moments,
+    trace,
 )
 from landscape.spectra.slq import gaussian_probes
 
@@ -91,6 +94,36 @@ def test_lost_orthogonality_of_a_symmetric_operator_is_no_asymmetry():
 def test_eigenpairs_of_what_is_not_symmetric_are_refused():
     with pytest.raises(InputError, match="not symmetric"):
         extremal_eigenpairs(nearly_symmetric(1e-3, np.float32), jax.random.key(0), num_largest=3)
+
+
+@pytest.mark.parametrize("relative", [1e-2, 1.0])
+def test_moments_of_what_is_not_symmetric_are_refused(relative):
+    key = jax.random.key(0)
+    with pytest.raises(InputError, match="not symmetric"):
+        spectral_moments(nearly_symmetric(relative, np.float32), key)
+    assert spectral_moments(nearly_symmetric(0, np.float32), key).num_matvecs == 20
+
+
+def test_a_diagonal_split_is_refused_where_it_asks_for_symmetry_and_a_trace_is_not():
+    op, key = nearly_symmetric(1e-2, np.float32), jax.random.key(0)
+    with pytest.raises(InputError, match="not symmetric"):
+        diagonal(op, key, num_matvecs=60)
+    entries = np.diagonal(op.matrix)
+    plain = diagonal(op, key, num_matvecs=60, method="hutchinson")
+    assert np.abs(plain.value - entries).max() < 6 * plain.stderr.max()
+    estimate = trace(op, key, num_matvecs=60)
+    assert abs(estimate.value - entries.sum()) < 4 * estimate.stderr + 1e-4
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 8.0, 12.0])
+def test_rounding_of_saturated_networks_is_no_asymmetry_of_moments(scale):
+    op, key = saturated(scale), jax.random.key(0)
+    values = truth(op)
+    moments = spectral_moments(op, key, num_moments=2, num_probes=20)
+    error = 5 * moments.stderr + 10 * noise_floor(op, key)
+    assert (np.abs(moments.moments - [values.mean(), np.mean(values**2)]) < error).all()
+    found = diagonal(op, key, num_matvecs=9)
+    assert np.isfinite(found.value).all()
 
 
 def test_the_refusal_says_what_to_look_at_first():

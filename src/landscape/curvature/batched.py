@@ -31,7 +31,7 @@ LinearMap = Callable[[Leaves], Leaves]
 PRECISIONS = ("highest", "high", "default")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class BatchOperator(LinearOperator):
     """A symmetric operator on the parameters that is a mean over a batch.
 

@@ -25,7 +25,7 @@ from landscape.errors import InputError
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class FamilyOperator(LinearOperator):
     """S operators of one shape; made by ``stack``.
 

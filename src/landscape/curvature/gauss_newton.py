@@ -42,7 +42,7 @@ from landscape.errors import InputError
 DISTRIBUTIONS = ("categorical", "gaussian")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class _OutputOperator(BatchOperator):
     """An operator made from a model's outputs.
 
@@ -68,7 +68,7 @@ class _OutputOperator(BatchOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class GaussNewtonOperator(_OutputOperator):
     """Made by ``ggn``; the attributes are its arguments.
 
@@ -88,7 +88,7 @@ class GaussNewtonOperator(_OutputOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class EmpiricalFisherOperator(_OutputOperator):
     """Made by ``empirical_fisher``; the attributes are its arguments.
 
@@ -111,7 +111,7 @@ class EmpiricalFisherOperator(_OutputOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class MonteCarloFisherOperator(_OutputOperator):
     """Made by ``fisher``; ``batch`` is the pair of the user's batch and the drawn noise.
 

@@ -26,7 +26,7 @@ from landscape.curvature.streams import StreamedOperator, first_batch, is_stream
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class HessianOperator(BatchOperator):
     """Made by ``hessian``; the attributes are its arguments.
 

@@ -30,7 +30,7 @@ from landscape.curvature.streams import refuse_stream
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class JacobianOperator(LinearOperator):
     """Made by ``jacobian``; the attributes are its arguments.
 
@@ -121,7 +121,7 @@ class JacobianOperator(LinearOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class GramOperator(LinearOperator):
     """Made by ``JacobianOperator.gram``.
 

@@ -16,7 +16,7 @@ from landscape.errors import InputError
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class DenseOperator(LinearOperator):
     """A symmetric matrix that is there; the reference the other operators are tested against.
 
@@ -56,7 +56,7 @@ class DenseOperator(LinearOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class DiagonalOperator(LinearOperator):
     """A diagonal matrix: a prescribed spectrum at any size.
 

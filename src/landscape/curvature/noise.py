@@ -11,7 +11,13 @@ from jaxtyping import Array
 
 from landscape.curvature.families import FamilyOperator
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_key, expect_range, expect_square
+from landscape.curvature.preconditions import (
+    ASYMMETRY,
+    expect_key,
+    expect_range,
+    expect_square,
+    not_symmetric,
+)
 from landscape.errors import InputError
 
 # Power iterations towards the leading eigenvector. Rounding is largest on vectors near it, and it
@@ -187,6 +193,32 @@ def floor_behind(op: LinearOperator, asymmetry: float | np.ndarray) -> np.ndarra
     asymmetry = np.asarray(asymmetry, float)
     worst = asymmetry.reshape(*floor.shape, -1).max(-1) if asymmetry.ndim else asymmetry
     return np.where(worst <= FLOORS * floor, _FROM_BELOW * floor, np.nan)
+
+
+def expect_symmetric(op: LinearOperator, inner: np.ndarray, scale: float) -> None:
+    """Refuse an operator, given the products ``xᵢᵀAxⱼ`` of some unit vectors.
+
+    Parameters
+    ----------
+    op
+        Operator, (P, P); no family.
+    inner
+        (k, k)
+    scale
+        Its norm, or less.
+
+    Raises
+    ------
+    InputError
+        If the products are less symmetric than what is known of its rounding explains.
+    """
+    asymmetry = float(np.abs(inner - inner.T).max(initial=0))
+    if asymmetry > ASYMMETRY[op.dtype.name] * scale and np.isnan(floor_behind(op, asymmetry)):
+        raise not_symmetric(
+            op,
+            f"two vectors' products with each other's images differ by {asymmetry:.2e} at norm "
+            f"{scale:.2e}",
+        )
 
 
 def checked_floor(

@@ -140,8 +140,10 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If what is stored belongs to the type it was computed in.
+            If what is stored belongs to the type it was computed in, or the type is float64 and
+            float64 is switched off.
         """
+        expect_switched_on(dtype)
 
         def cast(leaf: Any) -> Any:
             floating = jnp.issubdtype(jnp.result_type(leaf), np.floating)
@@ -178,9 +180,10 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If v has another shape.
+            If v has another shape, or the operator is of float64 and float64 is switched off.
         """
         self._expect(v, (self.shape[1],), "matvec takes a vector of shape")
+        expect_switched_on(self.dtype)
         return self._matmat(jnp.asarray(v, self.dtype)[:, None])[:, 0]
 
     def matmat(self, vectors: ArrayLike) -> Float[Array, "rows k"]:
@@ -198,11 +201,13 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If V has another number of rows, or no column.
+            If V has another number of rows, or no column, or float64 is switched off as for
+            ``matvec``.
         """
         found = _shape(vectors)
         if found is None or len(found) != 2 or found[0] != self.shape[1] or not found[1]:
             self._expect(vectors, (self.shape[1], "k"), "matmat takes an array of shape")
+        expect_switched_on(self.dtype)
         return self._matmat(jnp.asarray(vectors, self.dtype))
 
     def linearized(self) -> LinearOperator:
@@ -212,7 +217,13 @@ class LinearOperator(abc.ABC):
         -------
         Linearized, whose products cost no primal pass. An operator that works by chunks stores
         nothing, and one that cannot be traced cannot: both return themselves.
+
+        Raises
+        ------
+        InputError
+            If the operator is of float64 and float64 is switched off.
         """
+        expect_switched_on(self.dtype)
         if self.recomputes or not self.traceable:
             return self
         return Linearized(_stored(self), self.shape, self.dtype)
@@ -232,7 +243,8 @@ class LinearOperator(abc.ABC):
         Raises
         ------
         InputError
-            If the block size is below 1, or this is a family.
+            If the block size is below 1, this is a family, or float64 is switched off as for
+            ``matvec``.
         ResourceError
             If the host's memory cannot hold the matrix.
         """
@@ -241,6 +253,7 @@ class LinearOperator(abc.ABC):
         if self.batch_shape:
             # A family refuses: it has no single matrix.
             self._products()
+        expect_switched_on(self.dtype)
         _check_dense_memory(self.shape, self.dtype.itemsize)
         if self.traceable:
             return _dense(self, min(block_size, self.shape[1]))
@@ -331,7 +344,7 @@ class LinearOperator(abc.ABC):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class SumOperator(LinearOperator):
     """A sum, such as a loss's curvature and a penalty's.
 
@@ -406,7 +419,7 @@ def _sum_of(maps: list[Callable[[Array], Array]]) -> Callable[[Array], Array]:
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class ScaledOperator(LinearOperator):
     """An operator times a number.
 
@@ -462,8 +475,8 @@ class ScaledOperator(LinearOperator):
 
     def astype(self, dtype: Any) -> ScaledOperator:
         """The operator in another type, times the same number."""
-        factor = jnp.asarray(self.factor, dtype)
-        return dataclasses.replace(self, op=self.op.astype(dtype), factor=factor)
+        op = self.op.astype(dtype)
+        return dataclasses.replace(self, op=op, factor=jnp.asarray(self.factor, dtype))
 
     def _products(self) -> Callable[[Array], Array]:
         product, factor = self.op._products(), self.factor
@@ -480,7 +493,7 @@ class ScaledOperator(LinearOperator):
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Linearized(LinearOperator):
     """An operator whose primal pass is done; made by ``LinearOperator.linearized``.
 
@@ -524,6 +537,21 @@ class Linearized(LinearOperator):
         """Refused: take the operator that it was made from."""
         raise InputError(
             f"what {self!r} has stored was computed in {self.type}: call .astype before .linearized"
+        )
+
+
+def expect_switched_on(dtype: Any) -> None:
+    """Refuse a type that JAX would replace by a coarser one.
+
+    Raises
+    ------
+    InputError
+        For float64 outside ``jax.enable_x64(True)``.
+    """
+    if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
+        raise InputError(
+            f"{np.dtype(dtype)} is switched off here, and JAX would compute in float32: work "
+            "inside `with jax.enable_x64(True):`"
         )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape.curvature.matrices import DenseOperator, DiagonalOperator
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_switched_on
 from landscape.errors import InputError
 
 # Asymmetry, relative to the norm, from which an operator is refused; below it is a noise floor.
@@ -44,11 +44,7 @@ def expect_square(op: Any) -> None:
             f"spectra are taken in float32 or float64; {op!r} is of type {op.dtype}: cast its "
             "parameters"
         )
-    if jax.dtypes.canonicalize_dtype(op.dtype) != op.dtype:
-        raise InputError(
-            f"{op!r} was made in float64 and float64 is switched off here: JAX would compute in "
-            "float32. Work inside `with jax.enable_x64(True):`"
-        )
+    expect_switched_on(op.dtype)
     if not op.shape[0]:
         raise InputError(f"{op!r} has no parameters")
     if op.shape[0] != op.shape[1]:

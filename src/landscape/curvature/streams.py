@@ -80,7 +80,7 @@ def refuse_stream(batch: Any, what: str) -> None:
         raise InputError(f"{what} takes one batch, not a stream of batches; use chunk_size")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class StreamedOperator(LinearOperator):
     """A mean over a stream of batches; made by ``hessian`` and the others from such a stream.
 

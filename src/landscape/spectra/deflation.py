@@ -21,7 +21,7 @@ from landscape.spectra.tiles import joined, remove, tiled
 
 
 @pytree
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class DeflatedOperator(LinearOperator):
     """``ΠA``, for vectors in the complement of V.
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from landscape._pytrees import pytree
 from landscape.curvature.memory import host_memory, readable
+from landscape.curvature.noise import expect_symmetric
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_key, expect_positive, expect_square
 from landscape.errors import InputError, ResourceError
@@ -191,7 +192,8 @@ def spectral_moments(
     ------
     InputError
         For num_moments or num_probes below 1, an operator that is not square or is a family, a
-        product that is NaN or infinite, and a moment beyond the largest float64.
+        product that is NaN or infinite, one that two probes show not to be symmetric, and a moment
+        beyond the largest float64.
     ResourceError
         If the probes do not fit in the host's memory.
 
@@ -223,6 +225,7 @@ def spectral_moments(
     exponents = np.zeros(num_probes, int)
     norms = _inner(vectors, vectors)
     moments = np.empty((num_probes, 2 * num_products))
+    scale = 0.0
     for product in range(num_products):
         before, exponents_before = vectors, exponents
         vectors, shifts = _scaled(np.asarray(op.matmat(before.T), np.float64).T)
@@ -233,6 +236,9 @@ def spectral_moments(
         ):
             with np.errstate(over="ignore"):
                 moments[:, 2 * product + offset] = np.ldexp(_inner(left, vectors) / norms, power)
+        products, longest = _of_unit_vectors(before, vectors, shifts)
+        scale = max(scale, longest)
+        expect_symmetric(op, products, scale)
     moments = moments[:, :num_moments]
     if not np.isfinite(moments).all():
         order = int(np.flatnonzero(~np.isfinite(moments).all(0))[0]) + 1
@@ -258,6 +264,21 @@ def _scaled(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         )
     _, shifts = np.frexp(np.abs(products).max(-1))
     return np.ldexp(products, -shifts[:, None]), shifts
+
+
+def _of_unit_vectors(
+    before: np.ndarray, images: np.ndarray, shifts: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """``xᵢᵀAxⱼ``, (k, k), of rows divided by their lengths, and the longest image of such a row.
+
+    What overflows is left out, as are rows of zeros: moments refuse it by themselves.
+    """
+    lengths = np.sqrt(_inner(before, before))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        longest = np.ldexp(np.sqrt(_inner(images, images)) / lengths, shifts)
+        products = np.ldexp(before @ images.T / lengths[:, None] / lengths, shifts)
+    kept = np.isfinite(longest)
+    return products[np.ix_(kept, kept)], float(longest[kept].max(initial=0))
 
 
 def _inner(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ from scipy.special import stdtrit
 
 from landscape._pytrees import pytree
 from landscape.curvature.memory import device_memory, readable
+from landscape.curvature.noise import expect_symmetric
 from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import (
     expect_integer,
@@ -182,7 +183,7 @@ def trace(
     if plan.method == "exact":
         return _exact(op, _exact_diagonal(op, plan).sum())
     sketch_key, probe_key = jax.random.split(key)
-    basis, known = _captured(op, sketch_key, plan)
+    basis, known, _ = _captured(op, sketch_key, plan)
     samples = (_inner(probe, image) for _, probe, image in _probed(op, probe_key, basis, plan))
     rest, stderr = _mean_and_stderr(samples)
     return Estimate(np.asarray(known.sum() + rest), stderr, num_matvecs, plan.num_probes, method)
@@ -212,7 +213,9 @@ def diagonal(
 
     Raises
     ------
-    InputError, ResourceError
+    InputError
+        As ``trace``; and if the directions captured show that the operator is not symmetric.
+    ResourceError
         As ``trace``.
 
     Examples
@@ -226,7 +229,9 @@ def diagonal(
     if plan.method == "exact":
         return _exact(op, _exact_diagonal(op, plan))
     sketch_key, probe_key = jax.random.split(key)
-    basis, known = _captured(op, sketch_key, plan)
+    basis, known, inner = _captured(op, sketch_key, plan)
+    # The split asks for it, where a trace is that of any matrix.
+    expect_symmetric(op, inner, float(np.linalg.norm(inner, 2)))
     samples = (
         np.multiply(signs, image, dtype=float)
         for signs, _, image in _probed(op, probe_key, basis, plan, project_images=True)
@@ -341,12 +346,12 @@ def _width(op: LinearOperator, columns: int, block_size: int | None) -> int:
     return -(-columns // max(1, num_blocks))
 
 
-def _captured(op: LinearOperator, key: Array, plan: _Plan) -> tuple[Array, np.ndarray]:
-    """A basis Q of what a sketch finds, and the diagonal of ``QQᵀA + AQQᵀ − QMQᵀ``."""
+def _captured(op: LinearOperator, key: Array, plan: _Plan) -> tuple[Array, np.ndarray, np.ndarray]:
+    """A basis Q of what a sketch finds, the diagonal of ``QQᵀA + AQQᵀ − QMQᵀ``, and M."""
     size, columns, width = op.shape[0], plan.num_captured, plan.width
     known = np.zeros(size)
     if not columns:
-        return jnp.zeros((size, 0), op.dtype), known
+        return jnp.zeros((size, 0), op.dtype), known, np.zeros((1, 1))
 
     # Gaussian, not signs: a square matrix of few random signs is singular all too often, and would
     # lose directions of an A that is diagonal.
@@ -369,7 +374,7 @@ def _captured(op: LinearOperator, key: Array, plan: _Plan) -> tuple[Array, np.nd
     for part in rows:
         q = on_host[part].astype(np.float64)
         known[part] -= ((q @ inner) * q).sum(1)
-    return basis, known
+    return basis, known, inner
 
 
 def _probed(
