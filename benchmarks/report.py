@@ -97,8 +97,11 @@ def kernels(record: dict[str, Any], _: Path) -> list[str]:
     if "first" in record:
         lines += ["### First result from a cold Python process", ""]
         lines += table(
-            ["compilation cache", "seconds"],
-            [(r["cache"], f"{r['seconds']:.1f}") for r in record["first"]],
+            ["compilation cache", "seconds", "fastest to slowest"],
+            [
+                (r["cache"], f"{r['seconds']:.1f}", f"{r['fastest']:.1f} to {r['slowest']:.1f}")
+                for r in record["first"]
+            ],
         )
     return lines
 
