@@ -106,8 +106,9 @@ def certify(record: dict[str, Any], _: Path) -> list[str]:
         "",
         f"{record['cases']} cases with known spectra: a matrix or a network with a start vector of "
         "its own. A bound holds with its ends moved by the noise floor and up to the rounding that "
-        f"is stated with it, at most {max(g['rounding'] for g in groups):g}. Answers that the "
-        "library refuses, below the noise floor, are forced and counted too "
+        f"is stated with it, {median(g['rounding'] for g in groups):.0e} in the middle and "
+        f"{max(g['largest_rounding'] for g in groups):.1g} at most. Answers that the library "
+        "refuses, below the noise floor, are forced and counted too "
         f"({sum(g['checks'] for g in groups if g['refused']):,}); float32 networks are held "
         "against the float64 matrix and their own.",
         "",

@@ -10,7 +10,7 @@ small trained networks, in float64 and float32:
    operator's own matrix is a second truth, counted apart.
 2. Intervals of partial against full reorthogonalisation. Where eigenvalues lie within δ of an end
    either answer is right, and the difference is counted apart; so are intervals that end at 1.1δ,
-   where a cluster at zero is only just resolved.
+   where a cluster at zero is only just resolved, and answers whose stated η is larger than 10⁻³.
 3. Coverage of the confidence intervals over probes; p-values that it is below its level, and the
    smallest of them after Holm's correction.
 4. Kolmogorov–Smirnov (ends known to δ only) and Wasserstein-1 distance (relative to the norm) of
@@ -164,7 +164,7 @@ def ask(
                 upper=upper,
                 over=lower - outer,
                 under=inner - upper,
-                rounding=fraction.rounding,
+                rounding=float(fraction.rounding),
                 noise_floor=floor,
                 interval=(low, high),
                 at_ends=outer - inner,
@@ -224,7 +224,8 @@ def summarise(answers: list[Answer]) -> list[dict[str, Any]]:
                 "checks": 2 * len(group),
                 "exceptions": sum((a.over > a.rounding) + (a.under > a.rounding) for a in group),
                 "largest_error": max(worst.over, worst.under, 0.0),
-                "rounding": group[0].rounding,
+                "rounding": float(np.median([a.rounding for a in group])),
+                "largest_rounding": max(a.rounding for a in group),
                 "median_width": float(np.median([a.upper - a.lower for a in group])),
                 "worst": f"{worst.name} {worst.seed} m={worst.steps} {worst.question}",
             }
@@ -245,11 +246,18 @@ def compare_schemes(answers: list[Answer]) -> tuple[list[dict[str, Any]], list[s
         full, partial = pair["full"], pair["partial"]
         difference = (abs(full.lower - partial.lower), abs(full.upper - partial.upper))
         ambiguous = max(full.at_ends, partial.at_ends) > 1e-4
+        turned = max(full.rounding, partial.rounding) > 1e-3
         where = (
-            "eigenvalues within δ" if ambiguous else "at 1.1δ" if "δ" in full.question else "clear"
+            "eigenvalues within δ"
+            if ambiguous
+            else "at 1.1δ"
+            if "δ" in full.question
+            else "η above 1e-3"
+            if turned
+            else "clear"
         )
         groups[full.dtype, where].append(difference)
-        if max(difference) > 1e-3 and not ambiguous:
+        if max(difference) > 1e-3 and not ambiguous and not turned:
             apart.append(
                 f"{' '.join(map(str, key))}: full [{full.lower:.6f}, {full.upper:.6f}], partial "
                 f"[{partial.lower:.6f}, {partial.upper:.6f}], δ={full.noise_floor:.1e}"

@@ -63,7 +63,7 @@ def ends(fraction: Fraction) -> dict[str, Any]:
         "upper": float(fraction.upper),
         "confidence": [float(low), float(high)],
         "noise_floor": float(fraction.noise_floor),
-        "rounding": fraction.rounding,
+        "rounding": float(fraction.rounding),
     }
 
 

@@ -150,6 +150,11 @@ def prescribed(kind: str, seed: int, size: int = SIZE) -> np.ndarray:
         parts = [np.zeros(size - 40), rng.exponential(1, 30), np.repeat([1.0, -WIDE], 5)]
     elif kind == "few distinct":
         parts = [rng.choice(rng.normal(size=12), size)]
+    elif kind == "astride the ends":
+        # As close to an end on both sides as rounding tells apart, or by up to a thousand times.
+        gap = 10.0 ** rng.uniform(-6.5, -3.5)
+        ends = np.multiply.outer([EPS, -EPS, WIDE, -WIDE], [1, 1]) + gap * np.array([-1, 1])
+        parts = [np.repeat(ends, size // 9), rng.uniform(-1, 1, size - 8 * (size // 9))]
     return rng.permutation(np.concatenate(parts))
 
 
@@ -163,6 +168,7 @@ KINDS = (
     "extreme outliers",
     "rank deficient",
     "few distinct",
+    "astride the ends",
 )
 
 
@@ -254,7 +260,7 @@ def network_subject(name: str, seeds: tuple[int, ...], epochs: int) -> Subject:
 
 
 def subjects(quick: bool) -> Iterator[Subject]:
-    """All matrices and networks: 204 cases, or 6."""
+    """All matrices and networks: 222 cases, or 6."""
     for kind in KINDS[::2] if quick else KINDS:
         for seed in range(1 if quick else 13):
             yield diagonal_subject(kind, seed)

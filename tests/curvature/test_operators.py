@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from landscape.curvature import DenseOperator, DiagonalOperator, ggn, hessian, jacobian, stack
+from landscape.curvature import (
+    DenseOperator,
+    DiagonalOperator,
+    data_mesh,
+    ggn,
+    hessian,
+    jacobian,
+    noise_floor,
+    place,
+    stack,
+)
 from landscape.curvature.inner_types import coarser_inside as coarser_type
 from landscape.errors import InputError
 from landscape.models import MLP
@@ -259,6 +269,9 @@ def test_float64_that_is_switched_off_is_refused_and_not_replaced():
         ):
             with pytest.raises(InputError, match="float64 is switched off"):
                 product(op, vectors)
+        for scaled in (lambda op: 0.1 * op, lambda op: op / 3):
+            with pytest.raises(InputError, match="float64 is switched off"):
+                scaled(op)
     for op in every:
         with pytest.raises(InputError, match="float64 is switched off"):
             op.astype(np.float64)
@@ -270,3 +283,35 @@ def test_operators_are_compared_by_identity():
     assert not any(op == other for op, other in zip(first, again, strict=True))
     assert first[1] in first
     assert len({*first, *again, *first}) == 8
+
+
+def test_float64_is_nowhere_multiplied_in_tf32(x64):
+    matrix, vector = jnp.eye(3), jnp.ones(3)
+    for dtype, found in ((np.float64, ""), (np.float32, "TF32 or bfloat16")):
+        program = jax.make_jaxpr(jnp.matmul)(matrix.astype(dtype), vector.astype(dtype))
+        assert coarser_type(program, np.dtype(dtype), "gpu") == found
+
+
+def test_chunks_of_half_precision_hold_as_many_examples_as_there_are():
+    def quadratic(w, batch):
+        return jnp.mean((batch[0].astype(jnp.float32) * w.astype(jnp.float32)[None]) ** 2)
+
+    half = jnp.ones(1, jnp.float16), (jnp.ones((70_000, 1), jnp.float16),)
+    op = hessian(quadratic, *half, chunk_size=10_000)
+    assert op.matvec(jnp.ones(1)).tolist() == [2.0]
+
+
+def test_a_family_of_equals_has_a_noise_floor():
+    for many in (1, 2):
+        family = stack([DiagonalOperator(jnp.arange(3.0))] * many)
+        assert noise_floor(family, jax.random.key(0)).shape == (many,)
+
+
+def test_what_is_driven_from_the_host_is_not_placed():
+    with pytest.raises(InputError, match="driven from the host"):
+        place(hessian(loss, checkpoint(0), Stream()), data_mesh())
+
+
+def test_keys_are_one_key(unchecked):
+    with pytest.raises(InputError, match="JAX random key"):
+        slq(DiagonalOperator(jnp.arange(3.0)), np.zeros((3, 2), np.uint32), num_steps=2)

@@ -8,10 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape.curvature import hessian, noise_floor
+from landscape.curvature import DenseOperator, hessian, noise_floor
 from landscape.data import load
 from landscape.models import MLP
-from landscape.spectra import degenerate_fraction, fraction_between, lanczos_run, negative_fraction
+from landscape.spectra import (
+    degenerate_fraction,
+    distribution_function,
+    fraction_between,
+    lanczos_run,
+    negative_fraction,
+    slq,
+)
+from landscape.spectra.bounds import turned_mass
+from landscape.spectra.fractions import ROUNDING
 from landscape.spectra.slq import gaussian_probes
 from landscape.training import softmax_cross_entropy
 
@@ -97,3 +106,53 @@ def contains(fraction, values, mass):
     inner = mass[(values >= low + floor) & (values <= high - floor)].sum()
     assert fraction.lower - fraction.rounding <= outer
     assert fraction.upper + fraction.rounding >= inner
+
+
+def beside(size, distance, dtype, seed):
+    """A random rotation of 1, 0.3 − d, 0.3 + d and others, and the probe's own measure on it."""
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values = np.r_[1.0, 0.3 - distance, 0.3 + distance, np.linspace(-0.9, 0.9, size - 3)]
+    matrix = (rotation * values) @ rotation.T
+    matrix = ((matrix + matrix.T) / 2).astype(dtype)
+    values, vectors = np.linalg.eigh(matrix.astype(float))
+    op, key = DenseOperator(jnp.asarray(matrix)), jax.random.key(seed)
+    probe = np.asarray(gaussian_probes(key, 1, size, op.dtype)[0], float)
+    return op, key, values, (vectors.T @ probe) ** 2 / (probe @ probe)
+
+
+@pytest.mark.parametrize("scheme", ["full", "partial"])
+@pytest.mark.parametrize(
+    ("dtype", "distances"), [(np.float32, (5e-7, 2e-6, 2e-5)), (np.float64, (5e-9, 2e-8, 1e-7))]
+)
+def test_mass_on_both_sides_of_an_end_may_turn_as_much_as_is_told(scheme, dtype, distances, x64):
+    largest = 0.0
+    for distance in distances:
+        for seed in range(12):
+            op, key, values, mass = beside(3, distance, dtype, seed)
+            near = np.sort(np.argsort(np.abs(values - 0.3))[:2])
+            end = float(values[near].mean())
+            spectrum = slq(op, key, num_steps=3, reorthogonalize=scheme)
+            fraction = fraction_between(spectrum, -1.0, end)
+            if np.ptp(values[near]) / 2 <= fraction.noise_floor:
+                continue
+            contains(fraction, values, mass)
+            inside = mass[values <= end].sum()
+            largest = max(largest, float(abs(fraction.estimate - inside)))
+            curve = distribution_function(spectrum, np.array([-0.5, end]))
+            assert curve.rounding[1] == pytest.approx(float(fraction.rounding))
+            # Where nothing lies near the end, nothing can turn.
+            assert curve.rounding[0] < 1.001 * ROUNDING[np.dtype(dtype).name]
+    # More than what is always told, else this says nothing.
+    assert largest > 2 * ROUNDING[np.dtype(dtype).name]
+
+
+def test_what_may_turn_is_the_sum_over_pairs():
+    rng = np.random.default_rng(0)
+    nodes, weights = np.sort(rng.standard_normal(700)), rng.dirichlet(np.ones(700))
+    left, right = np.array([0, 1, 350, 699, 700]), np.array([3, 1, 352, 699, 700])
+    found = turned_mass(nodes, weights, left, right, 1e-3)
+    for i, j, one in zip(left, right, found, strict=True):
+        apart = nodes[None, j:] - nodes[:i, None]
+        pairs = np.outer(weights[:i], weights[j:]) / apart**2
+        assert one == pytest.approx(2e-3 * np.sqrt(pairs.sum()))

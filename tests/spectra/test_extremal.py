@@ -268,3 +268,10 @@ def test_pairs_know_which_end_they_are_of():
     assert lower.ranks.tolist() == [-1]
     assert repr(lower).startswith("EigenPairs(1: -3; residuals")
     assert lower.plot().get_xlabel().startswith("rank")
+
+
+def test_ranks_of_the_largest_in_magnitude_count_from_their_own_end():
+    op = DiagonalOperator(jnp.array([5.0, 4.0, -6.0] + [0.0] * 40))
+    found = extremal_eigenpairs(op, jax.random.key(0), num_by_magnitude=3)
+    np.testing.assert_allclose(found.values, [5, 4, -6], rtol=1e-4)
+    assert found.ranks.tolist() == [1, 2, -1]

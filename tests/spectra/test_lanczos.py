@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,14 @@ from landscape.models import MLP
 from landscape.spectra import (
     degenerate_fraction,
     dense_spectrum,
+    extremal_eigenpairs,
+    extremal_run,
     fraction_between,
     lanczos_run,
     negative_fraction,
 )
 from landscape.spectra.lanczos import advance_compiled, begin, drift
+from landscape.spectra.schemes import auto_scheme, lanczos_bytes
 from landscape.training import softmax_cross_entropy
 
 
@@ -440,3 +444,52 @@ def test_a_state_stored_as_numpy_arrays_goes_on():
     np.testing.assert_array_equal(
         stored.advance(40).spectrum().alphas, run.advance(40).spectrum().alphas
     )
+
+
+def test_a_run_that_goes_on_stays_outside_what_was_deflated():
+    values = jnp.array([5.0, 4, 1, 1, 1, 1, 2, 2])
+    run = lanczos_run(
+        DiagonalOperator(values),
+        jax.random.key(0),
+        reorthogonalize="full",
+        deflate=2,
+        continue_after_breakdown=True,
+        capacity=8,
+    )
+    found = run.advance(8).ritz_values()[0]
+    np.testing.assert_allclose(found, np.sort(values[2:]), atol=1e-5)
+
+
+def test_no_probe_is_what_deflation_starts_from():
+    key = jax.random.key(0)
+    started = []
+
+    def record(op, key, **options):
+        started.append(jax.random.key_data(key).tolist())
+        return extremal_eigenpairs(op, key, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The function of that name hides the module.
+        patch.setattr(sys.modules["landscape.spectra.slq"], "extremal_eigenpairs", record)
+        slq(DiagonalOperator(jnp.arange(30.0)), key, num_steps=5, deflate=1)
+    (found,) = started
+    for number in range(100):
+        assert jax.random.key_data(jax.random.fold_in(key, number)).tolist() != found
+
+
+def test_float64_runs_are_not_advanced_where_it_is_switched_off():
+    with jax.enable_x64(True):
+        op, key = DiagonalOperator(jnp.linspace(0, 1, 50)), jax.random.key(0)
+        run, ends = (
+            lanczos_run(op, key, capacity=20).advance(5),
+            extremal_run(op, key, num_largest=1),
+        )
+    for one in (lambda: run.advance(15), ends.advance):
+        with pytest.raises(InputError, match="float64 is switched off"):
+            one()
+
+
+def test_bytes_are_those_of_steps_that_can_be_made():
+    assert lanczos_bytes(10, 4, 1, 10_000) == lanczos_bytes(10, 4, 1, 10)
+    assert auto_scheme(10, 4, 1, 10_000, memory=5000) == "partial"
+    assert lanczos_bytes(10, 4, 1, 10_000, memory=5000) == lanczos_bytes(10, 4, 1, 10)

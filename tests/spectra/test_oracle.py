@@ -239,9 +239,8 @@ def test_bounds_hold_for_a_kernel_far_sharper_than_the_steps(kind, num_steps, x6
     steps = int(spectrum.num_steps[0])
 
     def bounds(angles):
-        return distribution_bounds(
-            spectrum.alphas[0][:steps], spectrum.betas[0][:steps], scale.value(angles)
-        )
+        alphas, betas = spectrum.alphas[0][:steps], spectrum.betas[0][:steps]
+        return distribution_bounds(*spectrum.quadrature((0,)), alphas, betas, scale.value(angles))
 
     assert_is_smoothed(
         lambda angles: kernel_distribution(moments, angles),

@@ -9,12 +9,13 @@ import pytest
 from prescribed import EPS, KINDS, probe_measure, rotated, slq, spectrum_of
 from scipy import stats
 
-from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor, stack
 from landscape.curvature.preconditions import expect_integer, expect_key, expect_square
 from landscape.errors import InputError
 from landscape.models import MLP
 from landscape.spectra import (
     Fraction,
+    SpectralMeasure,
     asinh_density,
     degenerate_fraction,
     dense_spectrum,
@@ -82,7 +83,9 @@ def test_bounds_at_a_ritz_value_stay_valid(x64):
     spectrum = slq(DiagonalOperator(jnp.asarray(values)), key, num_steps=20)
     weights = probe_measure(values, key)
     points = np.concatenate([spectrum.nodes, spectrum.nodes * (1 + 1e-13)])
-    lower, upper = distribution_bounds(spectrum.alphas[0], spectrum.betas[0], points)
+    lower, upper = distribution_bounds(
+        *spectrum.quadrature((0,)), spectrum.alphas[0], spectrum.betas[0], points
+    )
     tolerance = 1e-8 * np.abs(values).max()
     for x, low, high in zip(points, lower, upper, strict=True):
         assert low <= weights[values <= x + tolerance].sum() + 1e-9
@@ -157,7 +160,7 @@ def fraction_of(masses, size, num_probes):
         upper=masses,
         stderr=np.zeros_like(masses),
         noise_floor=np.zeros_like(masses),
-        rounding=0.0,
+        rounding=np.zeros_like(masses),
         interval=(0.0, 1.0),
         certified=True,
         num_parameters=size,
@@ -299,7 +302,7 @@ def test_bounds_around_the_gauss_rule_are_within_a_weight_of_the_sharp_ones(kind
     if betas[-1] == 0:
         return
     points = np.linspace(1.3 * nodes[0] - 0.1, 1.3 * nodes[-1] + 0.1, 101)
-    sharp = distribution_bounds(alphas, betas, points)
+    sharp = distribution_bounds(nodes, weights, alphas, betas, points)
     cheap = gauss_bounds(nodes, weights, alphas, betas, points)
     weight = christoffel(alphas, betas, points)
     # The weight of the rule with a node at x is what its two bounds are apart.
@@ -495,3 +498,23 @@ def test_words_where_numbers_belong_are_refused_by_name(unchecked):
     }.items():
         with pytest.raises(InputError, match=f"{name} must be"):
             call()
+
+
+def test_a_coupling_beside_which_t_is_zero_is_bounded():
+    lower, upper = distribution_bounds(*(np.array([x]) for x in (0.0, 1.0, 0.0, 1.0, 0.0)))
+    assert lower == 0
+    assert upper == 1
+
+
+def test_shares_of_dense_curves_are_at_most_1():
+    for size in range(2, 60):
+        spectrum = SpectralMeasure(
+            np.arange(float(size)), np.full(size, 1 / size), np.asarray(0.0), size
+        )
+        assert distribution_function(spectrum, np.array([np.inf])).estimate[0] <= 1
+
+
+def test_floors_of_a_dense_family_are_one_or_one_each():
+    family = stack([DiagonalOperator(jnp.arange(3.0)), DiagonalOperator(jnp.ones(3))])
+    with pytest.raises(InputError, match=r"array of shape \(2,\)"):
+        dense_spectrum(family, noise_floor=np.zeros(3))

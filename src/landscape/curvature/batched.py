@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from landscape._convolutions import channels_last
 from landscape.curvature.batches import Weight, num_examples, weighted_mean
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_switched_on
 from landscape.curvature.parameters import Selection, on_vectors
 from landscape.curvature.preconditions import expect_positive
 from landscape.curvature.sums import warn_of_wrong_sums
@@ -114,9 +114,11 @@ class BatchOperator(LinearOperator):
         Raises
         ------
         InputError
-            If the vector has another shape.
+            If the vector has another shape, or the operator is of float64 and float64 is switched
+            off.
         """
         self._expect(vector, (self.shape[1],), "unravel takes a vector of shape")
+        expect_switched_on(self.dtype)
         zeros = jax.tree.map(jnp.zeros_like, self.params)
         return self.selection.flatten(zeros)[1](jnp.asarray(vector, self.dtype))
 

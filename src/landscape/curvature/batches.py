@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from landscape.curvature.parameters import path_name
@@ -90,7 +91,7 @@ def weighted_mean(
 
     def accumulate(total: Any, chunk: Any) -> Any:
         count = weigh(chunk, weight)
-        value = jax.tree.map(lambda x: count.astype(x.dtype) * x, function(chunk))
+        value = jax.tree.map(lambda x: count.astype(_wide(x)) * x, function(chunk))
         return jax.tree.map(jnp.add, total, (value, count))
 
     total_count = num_examples(batch)
@@ -102,14 +103,20 @@ def weighted_mean(
         function, jax.tree.map(lambda x: x[: min(chunk_size, total_count)], batch)
     )
     zero = (
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), shapes),
         jnp.zeros((), jax.eval_shape(lambda b: weigh(b, weight), batch).dtype),
     )
     total, _ = jax.lax.scan(lambda carry, chunk: (accumulate(carry, chunk), None), zero, head)
     if total_count % chunk_size:
         total = accumulate(total, jax.tree.map(lambda x: x[full * chunk_size :], batch))
     value, count = total
-    return jax.tree.map(lambda x: x / count.astype(x.dtype), value)
+    mean = jax.tree.map(lambda x: x / count.astype(x.dtype), value)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, shapes)
+
+
+def _wide(array: Any) -> np.dtype:
+    """Type for sums over examples, of which narrower ones than float32 hold too few."""
+    return jnp.promote_types(array.dtype, jnp.float32)
 
 
 def weigh(chunk: Any, weight: Weight | None) -> Array:

@@ -49,8 +49,9 @@ def coarser_inside(program: Any, dtype: np.dtype, platform: str | None = None) -
             coarser = jnp.finfo(found).eps > jnp.finfo(dtype).eps
             if coarser and (product or jnp.finfo(found).bits < 32):
                 return str(found)
-        if product and elsewhere and not _is_highest(equation.params.get("precision")):
-            return "TF32 or bfloat16"
+            short = jnp.finfo(found).bits <= 32
+            if product and elsewhere and short and not _is_highest(equation.params["precision"]):
+                return "TF32 or bfloat16"
     return ""
 
 

@@ -167,7 +167,9 @@ def _trial_images(op: LinearOperator, key: Array) -> tuple[Array, Array]:
 @jax.jit
 def _family_images(op: Any, key: Array) -> tuple[Array, Array]:
     """``_trial_images`` of each member of a family."""
-    return jax.vmap(lambda mine: _trial_images(op.built(mine), key))(op.stacked)
+    # Of members that are all alike nothing is stacked.
+    images = jax.vmap(lambda mine: _trial_images(op.built(mine), key), axis_size=op.size)
+    return images(op.stacked)
 
 
 def floor_behind(op: LinearOperator, asymmetry: float | np.ndarray) -> np.ndarray:

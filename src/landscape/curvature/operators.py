@@ -303,6 +303,7 @@ class LinearOperator(abc.ABC):
         """The operator times a real number."""
         if isinstance(factor, LinearOperator | str) or np.ndim(factor) or np.iscomplexobj(factor):
             return NotImplemented
+        expect_switched_on(self.dtype)
         return ScaledOperator(self, jnp.asarray(factor, self.dtype))
 
     __rmul__ = __mul__
@@ -321,6 +322,7 @@ class LinearOperator(abc.ABC):
 
     def __truediv__(self, number: ArrayLike) -> ScaledOperator:
         """The operator divided by a number."""
+        expect_switched_on(self.dtype)
         return self * (1 / jnp.asarray(number, self.dtype))
 
     def _matmat(self, vectors: Array) -> Array:

@@ -117,7 +117,8 @@ def expect_key(key: Any) -> None:
         For a number, say.
     """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not ((typed and not key.shape) or getattr(key, "dtype", None) == np.uint32):
+    raw = getattr(key, "dtype", None) == np.uint32 and np.ndim(key) == 1
+    if not ((typed and not key.shape) or raw):
         raise InputError(f"key must be a JAX random key, jax.random.key(0); got {key!r}")
     if isinstance(key, jax.core.Tracer):
         raise InputError(

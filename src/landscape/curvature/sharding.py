@@ -71,8 +71,9 @@ def place(op: LinearOperator, mesh: Mesh) -> LinearOperator:
     Parameters
     ----------
     op
-        Made by ``hessian``, ``ggn``, ``fisher``, ``empirical_fisher`` or ``jacobian``, of a batch
-        in memory; or any other operator that is a pytree, which is then on each device.
+        Made by ``hessian``, ``ggn``, ``fisher`` or ``empirical_fisher`` of a batch in memory, whose
+        examples are then shared out; or any other operator that is a pytree (a Jacobian, a sum),
+        which is then whole on each device.
     mesh
         With an axis ``"data"``. Of several hosts, each has to call this with the same operator.
 
@@ -83,7 +84,8 @@ def place(op: LinearOperator, mesh: Mesh) -> LinearOperator:
     Raises
     ------
     InputError
-        If the number of examples, or of those in a chunk, is no multiple of the devices'.
+        If the number of examples, or of those in a chunk, is no multiple of the devices', or the
+        operator is driven from the host.
 
     Examples
     --------
@@ -95,6 +97,11 @@ def place(op: LinearOperator, mesh: Mesh) -> LinearOperator:
     """
     if DATA not in mesh.axis_names:
         raise InputError(f"the mesh has to have an axis {DATA!r}; it has {mesh.axis_names}")
+    if not op.traceable:
+        raise InputError(
+            f"{op!r} is driven from the host, one batch after the other: place an operator of one "
+            "batch, by chunks if need be"
+        )
     if not isinstance(op, BatchOperator):
         return replicate(op, mesh)
     batch = split_examples(op.batch, mesh)

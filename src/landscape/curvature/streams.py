@@ -145,10 +145,11 @@ class StreamedOperator(LinearOperator):
         )
 
     def _matmat(self, vectors: Array) -> Array:
-        total = (jnp.zeros_like(vectors), jnp.zeros((), jnp.result_type(float)))
+        wide = jnp.promote_types(vectors.dtype, jnp.float32)
+        total = (jnp.zeros(vectors.shape, wide), jnp.zeros((), jnp.result_type(float)))
         for op in self._operators():
             total = _add(total, _weighted_images(op, vectors))
-        return total[0] / total[1].astype(vectors.dtype)
+        return (total[0] / total[1].astype(wide)).astype(vectors.dtype)
 
     def _operators(self) -> Iterator[BatchOperator]:
         form: Any = jax.tree.structure(self.template.batch)
@@ -168,8 +169,8 @@ class StreamedOperator(LinearOperator):
 @jax.jit
 def _weighted_images(op: BatchOperator, vectors: Array) -> tuple[Array, Array]:
     count = weigh(op.batch, op.weight)
-    images = jax.vmap(op._products(), in_axes=1, out_axes=1)(vectors)
-    return count.astype(images.dtype) * images, count
+    images = op._lanes()(vectors.T).T
+    return count.astype(jnp.promote_types(images.dtype, jnp.float32)) * images, count
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import expect_positive, expect_real
 from landscape.errors import InputError
 from landscape.results import Result
-from landscape.spectra.fractions import Fraction, degenerate_fraction
+from landscape.spectra.fractions import ROUNDING, Fraction, degenerate_fraction
 from landscape.spectra.measures import LanczosSpectrum
 from landscape.spectra.slq import LostOrthogonalityError, lanczos_run
 
@@ -44,8 +44,9 @@ class ResolvedFraction(Result):
         What it was read from.
     status
         (*batch,) of strings: ``"atom"``, eigenvalues lie so near an end of the interval that
-        rounding cannot tell on which side, and the weight of these alone is more than the width:
-        no number of steps says more, and bounds that are closer are by chance; else ``"reached"``;
+        rounding cannot tell on which side, and the weight of these alone, or what rounding moves
+        across (2η), is more than the width: no number of steps says more, and bounds that are
+        closer are by chance; else ``"reached"``;
         ``"max_steps"``, more steps may bring it; ``"exhausted"``, every Krylov space ended and the
         bounds are final.
     """
@@ -87,9 +88,9 @@ def resolve_fraction(
     eps
         Passed on to ``measure``; None leaves its own.
     width
-        Distance wanted between ``fraction.lower`` and ``fraction.upper``, at least 2η, what
-        rounding may take from both (``fraction.rounding``). What the probes leave open comes on top
-        (``fraction.confidence_interval``).
+        Distance wanted between ``fraction.lower`` and ``fraction.upper``, at least what rounding
+        takes from both in any case: 4·10⁻⁴ in float32, 4·10⁻⁹ in float64. What the probes leave
+        open comes on top (``fraction.confidence_interval``).
     max_steps
         Steps to stop at.
     num_probes, noise_floor
@@ -179,10 +180,11 @@ def _walk(
             )
         if fraction.curve:
             raise InputError("measure must return one share; got a curve of them")
-        if fraction.certified and width < 2 * fraction.rounding:
+        always = ROUNDING[spectrum.dtype]
+        if fraction.certified and width < 2 * always:
             raise InputError(
                 f"a width of {width:g} cannot be certified: rounding of {spectrum.dtype} products "
-                f"may move each bound by {fraction.rounding:g}. Take a larger width, or float64"
+                f"may move each bound by {always:g}. Take a larger width, or float64"
             )
         exhausted = np.asarray(run.state.exhausted).reshape(spectrum.num_steps.shape)
         ended = np.asarray(exhausted.all(-1))
@@ -201,9 +203,11 @@ def _status(
     )
     status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
     for index in np.ndindex(status.shape):
-        if _weight_at_ends(fraction, spectrum, index) > width:
+        narrow = fraction.width[index] <= width
+        undecided = narrow and fraction.certified and 2 * fraction.rounding[index] > width
+        if undecided or _weight_at_ends(fraction, spectrum, index) > width:
             status[index] = "atom"
-        elif fraction.width[index] <= width:
+        elif narrow:
             status[index] = "reached"
         elif ended[index] or everything:
             status[index] = "exhausted"

@@ -17,21 +17,30 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-# Within this distance of a Ritz value, relative to ‖T‖, the fixed node's entry overflows: the point
-# is moved outwards, which by monotonicity keeps the bound.
+# Nearer to a Ritz value, relative to ‖T‖, the fixed node's entry is lost in rounding: the point is
+# moved outwards, which by monotonicity keeps the bound.
 _NEAR_RITZ = 4e-9
+
+# Rows of a matrix of pairs of Ritz values that are held at a time.
+_ROWS = 256
 
 # Sums of squares of polynomials beyond which the next one might overflow.
 _HUGE = 1e200
 
 
 def distribution_bounds(
-    alphas: np.ndarray, betas: np.ndarray, points: np.ndarray
+    ritz: np.ndarray,
+    weights: np.ndarray,
+    alphas: np.ndarray,
+    betas: np.ndarray,
+    points: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds ``lower ≤ Ψ(x⁻)`` and ``Ψ(x) ≤ upper`` at each point x.
 
     Parameters
     ----------
+    ritz, weights
+        (m,) nodes of the Gauss rule in ascending order, and their weights.
     alphas
         (m,) diagonal of T.
     betas
@@ -45,14 +54,9 @@ def distribution_bounds(
     lower, upper
         (n,) each, in [0, 1].
     """
-    ritz, vectors = eigh_tridiagonal(alphas, betas[:-1])
-    near = _NEAR_RITZ * max(np.abs(ritz).max(), np.finfo(float).tiny)
+    near, cumulative, below, upto = _steps(ritz, weights, betas, points)
     if betas[-1] == 0:
-        # T's own measure is the probe's. A Ritz value within rounding of x may lie on either side.
-        cumulative = np.concatenate([[0.0], np.cumsum(vectors[0] ** 2)])
-        below = np.searchsorted(ritz, points - near, "left")
-        upto = np.searchsorted(ritz, points + near, "right")
-        return cumulative[below], np.minimum(cumulative[upto], 1)
+        return cumulative[below], cumulative[upto]
     lower, upper = np.empty(len(points)), np.empty(len(points))
     for i, x in enumerate(points):
         before, after = _away(x, ritz, near, -1), _away(x, ritz, near, +1)
@@ -93,10 +97,7 @@ def gauss_bounds(
     lower, upper
         (n,) with ``lower ≤ Ψ(x⁻)`` and ``Ψ(x) ≤ upper``.
     """
-    near = _NEAR_RITZ * max(np.abs(ritz).max(), np.finfo(float).tiny)
-    cumulative = np.minimum(np.concatenate([[0.0], np.cumsum(weights)]), 1)
-    below = np.searchsorted(ritz, points - near, "left")
-    upto = np.searchsorted(ritz, points + near, "right")
+    _, cumulative, below, upto = _steps(ritz, weights, betas, points)
     if betas[-1] == 0:
         return cumulative[below], cumulative[upto]
     weight = christoffel(alphas, betas, points)
@@ -132,6 +133,62 @@ def christoffel(alphas: np.ndarray, betas: np.ndarray, points: np.ndarray) -> np
         before[huge], now[huge] = 0.0, 0.0
     weight[growing] = 1 / total
     return weight
+
+
+def turned_mass(
+    ritz: np.ndarray, weights: np.ndarray, left: np.ndarray, right: np.ndarray, error: float
+) -> np.ndarray:
+    """How much mass an error of the operator may carry from one side of a point to the other.
+
+    Eigenvectors on both sides mix: to first order an error E moves
+    ``2 Σ_i Σ_j c_i c_j E_ij / (θ_j − θ_i)`` with ``c² = w``, i on one side and j on the other
+    (T. Kato, *Perturbation Theory for Linear Operators*, 1966, §II.2).
+
+    Parameters
+    ----------
+    ritz, weights
+        As for ``gauss_bounds``.
+    left, right
+        (n,) for each point: nodes before number ``left`` are on one side, those from number
+        ``right`` ≥ ``left`` on the other; what is between counts on neither.
+    error
+        Size of the entries of E between unit vectors.
+
+    Returns
+    -------
+    (n,) ``2 |E| √(Σ_i Σ_j w_i w_j / (θ_j − θ_i)²)``.
+    """
+    squares = np.zeros(len(left))
+    for start in range(0, int(left.max(initial=0)), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(ritz)))
+        # Of equal nodes, which are never on two sides, a quotient is infinite.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            pairs = np.outer(weights[rows], weights) / (ritz - ritz[rows, None]) ** 2
+            beyond = np.zeros((len(rows), len(ritz) + 1))
+            beyond[:, :-1] = np.cumsum(pairs[:, ::-1], 1)[:, ::-1]
+        squares += np.where(rows[:, None] < left, beyond[:, right], 0).sum(0)
+    return 2 * error * np.sqrt(squares)
+
+
+def _steps(
+    ritz: np.ndarray, weights: np.ndarray, betas: np.ndarray, points: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the Gauss rule's function steps.
+
+    Returns
+    -------
+    near
+        The distance within which a Ritz value may lie on either side of a point.
+    cumulative
+        (m + 1,) the function between its steps.
+    below, upto
+        (n,) nodes surely below each point, and those possibly up to it.
+    """
+    near = _NEAR_RITZ * max(np.abs(ritz).max(), betas.max(), np.finfo(float).tiny)
+    cumulative = np.minimum(np.concatenate([[0.0], np.cumsum(weights)]), 1)
+    below = np.searchsorted(ritz, points - near, "left")
+    upto = np.searchsorted(ritz, points + near, "right")
+    return near, cumulative, below, upto
 
 
 def _away(x: float, ritz: np.ndarray, near: float, direction: int) -> float:

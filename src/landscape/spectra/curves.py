@@ -48,9 +48,10 @@ def fraction_curve(
     epsilons = numbers(epsilons, "epsilons", ndim=1)
     if not np.all(epsilons > 0):
         raise InputError("every epsilon must be positive")
-    if not np.isfinite(numbers(center, "center", ndim=0)):
+    middle = numbers(center, "center", ndim=0)
+    if not np.isfinite(middle):
         raise InputError(f"center must be finite; got {center!r}")
-    return _curve(spectrum, center - epsilons, center + epsilons)
+    return _curve(spectrum, middle - epsilons, middle + epsilons)
 
 
 def distribution_function(spectrum: Spectrum, points: Float[np.ndarray, " n"]) -> Fraction:
@@ -93,11 +94,11 @@ def _curve(spectrum: Spectrum, low: np.ndarray, high: np.ndarray) -> Fraction:
     expect_spectrum(spectrum)
     if not len(low):
         raise InputError("there is no interval to count in: the array is empty")
-    estimate = _pooled_counts(spectrum.nodes, spectrum.weights, low, high)
+    estimate = np.clip(_pooled_counts(spectrum.nodes, spectrum.weights, low, high), 0, 1)
     if isinstance(spectrum, SpectralMeasure):
         return make_fraction(spectrum, estimate, estimate, estimate, (low, high), curve=True)
     bounds = gauss_mass_bounds(spectrum, low, high)
-    return make_fraction(spectrum, np.clip(estimate, 0, 1), *bounds, (low, high), curve=True)
+    return make_fraction(spectrum, estimate, *bounds, (low, high), curve=True)
 
 
 def _pooled_counts(

@@ -56,6 +56,11 @@ class DeflatedOperator(LinearOperator):
         """Those of A."""
         return self.op.traceable_parts
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether A does."""
+        return self.op.recomputes
+
     def project(self, rows: Float[Array, "L P"]) -> Float[Array, "L P"]:
         """Each row without its components along V."""
 

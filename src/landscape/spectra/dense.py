@@ -58,6 +58,7 @@ def dense_spectrum(
     expect_square(op)
     expect_pytree(op)
     if op.batch_shape:
+        checked_floor(noise_floor, op.batch_shape)
         members = list(op.members())
         given = np.broadcast_to(np.asarray(noise_floor, object), len(members)).tolist()
         each = [

@@ -24,7 +24,7 @@ from landscape._pytrees import pytree
 from landscape.curvature.inner_types import coarser_products
 from landscape.curvature.memory import device_memory, readable
 from landscape.curvature.noise import floor_behind
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_switched_on
 from landscape.curvature.preconditions import (
     ASYMMETRY,
     expect_integer,
@@ -78,8 +78,8 @@ class EigenPairs(Result):
     status
         ``"converged"``: every residual norm is as small as was asked, and steps from a fresh start
         vector, orthogonal to these, found no eigenvalue that should be among them;
-        ``"unverified"``: the residuals are small, and the budget was spent before that, or it was
-        not asked for;
+        ``"unverified"``: the residuals are small as far as the steps tell, and the budget was spent
+        before that, or it was not asked for;
         ``"rounding"``: verified, but some residuals are not as small, and what is left of them is
         rounding of the products; ``"max_matvecs"``: the budget was spent before.
     num_matvecs
@@ -261,6 +261,7 @@ class ExtremalRun:
             As ``extremal_eigenpairs``.
         """
         op, state, room = self.op, self.state, self.room
+        expect_switched_on(op.dtype)
         expect_kept(state.space.projection)
         first, filled, spent = int(state.first), int(state.filled), int(state.spent)
         verified, before_fresh = bool(state.verified), state.before_fresh
@@ -346,7 +347,10 @@ class ExtremalRun:
             residual_norms=norms[order],
             status=status,
             num_matvecs=int(state.spent) + len(chosen),
-            num_smallest=self.smallest,
+            # Of those of largest magnitude: as many as are from the lower end.
+            num_smallest=int((chosen < len(theta) - len(chosen)).sum())
+            if self.magnitude
+            else self.smallest,
         )
 
 
@@ -389,7 +393,11 @@ def extremal_run(
     expect_pytree(op)
     expect_key(key)
     expect_integer(
-        num_largest=num_largest, num_smallest=num_smallest, num_by_magnitude=num_by_magnitude
+        num_largest=num_largest,
+        num_smallest=num_smallest,
+        num_by_magnitude=num_by_magnitude,
+        max_matvecs=max_matvecs,
+        subspace=1 if subspace is None else subspace,
     )
     size = op.shape[0]
     count = num_largest + num_smallest + num_by_magnitude
@@ -487,6 +495,6 @@ def _check_memory(op: LinearOperator, vectors: int) -> None:
     needed, there = vectors * op.shape[0] * op.dtype.itemsize, device_memory()
     if needed > there // 2:
         raise ResourceError(
-            f"{vectors} vectors of length {op.shape[0]} need {readable(needed)}, of which "
-            f"the device has {readable(there)}; ask for fewer pairs or a smaller subspace"
+            f"{vectors} vectors of length {op.shape[0]} need {readable(needed)}, and may take half "
+            f"of the device's {readable(there)}; ask for fewer pairs or a smaller subspace"
         )

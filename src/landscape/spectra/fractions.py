@@ -23,14 +23,14 @@ from landscape._pytrees import pytree
 from landscape.curvature.preconditions import expect_level
 from landscape.errors import InputError
 from landscape.results import Result
-from landscape.spectra.masses import known_inside, mass_bounds
+from landscape.spectra.masses import known_inside, mass_bounds, turned
 from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectrum, numbers
 
-# η of each type. Rounding moves eigenvalues by δ, and turns eigenvectors by δ over their distance
-# to the end of the interval, which moves mass. Largest error of a bound seen beyond δ, in float32:
-# 5·10⁻³ with half of the mass 3δ from the end, 3·10⁻⁴ at 30δ, 5·10⁻⁵ in 1,900 other cases of
-# clusters, zeros, outliers and atoms at ±ε; in float64, where δ is wider, 1.5·10⁻⁹.
-ROUNDING = {"float64": 2e-9, "float32": 6e-3}
+# What is always part of η. Rounding moves eigenvalues by δ, and turns eigenvectors of eigenvalues
+# on both sides of an end into each other, which moves mass: that part is computed
+# (``landscape.spectra.masses.turned``). Largest error of a bound seen beyond δ where that part is
+# small, of 35,000: 10⁻⁴ in float32, 10⁻¹¹ in float64.
+ROUNDING = {"float64": 2e-9, "float32": 2e-4}
 
 
 @pytree
@@ -50,9 +50,9 @@ class Fraction(Result):
     noise_floor
         (*batch,) δ, the noise floor of the operator: interval ends are known no better.
     rounding
-        η, what rounding may take from the bounds besides. Certified means: with the interval δ
-        wider at each end the probes' mass is at least ``lower − η``, with it δ narrower at most
-        ``upper + η``.
+        (*batch,) η, what rounding may take from the bounds besides; more, where much mass lies
+        close to an end on both of its sides. Certified means: with the interval δ wider at each
+        end the probes' mass is at least ``lower − η``, with it δ narrower at most ``upper + η``.
     interval
         The ends (a, b).
     certified
@@ -74,7 +74,7 @@ class Fraction(Result):
     upper: Float[np.ndarray, "*batch"]
     stderr: Float[np.ndarray, "*batch"]
     noise_floor: Float[np.ndarray, "*batch"]
-    rounding: float
+    rounding: Float[np.ndarray, "*batch"]
     interval: tuple[Any, Any]
     certified: bool
     num_parameters: int
@@ -349,7 +349,8 @@ def make_fraction(
     """A fraction with its standard error and noise floor."""
     known = known_inside(spectrum, interval[0], interval[1], estimate)
     if isinstance(spectrum, SpectralMeasure):
-        stderr, rounding, certified, num_probes = np.zeros_like(estimate), 0.0, True, 0
+        stderr, rounding, certified = np.zeros_like(estimate), np.zeros_like(estimate), True
+        num_probes = 0
         num_known = 0
     else:
         num_probes, num_known = spectrum.num_probes, spectrum.num_deflated
@@ -360,7 +361,11 @@ def make_fraction(
         middle = np.clip(0.5, least, most)
         deviation = np.sqrt(middle * (1 - middle) / (num_probes * free / 2 + 1))
         stderr = np.asarray(free / size * deviation)
-        rounding = ROUNDING.get(spectrum.dtype, 1.0)
+        # One axis for intervals, of one too.
+        ends = (np.asarray(end, float)[..., None] if not curve else end for end in interval)
+        across = turned(spectrum, *ends)
+        across = across if curve else across[..., 0]
+        rounding = np.asarray(np.minimum(ROUNDING[spectrum.dtype] + across, 1))
         certified = spectrum.reorthogonalize != "none"
     floor = np.asarray(spectrum.noise_floor)
     floor = floor.reshape(floor.shape + (1,) * (np.ndim(estimate) - floor.ndim))

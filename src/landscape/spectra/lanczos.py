@@ -36,6 +36,7 @@ from landscape.curvature.operators import LinearOperator
 from landscape.curvature.preconditions import ASYMMETRY
 from landscape.curvature.sharding import Layout, on_host
 from landscape.spectra.blocks import PANEL, block_sizes, empty_block, first_rows, store, sweep_twice
+from landscape.spectra.deflation import DeflatedOperator
 from landscape.spectra.losses import Losses, asked_for, corrected, none_lost, predict, with_room
 from landscape.spectra.tiles import inner_products, joined, lengths, nonzero, remove, rows_of, tiled
 
@@ -77,7 +78,7 @@ class LanczosState:
     alive
         (L,) whether steps are still made.
     scale
-        (L,) lower estimate of ‖A‖ from the steps made.
+        (L,) ``max_j |α_j| + β_j + β_{j-1}`` of the steps made: at least ‖T‖, and at most √3‖A‖.
     losses
         Estimated losses of orthogonality; none unless partial.
     drift
@@ -209,6 +210,7 @@ def advance(op: LinearOperator, state: LanczosState, until: Int[Array, ""] | int
         Total number of steps, at most the state's capacity; may be traced.
     """
     product = in_groups(op._lanes(), 1 if state.layout is None else state.layout.groups)
+    apart = _apart(op)
 
     def unfinished(state: LanczosState) -> Array:
         return (state.step < until) & state.alive.any()
@@ -216,7 +218,7 @@ def advance(op: LinearOperator, state: LanczosState, until: Int[Array, ""] | int
     def step(state: LanczosState) -> LanczosState:
         with jax.named_scope("matvec"):
             image = product(state.current)
-        return absorb(state, image)
+        return absorb(state, image, apart)
 
     return jax.lax.while_loop(unfinished, step, state)
 
@@ -226,9 +228,15 @@ advance_compiled = jax.jit(advance, donate_argnums=1)
 
 def advance_from_host(op: LinearOperator, state: LanczosState, until: int) -> LanczosState:
     """``advance`` for an operator that cannot be part of a compiled program."""
+    apart = _apart(op)
     while int(state.step) < until and bool(state.alive.any()):
-        state = _absorb_compiled(state, op.matmat(state.current.T).T)
+        state = _absorb_compiled(state, op.matmat(state.current.T).T, apart)
     return state
+
+
+def _apart(op: LinearOperator) -> tuple[Array, ...]:
+    """What new vectors must be orthogonal to besides the basis: the vectors that were deflated."""
+    return (op.block,) if isinstance(op, DeflatedOperator) else ()
 
 
 def drift(state: LanczosState) -> Float[np.ndarray, " L"]:
@@ -255,8 +263,13 @@ def _overlap(block: Array, vectors: Array) -> Float[Array, " L"]:
     return jnp.sum(inner_products(block, tiled(vectors)) ** 2, -1)
 
 
-def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
-    """One step, given the images ``A q_j`` of the current vectors."""
+def absorb(
+    state: LanczosState, image: Float[Array, "L P"], apart: tuple[Array, ...] = ()
+) -> LanczosState:
+    """One step, given the images ``A q_j`` of the current vectors.
+
+    ``apart``: blocks of vectors, (1, T, q, p), outside whose span Lanczos stays.
+    """
     j = state.step
     current, beta = state.current, state.beta
     mirrored = _inner(image, state.previous)
@@ -299,7 +312,9 @@ def absorb(state: LanczosState, image: Float[Array, "L P"]) -> LanczosState:
     following = jnp.where(going[:, None], residual / jnp.where(going, length, 1)[:, None], 0)
     beta_next = jnp.where(going, length, 0)
     if state.continues:
-        following = _go_on(basis, following, state.alive & ~going, j)
+        lanes = len(following)
+        within = [jnp.broadcast_to(block, (lanes, *block.shape[1:])) for block in apart]
+        following = _go_on((*within, *basis), following, state.alive & ~going, j)
         going = state.alive & (j + 1 < image.shape[1])
     at = (jnp.arange(state.capacity) == j)[None]
     return LanczosState(
@@ -357,16 +372,16 @@ def _partially(
 
 
 def _go_on(
-    basis: tuple[Array, ...], vectors: Array, ended: Bool[Array, " L"], step: Array
+    blocks: tuple[Array, ...], vectors: Array, ended: Bool[Array, " L"], step: Array
 ) -> Array:
-    """A fresh unit vector orthogonal to the basis for each lane that has broken down."""
+    """A fresh unit vector orthogonal to the blocks for each lane that has broken down."""
 
     def fresh(vectors: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(1), step)
         new = tiled(jax.random.normal(key, vectors.shape, vectors.dtype))
         # A third time, because in a nearly full space little is left of it.
         for _ in range(3):
-            for block in basis:
+            for block in blocks:
                 new, _ = remove(block, new)
             new = new / lengths(new)[:, None, None]
         return jnp.where(ended[:, None], joined(new, vectors.shape[1]), vectors)

@@ -12,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from landscape.spectra.bounds import distribution_bounds, gauss_bounds
+from landscape.spectra.bounds import distribution_bounds, gauss_bounds, turned_mass
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
+from landscape.spectra.slq import LANCZOS_ROUNDING
+
+# Error of a product's entries between unit vectors, in units of the type's ε times the norm. Of
+# float32 matrices of 3 to 1,000 rows with half of the mass at 10⁻⁷ to 10⁻⁴ of the norm on either
+# side of an end it was 0.15 on average, and 0.75 at most.
+_ENTRIES = 1.5
+
+# The same of products that round more than their type does, as a share of the noise floor: beside
+# asymmetry of 2·10⁻⁶ to 5·10⁻⁵ of the norm it was 0.24 at most.
+_OF_FLOOR = 0.5
 
 
 def mass_bounds(
@@ -48,6 +58,46 @@ def gauss_mass_bounds(
             lower[index] += share * bounds[0]
             upper[index] += share * bounds[1]
     return _with_known(spectrum, lower, low, high), _with_known(spectrum, upper, low, high)
+
+
+def turned(spectrum: LanczosSpectrum, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How much mass rounding may carry across the ends of intervals, beyond the noise floor.
+
+    Parameters
+    ----------
+    spectrum
+        Of a Lanczos run.
+    low, high
+        Ends of n intervals, (n,) or (*batch, n).
+
+    Returns
+    -------
+    (*batch, n), as a share of all eigenvalues; both ends together.
+    """
+    batch = spectrum.num_steps.shape[:-1]
+    ends = np.stack(np.broadcast_arrays(low, high), -1)
+    ends = np.broadcast_to(ends, (*batch, *ends.shape[-2:]))
+    found = np.zeros(ends.shape[:-1])
+    for index in np.ndindex(batch):
+        points = ends[index].ravel()
+        floor, norm = float(spectrum.noise_floor[index]), float(spectrum.norm[index])
+        error = _ENTRIES * float(np.finfo(spectrum.dtype).eps) * norm
+        # The norm that the floor was taken at may be larger, by less than 2.
+        error += _OF_FLOOR * max(0.0, floor - 2 * LANCZOS_ROUNDING[spectrum.dtype] * norm)
+        # Nodes on the other side count from where the noise floor has ended: halfway, since they
+        # are known no better themselves.
+        apart = floor / 2
+        for probe, share in enumerate(spectrum.shares[index]):
+            nodes, weights = spectrum.quadrature((*index, probe))
+            upto, below = (np.searchsorted(nodes, points, side) for side in ("right", "left"))
+            past = np.searchsorted(nodes, points + apart, "right")
+            before = np.searchsorted(nodes, points - apart, "left")
+            either = np.maximum(
+                turned_mass(nodes, weights, upto, past, error),
+                turned_mass(nodes, weights, before, below, error),
+            )
+            found[index] += share * either.reshape(-1, 2).sum(-1)
+    return found * spectrum.num_dimensions / spectrum.num_parameters
 
 
 def known_inside(spectrum: Spectrum, low: Any, high: Any, like: np.ndarray) -> np.ndarray:
@@ -87,10 +137,12 @@ def _distribution(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``distribution_bounds`` of one probe, with infinite points allowed."""
     steps = spectrum.num_steps[index]
+    nodes, weights = spectrum.quadrature(index)
     below, upto = (points > 0).astype(float), (points > 0).astype(float)
     finite = np.isfinite(points)
     if finite.any():
+        alphas, betas = (part[index][:steps] for part in (spectrum.alphas, spectrum.betas))
         below[finite], upto[finite] = distribution_bounds(
-            spectrum.alphas[index][:steps], spectrum.betas[index][:steps], points[finite]
+            nodes, weights, alphas, betas, points[finite]
         )
     return below, upto

@@ -32,8 +32,8 @@ class SpectralMeasure(Result):
     weights
         (*batch, P), each 1/P.
     noise_floor
-        (*batch,) rounding of the operator's type at its norm, ``u‖A‖``: no eigenvalue is known
-        better.
+        (*batch,) the largest of the rounding of the operator's type at its norm, ``u‖A‖``, of its
+        antisymmetric part, and of what was given: no eigenvalue is known better.
     num_matvecs
         Products with the operator that were spent.
     """

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landscape._pytrees import pytree
+from landscape.curvature.preconditions import expect_real
 from landscape.errors import InputError
 from landscape.results import Result
 from landscape.spectra.moments import Moments
@@ -220,6 +221,7 @@ def fit_mixture(moments: Moments, *, sigma: float = 1e-3) -> MixtureFit:
     >>> fit.status
     'fits'
     """
+    expect_real(sigma=sigma)
     if not (np.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma must be positive and finite; got {sigma!r}")
     if moments.num_moments < 4:

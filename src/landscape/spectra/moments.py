@@ -24,7 +24,7 @@ from landscape._pytrees import pytree
 from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.noise import expect_symmetric
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_key, expect_positive, expect_square
+from landscape.curvature.preconditions import expect_key, expect_positive, expect_single
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
 from landscape.spectra.slq import gaussian_probes
@@ -208,9 +208,7 @@ def spectral_moments(
     ([2.0, 4.0, 8.0], 4)
     """
     expect_positive(num_moments=num_moments, num_probes=num_probes)
-    expect_square(op)
-    if op.batch_shape:
-        raise InputError(f"{op!r} is a family of shape {op.batch_shape}; take one member at a time")
+    expect_single(op)
     expect_key(key)
     size, num_products = op.shape[0], (num_moments + 1) // 2
     # Two of them in float64, what is made of one, and the probes and their images in the type.

@@ -76,7 +76,9 @@ def lanczos_bytes(
     """
     one, devices = num_probes * size * itemsize, _sharing(size, devices)
     memory = device_memory() // 2 if memory is None else memory
-    scheme = fitting_scheme(reorthogonalize, one, capacity, memory, devices)
+    scheme = fitting_scheme(reorthogonalize, one, min(capacity, size), memory, devices)
+    if scheme != "none":
+        capacity = min(capacity, size)
     return one * NUM_VECTORS if scheme == "none" else basis_bytes(one, capacity, devices)
 
 

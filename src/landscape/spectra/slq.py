@@ -24,7 +24,7 @@ from landscape.curvature.inner_types import (
 )
 from landscape.curvature.memory import device_memory
 from landscape.curvature.noise import FLOORS, checked_floor, floor_behind
-from landscape.curvature.operators import LinearOperator
+from landscape.curvature.operators import LinearOperator, expect_switched_on
 from landscape.curvature.preconditions import (
     ASYMMETRY,
     expect_integer,
@@ -224,11 +224,13 @@ class LanczosRun:
         Raises
         ------
         InputError
-            If num_steps is below 1, or this run was advanced before.
+            If num_steps is below 1, this run was advanced before, or its operator is of float64
+            and float64 is switched off.
         ResourceError
             If they do not fit in the run's memory.
         """
         expect_positive(num_steps=num_steps)
+        expect_switched_on(self.op.dtype)
         # Without reorthogonalisation ghosts use steps up: more than P can be needed.
         limit = num_steps if self.reorthogonalize == "none" else self._dimensions
         num_steps = min(num_steps, limit)
@@ -410,6 +412,8 @@ def lanczos_run(
     )
     expect_integer(deflate=deflate)
     expect_real(memory=1 if memory is None else memory)
+    if memory is not None and not memory > 0:
+        raise InputError(f"memory must be a positive number of bytes; got {memory!r}")
     expect_square(op)
     expect_pytree(op)
     expect_key(key)
@@ -468,8 +472,9 @@ def _outliers(op: LinearOperator, key: Array, count: int) -> EigenPairs:
     """The pairs to deflate, as exact as rounding lets them be."""
     if not 1 <= count < op.shape[0]:
         raise InputError(f"deflate must lie between 0 and P − 1 = {op.shape[0] - 1}; got {count}")
-    # A key that no probe is drawn from: theirs are folded with their numbers.
-    apart = jax.random.split(key)[0]
+    # A key that no probe is drawn from: theirs are folded with their numbers, which the first part
+    # of a split key is too.
+    apart = jax.random.fold_in(key, 2**32 - 1)
     return extremal_eigenpairs(op, apart, num_by_magnitude=count, tol=0.0, verify=False)
 
 

@@ -44,7 +44,7 @@ from landscape.curvature.preconditions import (
     expect_key,
     expect_level,
     expect_positive,
-    expect_square,
+    expect_single,
 )
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
@@ -308,11 +308,9 @@ def _plan(
     op: LinearOperator, key: Array, method: str, num_matvecs: int, block_size: int | None
 ) -> _Plan:
     """Check the arguments and divide the budget."""
-    expect_square(op)
+    expect_single(op)
     expect_key(key)
     expect_integer(num_matvecs=num_matvecs)
-    if op.batch_shape:
-        raise InputError(f"{op!r} is a family; estimate for one operator at a time")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if block_size is not None:
