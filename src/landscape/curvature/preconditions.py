@@ -179,6 +179,14 @@ def expect_real(**values: Any) -> None:
             raise InputError(f"{name} must be a number; got {value!r}") from None
 
 
+def not_finite() -> InputError:
+    """The refusal of an operator one of whose products is not finite."""
+    return InputError(
+        "a product with the operator is NaN or infinite: the loss has no finite second derivative "
+        "at these parameters, or its norm overflows"
+    )
+
+
 def not_symmetric(op: LinearOperator, found: str) -> InputError:
     """The refusal of an operator, with what was found and what to look at first."""
     if isinstance(op, DenseOperator | DiagonalOperator):

@@ -34,6 +34,7 @@ from landscape.curvature.preconditions import (
     expect_range,
     expect_real,
     expect_single,
+    not_finite,
     not_symmetric,
 )
 from landscape.errors import InputError, ResourceError
@@ -199,7 +200,7 @@ def extremal_eigenpairs(
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ExtremalState:
-    """What an ``ExtremalRun`` goes on from: arrays alone, to be kept and put back.
+    """What an ``ExtremalRun`` goes on from: arrays alone, a random key among them.
 
     Attributes
     ----------
@@ -277,7 +278,7 @@ class ExtremalRun:
         spent, filled = spent + stop - filled, stop
         projection = np.asarray(space.projection, float)[: filled + 1, :filled]
         if not np.isfinite(projection).all():
-            raise InputError("a product with the operator is NaN or infinite")
+            raise not_finite()
         upper = np.triu(projection[:filled])
         expect_range(np.abs(upper).max(), op)
         floor = _expect_symmetric(op, projection, first, float(space.scale), self._floor)

@@ -24,7 +24,7 @@ from landscape._pytrees import pytree
 from landscape.curvature.memory import host_memory, readable
 from landscape.curvature.noise import expect_symmetric
 from landscape.curvature.operators import LinearOperator
-from landscape.curvature.preconditions import expect_key, expect_positive, expect_single
+from landscape.curvature.preconditions import expect_key, expect_positive, expect_single, not_finite
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
 from landscape.spectra.slq import gaussian_probes
@@ -256,10 +256,7 @@ def spectral_moments(
 def _scaled(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows divided by powers of two so that their largest entries lie in [½, 1), and the powers."""
     if not np.isfinite(products).all():
-        raise InputError(
-            "a product with the operator is NaN or infinite: the loss has no finite second "
-            "derivative at these parameters"
-        )
+        raise not_finite()
     _, shifts = np.frexp(np.abs(products).max(-1))
     return np.ldexp(products, -shifts[:, None]), shifts
 

@@ -36,6 +36,7 @@ from landscape.curvature.preconditions import (
     expect_real,
     expect_square,
     is_used_up,
+    not_finite,
     not_symmetric,
 )
 from landscape.curvature.sharding import Layout, layout, on_host
@@ -301,10 +302,7 @@ class LanczosRun:
         lost = self.reorthogonalize == "partial" and not kept.all()
         # A product that is not finite shows at once; later it is what became of lost vectors.
         if not finite and not (lost and np.isfinite(alphas[..., 0]).all()):
-            raise InputError(
-                "a product with the operator is NaN or infinite: the loss has no finite second "
-                "derivative at these parameters, or its norm overflows"
-            )
+            raise not_finite()
         floor = np.broadcast_to(checked_floor(noise_floor, lanes[:-1]), lanes[:-1])
         if finite:
             expect_range(scales, self.op)

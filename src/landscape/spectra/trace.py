@@ -45,6 +45,7 @@ from landscape.curvature.preconditions import (
     expect_level,
     expect_positive,
     expect_single,
+    not_finite,
 )
 from landscape.errors import InputError, ResourceError
 from landscape.results import Result
@@ -429,10 +430,7 @@ def _blocks(
 def _image(op: LinearOperator, vectors: Array) -> Array:
     image = op.matmat(vectors)
     if not bool(jnp.isfinite(image).all()):
-        raise InputError(
-            "a product with the operator is NaN or infinite: the loss has no finite second "
-            "derivative at these parameters"
-        )
+        raise not_finite()
     return image
 
 
