@@ -29,7 +29,7 @@ from landscape.spectra.measures import SpectralMeasure, Spectrum, expect_spectru
 # What is always part of η. Rounding moves eigenvalues by δ, and turns eigenvectors of eigenvalues
 # on both sides of an end into each other, which moves mass: that part is computed
 # (``landscape.spectra.masses.turned``). Largest error of a bound seen beyond δ where that part is
-# small, of 35,000: 10⁻⁴ in float32, 10⁻¹¹ in float64.
+# small, of 39,000: 10⁻⁴ in float32, 10⁻¹¹ in float64.
 ROUNDING = {"float64": 2e-9, "float32": 2e-4}
 
 
