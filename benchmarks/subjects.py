@@ -150,6 +150,8 @@ def prescribed(kind: str, seed: int, size: int = SIZE) -> np.ndarray:
         parts = [np.zeros(size - 40), rng.exponential(1, 30), np.repeat([1.0, -WIDE], 5)]
     elif kind == "few distinct":
         parts = [rng.choice(rng.normal(size=12), size)]
+    elif kind == "at the norm":
+        parts = [np.ones(n), np.full(n, 0.9), np.full(size - 2 * n, 1.0 if seed % 2 else 0.9)]
     elif kind == "astride the ends":
         # As close to an end on both sides as rounding tells apart, or by up to a thousand times.
         gap = 10.0 ** rng.uniform(-6.5, -3.5)
@@ -169,6 +171,7 @@ KINDS = (
     "rank deficient",
     "few distinct",
     "astride the ends",
+    "at the norm",
 )
 
 
@@ -260,7 +263,7 @@ def network_subject(name: str, seeds: tuple[int, ...], epochs: int) -> Subject:
 
 
 def subjects(quick: bool) -> Iterator[Subject]:
-    """All matrices and networks: 222 cases, or 6."""
+    """All matrices and networks: 240 cases, or 6."""
     for kind in KINDS[::2] if quick else KINDS:
         for seed in range(1 if quick else 13):
             yield diagonal_subject(kind, seed)

@@ -315,3 +315,15 @@ def test_what_is_driven_from_the_host_is_not_placed():
 def test_keys_are_one_key(unchecked):
     with pytest.raises(InputError, match="JAX random key"):
         slq(DiagonalOperator(jnp.arange(3.0)), np.zeros((3, 2), np.uint32), num_steps=2)
+
+
+def test_operands_of_two_types_are_multiplied_in_the_wider_one(x64):
+    def quadratic(w, batch):
+        return jnp.mean((batch @ w) ** 2)
+
+    op = hessian(quadratic, jnp.arange(1.0, 5.0), jnp.asarray(INPUTS))
+    assert op.dtype == np.float64
+    assert slq(op, jax.random.key(0), num_steps=3).noise_floor < 1e-10
+    narrow = hessian(lambda w, x: quadratic(w.astype(jnp.float32), x), jnp.ones(4), INPUTS)
+    with pytest.raises(InputError, match="compute in float32"):
+        slq(narrow.astype(np.float64), jax.random.key(0), num_steps=3)

@@ -1,5 +1,6 @@
 """The certified interval against the probe's own measure, on Hessians of trained networks."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape.curvature import DenseOperator, hessian, noise_floor
+from landscape.curvature import DenseOperator, DiagonalOperator, hessian, noise_floor
 from landscape.data import load
 from landscape.models import MLP
 from landscape.spectra import (
@@ -156,3 +157,44 @@ def test_what_may_turn_is_the_sum_over_pairs():
         apart = nodes[None, j:] - nodes[:i, None]
         pairs = np.outer(weights[:i], weights[j:]) / apart**2
         assert one == pytest.approx(2e-3 * np.sqrt(pairs.sum()))
+
+
+def test_an_atom_of_all_the_mass_is_not_lost():
+    """Vectors have their length up to some units of rounding, and an atom's node is off by them."""
+    values = np.ones(1000)
+    for seed in range(20, 40):
+        spectrum = slq(DiagonalOperator(jnp.ones(1000)), jax.random.key(seed), num_steps=3)
+        fraction = degenerate_fraction(spectrum, 1.1 * float(spectrum.noise_floor), center=1.0)
+        contains(fraction, values, values / 1000)
+
+
+@pytest.mark.parametrize("scheme", ["full", "partial"])
+def test_what_an_exhausted_space_left_out_is_within_the_noise_floor(scheme):
+    """Two atoms as close as where Lanczos ends: one node may stand for both."""
+    for gap in (8, 16, 30, 60):
+        values = np.repeat([1.0, 0.9, 0.9 + gap * 2.0**-24], [100, 450, 450]).astype(np.float32)
+        op = DiagonalOperator(jnp.asarray(values))
+        for seed in range(8):
+            key = jax.random.key(seed)
+            probe = np.asarray(gaussian_probes(key, 1, 1000, op.dtype)[0], float)
+            mass = probe**2 / (probe @ probe)
+            spectrum = slq(op, key, num_steps=4, reorthogonalize=scheme)
+            for end in np.linspace(values[100], values[-1], 3).tolist():
+                contains(fraction_between(spectrum, 0.0, end), values.astype(float), mass)
+
+
+def test_shares_of_a_deflated_spectrum_have_their_rounding_in_their_own_measure():
+    values = np.r_[np.linspace(0, 1, 40), np.linspace(50, 90, 60)]
+    spectrum = slq(
+        DiagonalOperator(jnp.asarray(values, jnp.float32)),
+        jax.random.key(0),
+        num_steps=40,
+        reorthogonalize="full",
+        deflate=60,
+    )
+    fraction = fraction_between(spectrum, 0.0, 0.5)
+    told = dataclasses.replace(fraction, rounding=np.asarray(0.3))
+    # 0.3 of all eigenvalues are 0.75 of those that are not known.
+    low, high = told.confidence_interval()
+    assert low == 0
+    assert high == pytest.approx(0.4)

@@ -214,7 +214,7 @@ def test_eps_below_the_noise_floor_is_refused():
     spectrum = slq(DiagonalOperator(jnp.array([0.0, 1e6])), jax.random.key(0), num_steps=2)
     with pytest.raises(InputError, match="noise floor"):
         degenerate_fraction(spectrum)
-    assert degenerate_fraction(spectrum, 1.0).noise_floor >= 0.05
+    assert degenerate_fraction(spectrum, 10.0).noise_floor >= 0.05
     noisy = slq(DiagonalOperator(jnp.ones(2)), jax.random.key(0), num_steps=2, noise_floor=0.01)
     with pytest.raises(InputError, match="noise floor"):
         degenerate_fraction(noisy)

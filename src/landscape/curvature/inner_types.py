@@ -37,19 +37,24 @@ def coarser_inside(program: Any, dtype: np.dtype, platform: str | None = None) -
     Returns
     -------
     ``"bfloat16"``, say, or an empty string. Types narrower than 32 bits count wherever they occur;
-    float32 in an operator of float64 where it is multiplied by matrices.
+    float32 in an operator of float64 where numbers are brought into it, and where it is multiplied
+    by matrices that are float32 too.
     """
     elsewhere = (platform or jax.default_backend()) != "cpu"
     for equation in equations(program):
         product = equation.primitive.name in _MATRIX_PRODUCTS
-        for variable in equation.invars if product else equation.outvars:
-            found = getattr(variable.aval, "dtype", None)
-            if found is None or not jnp.issubdtype(found, np.floating):
-                continue
+        variables = equation.invars if product else equation.outvars
+        types = [getattr(variable.aval, "dtype", None) for variable in variables]
+        types = [one for one in types if one is not None and jnp.issubdtype(one, np.floating)]
+        if product and types:
+            # Operands of two types are multiplied in the wider one.
+            types = [max(types, key=lambda one: jnp.finfo(one).bits)]
+        for found in types:
+            bits = jnp.finfo(found).bits
             coarser = jnp.finfo(found).eps > jnp.finfo(dtype).eps
-            if coarser and (product or jnp.finfo(found).bits < 32):
+            if coarser and (product or bits < 32 or _narrows(equation)):
                 return str(found)
-            short = jnp.finfo(found).bits <= 32
+            short = bits <= 32
             if product and elsewhere and short and not _is_highest(equation.params["precision"]):
                 return "TF32 or bfloat16"
     return ""
@@ -83,6 +88,14 @@ def expect_known_rounding(coarser: str, op: LinearOperator, noise_floor: Any) ->
             "from their type: measure it by landscape.curvature.noise_floor(op, key) and pass it "
             "as noise_floor, or compute in full precision"
         )
+
+
+def _narrows(equation: Any) -> bool:
+    """Whether an equation brings numbers into a type of fewer bits."""
+    if equation.primitive.name != "convert_element_type":
+        return False
+    before, after = (side.aval.dtype for side in (equation.invars[0], equation.outvars[0]))
+    return before.itemsize > after.itemsize and jnp.issubdtype(before, np.floating)
 
 
 def _is_highest(precision: Any) -> bool:

@@ -44,9 +44,9 @@ class ResolvedFraction(Result):
         What it was read from.
     status
         (*batch,) of strings: ``"atom"``, eigenvalues lie so near an end of the interval that
-        rounding cannot tell on which side, and the weight of these alone, or what rounding moves
-        across (2η), is more than the width: no number of steps says more, and bounds that are
-        closer are by chance; else ``"reached"``;
+        rounding cannot tell on which side, and the weight of these alone is more than the width:
+        no number of steps says more, and bounds that are closer are by chance; else ``"reached"``
+        (what rounding may take from the bounds is told apart, ``fraction.rounding``);
         ``"max_steps"``, more steps may bring it; ``"exhausted"``, every Krylov space ended and the
         bounds are final.
     """
@@ -203,11 +203,9 @@ def _status(
     )
     status = np.full(np.shape(fraction.estimate), "max_steps", dtype="<U9")
     for index in np.ndindex(status.shape):
-        narrow = fraction.width[index] <= width
-        undecided = narrow and fraction.certified and 2 * fraction.rounding[index] > width
-        if undecided or _weight_at_ends(fraction, spectrum, index) > width:
+        if _weight_at_ends(fraction, spectrum, index) > width:
             status[index] = "atom"
-        elif narrow:
+        elif fraction.width[index] <= width:
             status[index] = "reached"
         elif ended[index] or everything:
             status[index] = "exhausted"

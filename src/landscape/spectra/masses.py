@@ -16,10 +16,11 @@ from landscape.spectra.bounds import distribution_bounds, gauss_bounds, turned_m
 from landscape.spectra.measures import LanczosSpectrum, SpectralMeasure, Spectrum
 from landscape.spectra.slq import LANCZOS_ROUNDING
 
-# Error of a product's entries between unit vectors, in units of the type's ε times the norm. Of
-# float32 matrices of 3 to 1,000 rows with half of the mass at 10⁻⁷ to 10⁻⁴ of the norm on either
-# side of an end it was 0.15 on average, and 0.75 at most.
-_ENTRIES = 1.5
+# Error between unit vectors of products, steps and the decomposition of T together, in units of the
+# type's ε times the norm, beside two clusters of eigenvalues at 10⁻⁷ to 10⁻⁴ of the norm from an
+# end. In float32 it was 0.15 on average and 2.2 at most, of matrices of 3 to 3,000 rows. In
+# float64, where T is decomposed in the type it was made in, 3.6 at most of 6,000.
+_ENTRIES = {"float32": 3.0, "float64": 6.0}
 
 # The same of products that round more than their type does, as a share of the noise floor: beside
 # asymmetry of 2·10⁻⁶ to 5·10⁻⁵ of the norm it was 0.24 at most.
@@ -81,7 +82,7 @@ def turned(spectrum: LanczosSpectrum, low: np.ndarray, high: np.ndarray) -> np.n
     for index in np.ndindex(batch):
         points = ends[index].ravel()
         floor, norm = float(spectrum.noise_floor[index]), float(spectrum.norm[index])
-        error = _ENTRIES * float(np.finfo(spectrum.dtype).eps) * norm
+        error = _ENTRIES[spectrum.dtype] * float(np.finfo(spectrum.dtype).eps) * norm
         # The norm that the floor was taken at may be larger, by less than 2.
         error += _OF_FLOOR * max(0.0, floor - 2 * LANCZOS_ROUNDING[spectrum.dtype] * norm)
         # Nodes on the other side count from where the noise floor has ended: halfway, since they
