@@ -179,6 +179,8 @@ def test_what_an_exhausted_space_left_out_is_within_the_noise_floor(scheme):
             probe = np.asarray(gaussian_probes(key, 1, 1000, op.dtype)[0], float)
             mass = probe**2 / (probe @ probe)
             spectrum = slq(op, key, num_steps=4, reorthogonalize=scheme)
+            # A β of up to twenty units of rounding counts as none.
+            assert spectrum.noise_floor >= 19 * 2.0**-24
             for end in np.linspace(values[100], values[-1], 3).tolist():
                 contains(fraction_between(spectrum, 0.0, end), values.astype(float), mass)
 
